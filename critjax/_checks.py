@@ -1,0 +1,88 @@
+"""Validation with one message format: ``name: expected X, got Y; do Z``.
+
+Static facts (shapes, ranks, option names) are checked always, also while tracing. Facts about values are
+checked only on concrete arrays: under ``jit``, ``vmap`` or ``grad`` they cannot be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def message(name: str, expected: str, got: Any, advice: str) -> str:
+    """Return the one sentence that every error of the library uses."""
+    return f"{name}: expected {expected}, got {got}; {advice}"
+
+
+def is_concrete(array: Any) -> bool:
+    """Tell whether the values of ``array`` can be read now (it is no tracer)."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> None:
+    """Raise `ValueError` in the standard format unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message(name, expected, got, advice))
+
+
+def check_option(name: str, value: Any, options: Iterable[str]) -> None:
+    """Raise `ValueError` unless ``value`` is one of the named ``options``."""
+    options = tuple(options)
+    check(value in options, name, " or ".join(map(repr, options)), repr(value), "choose one of the listed names")
+
+
+def check_floating(name: str, array: Any) -> None:
+    """Raise `TypeError` unless ``array`` has a real floating dtype."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        got = type(array).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(message(name, "a floating-point array", got, "convert it, e.g. to float32 in [-1, 1]"))
+
+
+def check_rank(name: str, array: Any, shape: str) -> None:
+    """Raise `ValueError` unless ``array`` has as many axes as ``shape`` names, e.g. ``"H W C"``."""
+    wanted = shape.split()
+    got = tuple(array.shape)
+    described = ", ".join(wanted)
+    check(len(got) == len(wanted), name, f"shape ({described})", f"shape {got}", "add or drop axes; batch with jax.vmap")
+
+
+def check_finite(name: str, array: Any) -> None:
+    """Raise `ValueError` if a concrete ``array`` holds NaN or infinity; do nothing while tracing."""
+    if not is_concrete(array):
+        return
+    values = np.asarray(array)
+    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+    check(bad == 0, name, "finite values", f"{bad} non-finite of {values.size}", "remove or repair those entries")
+
+
+def check_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> None:
+    """Raise unless a concrete ``sigmas`` is one-dimensional, positive, finite and strictly decreasing."""
+    check_rank(name, sigmas, "num")
+    check(sigmas.shape[0] >= minimum, name, f"at least {minimum} noise levels", sigmas.shape[0], "use a longer grid")
+    if is_concrete(sigmas):
+        values = np.asarray(sigmas)
+        good = bool(np.all(np.isfinite(values)) and np.all(values > 0) and np.all(np.diff(values) < 0))
+        shown = np.array2string(values, threshold=6, precision=4)
+        check(good, name, "positive, strictly decreasing noise levels", shown, "build the grid with geometric_sigmas")
+
+
+def check_eta(eta: Any) -> None:
+    """Raise `ValueError` if a concrete stochasticity ``eta`` is negative or not finite."""
+    if is_concrete(eta):
+        value = float(eta)
+        check(np.isfinite(value) and value >= 0, "eta", "a finite number >= 0", value, "0 is the ODE, 1 the reverse SDE")
+
+
+def check_grid(grid: Any) -> tuple[int, int]:
+    """Return ``grid`` as two positive integers ``(H, W)`` or raise `ValueError`."""
+    try:
+        height, width = (int(n) for n in grid)
+    except (TypeError, ValueError):
+        raise ValueError(message("grid", "two integers (H, W)", repr(grid), "pass e.g. (64, 64)")) from None
+    check(height > 0 and width > 0, "grid", "positive (H, W)", (height, width), "pass e.g. (64, 64)")
+    return height, width

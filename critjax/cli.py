@@ -1,0 +1,413 @@
+"""The command line: ``critjax criticality`` and its help. Thin: settings in, study, report out.
+
+Nothing heavy is imported before the options are known to be right, so that mistakes are told at once; JAX is
+configured (precision, compilation cache) before the study is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from critjax import __version__
+from critjax.studies import _storage
+from critjax.studies._settings import (
+    FRAMES,
+    IMAGE_BANKS,
+    PATTERN_BANKS,
+    POSITIONS,
+    PRECISIONS,
+    SOLVERS,
+    CriticalitySettings,
+)
+
+_DESCRIPTION = """\
+Predict, simulate and measure when structure appears while noise is turned into images.
+
+For one bank of patches the command
+  1. predicts: growth rates, the critical noise and wavelength, the structure factor (linear theory), and the
+     effective critical noise (Gaussian closure);
+  2. simulates: many samples from pure noise down a ladder of noise levels with the exact patch score;
+  3. measures: structure factor, regression symbol, mean Jacobian, correlation lengths, order, with errors;
+  4. reports: a table here; report.html (self-contained), figures/*.png and results.nc in the output folder.
+"""
+
+_EPILOG = """\
+examples:
+  critjax criticality                                   random patterns, p = 9, M = 8, 64 x 64, 512 samples (a
+  minute) critjax criticality --quick                           the same, small: a look within seconds
+  critjax criticality --bank two-pattern --eta 1        the ferromagnet under the reverse SDE
+  critjax criticality --bank fashion-mnist --size 7     patches of 100 real images (some minutes)
+  critjax criticality --bank photos/ --size 5           your own images: a folder, .npy or .npz
+  critjax criticality --bank fashion-mnist --dry-run    predicted time and memory, nothing else
+  critjax criticality --from run/results.nc --out again repeat a run from its result
+
+Noise levels are standard deviations in image units (data in [-1, 1]); the table gives every critical noise
+also as t_ou, alpha-bar and log-SNR. Ctrl-C keeps what was done: it writes a report so labelled, and the same
+command goes on from there. Exit status: 0 done, 2 wrong input, 130 interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest known option for unknown ones."""
+
+    def error(self, message: str) -> NoReturn:
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            unknown = message[len(prefix) :].split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            for group in self._actions:
+                if isinstance(group, argparse._SubParsersAction):
+                    known += [o for p in group.choices.values() for a in p._actions for o in a.option_strings]
+            near = difflib.get_close_matches(unknown, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "see critjax criticality --help"
+            message = f"{unknown}: expected a known option, got this one; {hint}"
+        raise SystemExit(fail(message))
+
+
+def fail(message: str) -> int:
+    """Print an error in one line and return the exit status for wrong input."""
+    print(f"critjax: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _grid(text: str) -> tuple[int, int]:
+    parts = text.lower().replace(",", "x").split("x")
+    try:
+        sides = tuple(int(part) for part in parts)
+    except ValueError:
+        sides = ()
+    if len(sides) == 1:
+        sides *= 2
+    if len(sides) != 2:
+        raise argparse.ArgumentTypeError(f"expected N or HxW, got {text!r}; pass e.g. 64 or 64x48")
+    return sides[0], sides[1]
+
+
+def _classes(text: str) -> tuple[int | str, ...]:
+    return tuple(int(part) if part.strip().isdigit() else part.strip() for part in text.split(","))
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting; options that are not given stay out of the result."""
+    default = argparse.SUPPRESS
+    bank = parser.add_argument_group("bank of patches")
+    names = ", ".join((*PATTERN_BANKS, *IMAGE_BANKS))
+    bank.add_argument(
+        "--bank",
+        default=default,
+        metavar="NAME|PATH",
+        help=f"{names}, or your images (default: random-pattern)",
+    )
+    bank.add_argument(
+        "--size", type=int, default=default, metavar="P", help="window size, odd (default: 9; images: 7)"
+    )
+    bank.add_argument(
+        "--num-random",
+        type=int,
+        default=default,
+        metavar="M",
+        help="random patterns of random-pattern (default: 8)",
+    )
+    bank.add_argument(
+        "--wavelength", type=float, default=default, metavar="PX", help="period of the stripes (default: 6)"
+    )
+    bank.add_argument(
+        "--num-images", type=int, default=default, metavar="N", help="training images taken (default: 100)"
+    )
+    bank.add_argument(
+        "--classes",
+        type=_classes,
+        default=default,
+        metavar="A,B",
+        help="only these classes, by number or name",
+    )
+    bank.add_argument(
+        "--positions",
+        choices=POSITIONS,
+        default=default,
+        help="patches of the images that count: all (images wrap) or interior (default: all)",
+    )
+    bank.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        default=default,
+        metavar=("BLACK", "WHITE"),
+        help="values of your images that become -1 and 1 (default: from the dtype)",
+    )
+    run = parser.add_argument_group("simulation")
+    run.add_argument(
+        "--grid",
+        type=_grid,
+        default=default,
+        metavar="N|HxW",
+        help="sample size (default: 64; images: theirs)",
+    )
+    run.add_argument(
+        "--num-samples",
+        type=int,
+        default=default,
+        metavar="N",
+        help="trajectories (default: 512; images: 24)",
+    )
+    run.add_argument(
+        "--num-levels", type=int, default=default, metavar="N", help="noise levels (default: 64; images: 40)"
+    )
+    run.add_argument(
+        "--sigma-max",
+        type=float,
+        default=default,
+        metavar="S",
+        help="first noise (default: sqrt(6) x predicted sigma_c)",
+    )
+    run.add_argument(
+        "--sigma-min",
+        type=float,
+        default=default,
+        metavar="S",
+        help="last noise (default: 0.1 sigma_c; images: 0.05)",
+    )
+    run.add_argument(
+        "--eta",
+        type=float,
+        default=default,
+        metavar="E",
+        help="0: probability flow, 1: reverse SDE (default: 0)",
+    )
+    run.add_argument(
+        "--solver", choices=SOLVERS, default=default, help="second or first order steps (default: heun)"
+    )
+    run.add_argument(
+        "--seed", type=int, default=default, metavar="N", help="random bank and samples (default: 0)"
+    )
+    run.add_argument("--precision", choices=PRECISIONS, default=default, help="(default: float32)")
+    run.add_argument(
+        "--batch-size",
+        type=int,
+        default=default,
+        metavar="N",
+        help="trajectories at once (default: 32; images: 2)",
+    )
+    measure = parser.add_argument_group("theory and measurement")
+    measure.add_argument(
+        "--frame",
+        choices=FRAMES,
+        default=default,
+        help="frame in which a mode is called critical (default: ve)",
+    )
+    measure.add_argument(
+        "--num-banks",
+        type=int,
+        default=default,
+        metavar="N",
+        help="random banks drawn for comparison (default: 256)",
+    )
+    measure.add_argument(
+        "--closure-samples",
+        type=int,
+        default=default,
+        metavar="N",
+        help="fields per level of the closure; 0: none",
+    )
+    measure.add_argument(
+        "--probe-samples",
+        type=int,
+        default=default,
+        metavar="N",
+        help="samples with probed Jacobian; 0: none",
+    )
+    measure.add_argument(
+        "--quick", action="store_true", default=default, help="small defaults; the report says so"
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="critjax",
+        description="When and how does structure appear while a diffusion model generates an image?",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"critjax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    study = commands.add_parser(
+        "criticality",
+        help="predict, simulate and measure the onset of structure for one bank of patches",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_settings(study)
+    output = study.add_argument_group("output")
+    output.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write (default: critjax-runs/criticality-BANK)"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="insist on going on with an interrupted run (else done when it matches)",
+    )
+    output.add_argument("--from", dest="source", type=Path, metavar="results.nc", help="repeat the run of this result; "
+                        "further options change it")  # fmt: skip
+    output.add_argument(
+        "--dry-run", action="store_true", help="print predicted time and memory, simulate nothing"
+    )
+    output.add_argument("--no-progress", action="store_true", help="no progress bar")
+    return parser
+
+
+def _settings(options: dict[str, Any]) -> CriticalitySettings:
+    """Build the settings from the options given, on top of a stored result if one is named."""
+    source = options.pop("source", None)
+    if source is None:
+        return CriticalitySettings(**options)
+    if "quick" in options:
+        raise ValueError("--quick: expected no --from beside it, got both; a stored run has its own sizes")
+    import dataclasses
+
+    return dataclasses.replace(_storage.read_settings(source), **options)
+
+
+def configure_jax(precision: str) -> None:
+    """Set precision and compilation cache; a cache that cannot be written is done without."""
+    import jax
+    from platformdirs import user_cache_dir
+
+    jax.config.update("jax_enable_x64", precision == "float64")
+    cache = Path(user_cache_dir("critjax")) / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+class _Bar:
+    """One progress bar per stage."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown, self._stage, self._bar = shown, "", None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not self._shown:
+            return
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            unit = {"simulation": "batch", "probes": "level", "figures": "figure"}.get(stage, "step")
+            self._stage = stage
+            self._bar = tqdm(total=total, desc=f"{stage:<11}", unit=unit, leave=total > 1, dynamic_ncols=True)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _print_estimate(settings: CriticalitySettings) -> None:
+    from critjax.studies.criticality import estimate_cost
+
+    cost = estimate_cost(settings)
+    full = settings.resolved()
+    print(f"bank                {full.label}, p = {full.size}")
+    print(
+        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise levels"
+    )
+    print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
+    print(f"evaluations         {cost['evaluations']:.0f} batches")
+    print(
+        f"predicted time      {cost['seconds']:.0f} s, of which {cost['overhead']:.0f} s theory, compilation, figures"
+    )
+    print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
+
+
+def _criticality(options: argparse.Namespace) -> int:
+    values = vars(options)
+    out, overwrite, resume = values.pop("out"), values.pop("overwrite"), values.pop("resume")
+    dry_run, bar = values.pop("dry_run"), _Bar(not values.pop("no_progress"))
+    values.pop("command")
+    settings = _settings(values)
+    folder = out if out is not None else Path("critjax-runs") / f"criticality-{settings.label}"
+    if dry_run:
+        configure_jax(settings.precision)
+        _print_estimate(settings)
+        return 0
+    store = _storage.open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume)
+    if store.num_saved:
+        print(f"going on with {store.num_saved} batches of an interrupted run in {folder}", file=sys.stderr)
+    started = time.perf_counter()
+    configure_jax(settings.precision)
+    from critjax import report
+    from critjax.studies import criticality
+
+    try:
+        dataset = criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
+    except KeyboardInterrupt:
+        bar.close()
+        print("critjax: interrupted before the first batch was done; nothing to report", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    complete = dataset.attrs["status"] == "complete"
+    result = report.save_dataset(dataset, folder / "results.nc")
+    page = report.write_report(dataset, folder, progress=bar)
+    bar.close()
+    if complete:
+        store.clear()
+    print("\n" + report.format_table(report.table(dataset)) + "\n")
+    for text in (*report.labels(dataset), *report.findings(dataset)):
+        print(f"* {text}")
+    print(f"\n{time.perf_counter() - started:.0f} s; data {result}, figures {folder / 'figures'}")
+    print(f"report {page.resolve()}")
+    return 0 if complete else 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        0 done, 2 wrong input (one line on standard error says what), 130 interrupted.
+
+    Example
+    -------
+    >>> main(["criticality", "--size", "4", "--no-progress"])
+    2
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return _criticality(options)
+    except (ValueError, TypeError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("critjax: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

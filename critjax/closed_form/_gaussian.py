@@ -1,0 +1,236 @@
+"""One stationary Gaussian field: the Wiener filter, its symbol, and the spectrum of a set of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check, check_finite, is_concrete, message
+from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, SymbolFn
+from critjax.banks import _as_floating
+from critjax.closed_form._inputs import EXACT, check_sigma, prepare
+
+
+def _check_spectrum(spectrum: Any) -> Array:
+    """Validate a spectrum and return it as (H, W, C, C); C = 1 comes back real, as do real matrices."""
+    spectrum = jnp.asarray(spectrum)
+    if not jnp.issubdtype(spectrum.dtype, jnp.inexact):
+        raise TypeError(message("spectrum", "floating point", f"dtype {spectrum.dtype}", "convert it"))
+    shape = tuple(spectrum.shape)
+    good = (len(shape) == 2 or (len(shape) == 4 and shape[2] == shape[3])) and 0 not in shape
+    check(good, "spectrum", "shape (H, W) or (H, W, C, C)", f"shape {shape}", "see image_spectrum")
+    check_finite("spectrum", spectrum)
+    if len(shape) == 2:
+        spectrum = spectrum[..., None, None]
+    if is_concrete(spectrum):
+        values = np.asarray(spectrum)
+        tolerance = 100 * float(np.finfo(values.dtype).eps) * float(np.abs(values).max())
+        adjoint = np.conj(np.swapaxes(values, -1, -2))
+        skew = float(np.abs(values - adjoint).max())
+        advice = "use S = <x_k x_k^dagger>/N_pixels, as image_spectrum does"
+        check(skew <= tolerance, "spectrum", "a Hermitian matrix at every k", f"deviation {skew:.3g}", advice)
+        mirror = np.roll(np.flip(values, (0, 1)), (1, 1), (0, 1))
+        odd = float(np.abs(values - np.conj(mirror)).max())
+        advice = "only real images are denoised; use the full FFT order of fft2"
+        check(odd <= tolerance, "spectrum", "S(-k) = conj S(k)", f"deviation {odd:.3g}", advice)
+        lowest = float(np.linalg.eigvalsh(values).min())
+        check(lowest >= -tolerance, "spectrum", "no negative power", f"{lowest:.3g}", "pass |FFT|^2/N_pixels")
+    return jnp.real(spectrum) if spectrum.shape[-1] == 1 else spectrum
+
+
+@jax.custom_jvp
+def _shrink(spectrum: Array, values: Array, vectors: Array, variance: Array) -> tuple[Array, Array]:
+    """Return G = S (S + t)^{-1} and R = t (S + t)^{-1} = 1 - G from the eigenpairs of S.
+
+    A linear solve fails in float32 once t drops below eps |S| and S is singular, as for grey images in RGB.
+    """
+    del spectrum
+    values = jnp.maximum(values, 0)  # round-off only: the constructor refused negative power
+    adjoint = jnp.conj(jnp.swapaxes(vectors, -1, -2))
+
+    def assemble(factor: Array) -> Array:
+        return jnp.matmul(vectors * factor[..., None, :], adjoint, precision=EXACT)
+
+    return assemble(values / (values + variance)), assemble(variance / (values + variance))
+
+
+@_shrink.defjvp
+def _shrink_jvp(primals, tangents):
+    # dG = R dS R / t - G R dt / t. Differentiating eigh would divide by the gaps of equal eigenvalues.
+    variance = primals[3]
+    d_spectrum, _, _, d_variance = tangents
+    gain, rest = _shrink(*primals)
+    d_gain = (rest @ d_spectrum @ rest - (gain @ rest) * d_variance) / variance
+    return (gain, rest), (d_gain, -d_gain)
+
+
+def _filter_fn(spectrum: Any):
+    """Return ``variance -> S (S + variance)^{-1}`` (H, W, C, C) and the shape; eigenpairs are found once."""
+    spectrum = _check_spectrum(spectrum)
+    channels = spectrum.shape[-1]
+    if channels > 1:
+        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(spectrum))
+
+    def gain(variance: Array) -> Array:
+        real = variance.dtype
+        if channels == 1:
+            power = jnp.maximum(spectrum.astype(real), 0)
+            return power / (power + variance)
+        dtype = jnp.promote_types(real, jnp.complex64) if jnp.iscomplexobj(spectrum) else real
+        return _shrink(spectrum.astype(dtype), values.astype(real), vectors.astype(dtype), variance)[0]
+
+    return gain, tuple(spectrum.shape[:2]), channels
+
+
+def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
+    r"""Denoise under a stationary Gaussian field with a given mean image: the Wiener filter.
+
+    .. math:: D(x, \sigma) = \mu + F^{-1}\big[ S_0 (S_0 + \sigma^2)^{-1} F(x - \mu) \big]
+
+    Parameters
+    ----------
+    mean : float array (H, W, C)
+        Mean image mu.
+    spectrum : array (H, W) or (H, W, C, C)
+        Spectrum S_0 = <x_k x_k^dagger>/N_pixels in FFT order, the normalisation of `image_spectrum`: white
+        noise of standard deviation s has S_0 = s^2. Two axes: the same power in every channel, channels
+        independent.
+
+    Returns
+    -------
+    DenoiseFn
+        ``(x (H, W, C), sigma) -> (H, W, C)``, the exact posterior mean, linear in x - mu; real x only.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a shape or dtype is wrong, or (outside tracing) the spectrum is not that of a real field: negative
+        power, not Hermitian, or S(-k) != conj S(k).
+
+    Notes
+    -----
+    O(H W (C log(H W) + C^3)) per call. Never unstable in the variance-exploding frame: every eigenvalue of
+    its symbol lies in [0, 1). Wiener 1949; THEORY section 3.
+
+    Example
+    -------
+    >>> denoise = gaussian_denoiser(jnp.zeros((4, 6, 1)), jnp.full((4, 6), 3.0))  # white
+    >>> round(float(denoise(jnp.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
+    0.75
+    """
+    mean = _as_floating("mean", mean, "H W C")
+    gain, grid, channels = _filter_fn(spectrum)
+    expected = f"grid {tuple(mean.shape[:2])} and {mean.shape[2]} channels, those of mean"
+    fits = grid == tuple(mean.shape[:2]) and channels in (1, mean.shape[2])
+    got = f"grid {grid} and {channels} channels"
+    check(fits, "spectrum", expected, got, "compute both from the same images")
+
+    def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "H W C"]:
+        y, noise = prepare(x, sigma, mean.shape)
+        centre = mean.astype(y.dtype)
+        modes = jnp.fft.fft2(y - centre, axes=(0, 1))
+        factor = gain(noise**2)
+        if channels == 1:
+            modes = factor[..., 0] * modes
+        else:
+            modes = jnp.einsum("hwab,hwb->hwa", factor.astype(modes.dtype), modes, precision=EXACT)
+        return (centre + jnp.real(jnp.fft.ifft2(modes, axes=(0, 1)))).astype(x.dtype)
+
+    return denoise
+
+
+def gaussian_symbol(spectrum: ArrayLike) -> SymbolFn:
+    r"""Return the Fourier symbol of the Wiener filter, the null model beside measured symbols.
+
+    .. math:: \hat D(k, \sigma) = S_0(k) (S_0(k) + \sigma^2)^{-1}
+
+    Parameters
+    ----------
+    spectrum : array (H, W) or (H, W, C, C)
+        Spectrum S_0 as in `gaussian_denoiser`; two axes are read as one channel.
+
+    Returns
+    -------
+    SymbolFn
+        ``(sigma) -> (H, W, C, C)`` complex, FFT order, J e_k = Dhat(k) e_k for e_k(j) = exp(i k.j). Exact;
+        its eigenvalues lie in [0, 1).
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gaussian_denoiser`.
+
+    Notes
+    -----
+    O(H W C^3) per call. The result has the precision of ``spectrum``. THEORY sections 3 and 7.
+
+    Example
+    -------
+    >>> symbol_fn = gaussian_symbol(jnp.full((4, 6), 3.0))
+    >>> complex(symbol_fn(1.0)[0, 0, 0, 0])
+    (0.75+0j)
+    """
+    gain, _, _ = _filter_fn(spectrum)
+    real = jnp.promote_types(jnp.real(jnp.asarray(spectrum)).dtype, jnp.float32)
+    dtype = jnp.promote_types(real, jnp.complex64)
+
+    def symbol_fn(sigma: Any) -> Complex[Array, "H W C C"]:
+        check_sigma(sigma)
+        return gain(jnp.asarray(sigma).astype(real) ** 2).astype(dtype)
+
+    return symbol_fn
+
+
+def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H W C C"]:
+    r"""Average the cross spectrum of images about their mean.
+
+    .. math:: S_{ab}(k) = \frac{1}{N H W} \sum_n F(x_n - \mu)_a(k)\, \overline{F(x_n - \mu)_b(k)}
+
+    Parameters
+    ----------
+    images : float array (N, H, W, C)
+        Training images.
+    mean : float array broadcastable to (H, W, C), optional
+        What is subtracted. Default: the mean image. With ``images.mean((0, 1, 2))`` the result is the exact
+        spectrum of the ensemble of all images at all circular shifts, the one to compare a shift-equivariant
+        denoiser of these images with; use the same mean in `gaussian_denoiser`.
+
+    Returns
+    -------
+    complex array (H, W, C, C)
+        Hermitian and positive semi-definite at every k, FFT order; white noise of standard deviation s gives
+        s^2. Divided by N, not N - 1: the spectrum of the empirical distribution.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a shape, dtype or (outside tracing) a value is wrong.
+
+    Notes
+    -----
+    O(N H W C (log(H W) + C)). Keeps only the shift-invariant part of the covariance: what it leaves out is
+    the dependence on position. THEORY sections 6 and 7.
+
+    Example
+    -------
+    >>> images = jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 6, 1))
+    >>> spectrum = image_spectrum(images)  # all power in the uniform mode: N_pixels
+    >>> complex(spectrum[0, 0, 0, 0]), float(abs(spectrum[1, 0, 0, 0]))
+    ((24+0j), 0.0)
+    """
+    images = _as_floating("images", images, "N H W C")
+    count, height, width, channels = images.shape
+    if mean is None:
+        mean = jnp.mean(images, axis=0)
+    mean = jnp.asarray(mean, images.dtype)
+    expected = f"a shape that broadcasts to {(height, width, channels)}"
+    pairs = zip(mean.shape[::-1], (channels, width, height), strict=False)
+    fits = mean.ndim <= 3 and all(size in (1, full) for size, full in pairs)
+    got = f"shape {tuple(mean.shape)}"
+    check(fits, "mean", expected, got, "pass images.mean(0) or images.mean((0, 1, 2))")
+    modes = jnp.fft.fft2(images - mean, axes=(1, 2))
+    total = jnp.einsum("nhwa,nhwb->hwab", modes, jnp.conj(modes), precision=EXACT)
+    return total / (count * height * width)

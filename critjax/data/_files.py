@@ -1,0 +1,280 @@
+"""The user's own images, and the one front door to every data set."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from critjax._checks import check, check_option, message
+from critjax.data._fashion_mnist import (
+    FASHION_MNIST_CLASSES,
+    Classes,
+    ImageSet,
+    check_count,
+    choose,
+    class_indices,
+    embedded_fashion_mnist,
+    from_bytes,
+    load_fashion_mnist,
+)
+
+Range = Sequence[float | int] | None
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+def _rescale(images: np.ndarray, value_range: Range, source: str) -> np.ndarray:
+    """Map the images to float32 in [-1, 1] by the rules of `load_images`, or raise."""
+    kind = images.dtype.kind
+    if kind not in "buif":
+        raise TypeError(message(source, "numbers", f"dtype {images.dtype}", "convert to uint8 or float32"))
+    if kind == "f":
+        bad = int(images.size - np.count_nonzero(np.isfinite(images)))
+        check(bad == 0, source, "finite values", f"{bad} non-finite of {images.size}", "repair those entries")
+    low, high = float(images.min()), float(images.max())
+    found = f"{images.dtype} values from {low:g} to {high:g}"
+    if value_range is None:
+        if images.dtype == np.uint8:
+            return from_bytes(images)
+        if kind == "b":
+            value_range = (0.0, 1.0)
+        else:
+            certain = kind == "f" and -1 <= low < 0 and high <= 1
+            expected = "uint8, or floats within [-1, 1] of which some are below 0"
+            check(certain, source, expected, found, "pass value_range=(low, high), e.g. (0, 1)")
+            return images.astype(np.float32)
+    black, white = value_range
+    inside = black <= low and high <= white
+    check(inside, source, f"values within value_range ({black:g}, {white:g})", found, "pass the true range")
+    scaled = (images.astype(np.float64) - black) * (2 / (white - black)) - 1
+    return np.clip(scaled, -1, 1).astype(np.float32)  # rounding alone can leave the interval
+
+
+def _with_channels(images: np.ndarray, source: str) -> np.ndarray:
+    shape = images.shape
+    good = len(shape) in (3, 4) and 0 not in shape
+    check(good, source, "shape (N, H, W) or (N, H, W, C)", f"shape {shape}", "add axes with reshape")
+    if len(shape) == 3:
+        return images[..., None]
+    first = shape[1] in (1, 3) and shape[3] > 4
+    check(not first, source, "channels last", f"shape {shape}", "move them with np.moveaxis(images, 1, -1)")
+    return images
+
+
+def _read_archive(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read images and, where there are any, labels from a numpy file, or raise `ValueError`."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        with loaded as archive:
+            names = [name for name in archive.files if name != "labels"]
+            key = "images" if "images" in names or len(names) != 1 else names[0]
+            arrays = {name: archive[name] for name in (key, "labels") if name in archive.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        advice = "write it with np.save or np.savez"
+        raise ValueError(message(str(path), "a numpy file", f"{error!r}", advice)) from error
+    expected = "an array 'images' or one array only"
+    check(key in arrays, str(path), expected, names, "name the images 'images'")
+    return arrays[key], arrays.get("labels")
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """Read one image as (H, W, 1) or (H, W, 3); a palette becomes RGB, opaque alpha is dropped."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.mode == "P":
+                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+            mode, pixels = image.mode, np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(message(str(path), "an image file", f"{error!r}", "remove or repair it")) from error
+    if mode in ("LA", "RGBA"):
+        opaque = bool(np.all(pixels[..., -1] == 255))
+        check(opaque, str(path), "an opaque image", "transparent pixels", "flatten it on a background first")
+        pixels, mode = pixels[..., :-1], mode[:-1]
+    known = mode in ("1", "L", "RGB") or mode.startswith("I;16")
+    check(known, str(path), "a greyscale or RGB image", f"mode {mode}", "convert it to RGB")
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _list_folder(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
+    """List the image files of a folder; of subfolders, one of each class in turn."""
+
+    def images_in(folder: Path) -> list[Path]:
+        return sorted(f for f in folder.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
+
+    flat = images_in(path)
+    groups = {f.name: images_in(f) for f in sorted(path.iterdir()) if f.is_dir()}
+    groups = {name: files for name, files in groups.items() if files}
+    suffixes = " ".join(_IMAGE_SUFFIXES)
+    check(bool(flat or groups), str(path), f"image files ({suffixes})", "none", "check the path")
+    mixed = f"{len(flat)} files beside folders {sorted(groups)}"
+    check(not (flat and groups), str(path), "files or class folders, not both", mixed, "move one kind away")
+    if flat:
+        return flat, None, ()
+    members = enumerate(groups.values())
+    order = sorted((rank, label, file) for label, files in members for rank, file in enumerate(files))
+    return [f for _, _, f in order], np.array([label for _, label, _ in order]), tuple(groups)
+
+
+def _check_range(value_range: Range) -> Range:
+    if value_range is None:
+        return None
+    try:
+        black, white = (float(v) for v in value_range)
+        good = math.isfinite(black) and math.isfinite(white) and black < white
+    except (TypeError, ValueError):
+        good = False
+    expected = "two finite numbers (low, high), low < high"
+    check(good, "value_range", expected, repr(value_range), "pass e.g. (0, 1)")
+    return black, white
+
+
+def load_images(
+    path: str | os.PathLike[str],
+    *,
+    value_range: Range = None,
+    num_images: int | None = None,
+    classes: Classes = None,
+) -> ImageSet:
+    """Load images from a numpy file or a folder, and map a stated range of values to [-1, 1].
+
+    Parameters
+    ----------
+    path : path
+        One of: a ``.npy`` file of shape (N, H, W) or (N, H, W, C); a ``.npz`` file with an array ``images``
+        (or a single array) of such a shape and optionally integer ``labels`` (N,); one image file; a folder
+        of image files of one size and one number of channels, taken in the order of their names; a folder of
+        such folders, one per class, from which the images are taken in turn, so that every prefix is nearly
+        balanced.
+    value_range : (low, high), optional
+        What is mapped to (-1, 1), linearly. Values outside are an error; nothing is clipped. Without it:
+        ``uint8`` is mapped by v/127.5 - 1; booleans to -1 and 1; floats are taken unchanged if all lie within
+        [-1, 1] and at least one is negative; anything else is an error that names the range found.
+    num_images : int, optional
+        Keep the first so many, counted after ``classes``.
+    classes : sequence of int or str, optional
+        Keep these classes; for a folder by index or folder name, for a ``.npz`` by label. Labels keep their
+        numbers.
+
+    Returns
+    -------
+    ImageSet
+        float32 images (N, H, W, C), C = 1 for greyscale, named after the file or folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at ``path``.
+    ValueError, TypeError
+        If the content is no set of equal images, or its range of values is not certain.
+
+    Notes
+    -----
+    An array is read whole, also when ``num_images`` is small; of a folder only the files that are kept.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/ramp.npy", np.linspace(0, 10, 24).reshape(2, 3, 4))
+    ...     ramp = load_images(f"{folder}/ramp.npy", value_range=(0, 10))
+    >>> ramp.images.shape, float(ramp.images.min()), float(ramp.images.max())
+    ((2, 3, 4, 1), -1.0, 1.0)
+    """
+    value_range, num_images, path = _check_range(value_range), check_count(num_images), Path(path)
+    if not path.exists():
+        raise FileNotFoundError(message("path", "a file or folder", str(path), "check the spelling"))
+    source, suffix, name = str(path), path.suffix.lower(), path.stem
+    if path.is_dir() or suffix in _IMAGE_SUFFIXES:
+        files, labels, class_names = _list_folder(path) if path.is_dir() else ([path], None, ())
+        keep = choose(labels, len(files), num_images, class_indices(classes, class_names))
+        arrays = [_read_image(files[i]) for i in keep]
+        for i, array in zip(keep, arrays, strict=True):
+            kinds = [f"{a.dtype} of shape {a.shape}" for a in (arrays[0], array)]
+            expected = f"{kinds[0]} like {files[keep[0]].name}"
+            check(kinds[0] == kinds[1], str(files[i]), expected, kinds[1], "resize or convert it")
+        images = _rescale(np.stack(arrays), value_range, source)
+        labels = None if labels is None else labels[keep]
+        name = path.name if path.is_dir() else path.stem
+    else:
+        check(suffix in (".npy", ".npz"), "path", "a folder, image, .npy or .npz", source, "convert the file")
+        array, labels = _read_archive(path)
+        images = _rescale(_with_channels(array, source), value_range, source)
+        class_names = ()
+        if labels is not None:
+            integers = labels.shape == images.shape[:1] and labels.dtype.kind in "ui"
+            good = integers and bool(labels.min() >= 0)
+            got = f"{labels.dtype} of shape {labels.shape}"
+            expected = f"integers >= 0 of shape ({len(images)},)"
+            check(good, f"{source}: labels", expected, got, "one class index each")
+            class_names = tuple(str(i) for i in range(int(labels.max()) + 1))
+        keep = choose(labels, len(images), num_images, class_indices(classes, class_names))
+        images, labels = images[keep], None if labels is None else labels[keep]
+    return ImageSet(images, None if labels is None else labels.astype(np.int32), name, class_names)
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    num_images: int | None = None,
+    classes: Classes = None,
+    value_range: Range = None,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """Load a named data set or the user's own images: one front door for studies and the command line.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        ``"fashion-mnist"``, or anything `load_images` reads. The string wins over a folder of that name; pass
+        ``Path("fashion-mnist")`` for the folder.
+    split, root, download
+        For ``"fashion-mnist"``; see `load_fashion_mnist`. The images embedded in the package are used unless
+        one of these three is set or more images are asked for than they have (1,000, or 100 per chosen
+        class).
+    num_images, classes
+        As in the loaders.
+    value_range : (low, high), optional
+        For paths; see `load_images`.
+
+    Returns
+    -------
+    ImageSet
+        float32 images (N, H, W, C) in [-1, 1].
+
+    Raises
+    ------
+    FileNotFoundError, ConnectionError, ValueError, TypeError
+        As the loaders; a name that is neither known nor a path lists the known names.
+
+    Example
+    -------
+    >>> load_dataset("fashion-mnist", num_images=60).images.shape
+    (60, 28, 28, 1)
+    """
+    num_images = check_count(num_images)
+    if name_or_path == "fashion-mnist":
+        check(value_range is None, "value_range", "None for a named data set", value_range, "drop it")
+        check_option("split", split, ("train", "test"))
+        indices = class_indices(classes, FASHION_MNIST_CLASSES)
+        embedded = 100 * len(FASHION_MNIST_CLASSES if indices is None else set(indices))
+        if split == "train" and root is None and not download and (num_images or 0) <= embedded:
+            return embedded_fashion_mnist(num_images, classes)
+        return load_fashion_mnist(split, root=root, num_images=num_images, classes=classes, download=download)
+    if not Path(name_or_path).exists():
+        expected, got = "'fashion-mnist' or an existing file or folder", repr(str(name_or_path))
+        raise FileNotFoundError(message("name_or_path", expected, got, "check the spelling"))
+    options = {"split": split != "train", "root": root is not None, "download": download}
+    given = [name for name, was_set in options.items() if was_set]
+    check(not given, ", ".join(given), "no option of Fashion-MNIST with a path", "one", "drop it")
+    return load_images(name_or_path, value_range=value_range, num_images=num_images, classes=classes)

@@ -1,0 +1,449 @@
+r"""Noise levels: grids, and one noise level in the units of every diffusion convention.
+
+The library speaks of ``sigma``, the standard deviation of the noise in the variance-exploding (VE) frame
+``x = x0 + sigma eps``. The other conventions are functions of it:
+
+==================  =========================================  =================================
+unit                definition                                 at sigma = 0 ... inf
+==================  =========================================  =================================
+t_ou                ``sigma^2 = expm1(2 t_ou)``                0 ... inf
+alpha_bar           ``1/(1 + sigma^2) = exp(-2 t_ou)``         1 ... 0
+log_snr             ``-2 ln sigma`` (unit data variance)       inf ... -inf
+rectified-flow t    ``x_t = (1-t) x0 + t eps``                 0 (data) ... 1 (noise)
+DDPM timestep       ``alpha_bar_t`` of a discrete schedule     0 ... T - 1, NaN outside
+==================  =========================================  =================================
+
+All conversions take a scalar or an array, keep its dtype, are differentiable, and invert each other up to
+rounding. Two of them crowd a whole range of noise levels next to the number one, where floats have a spacing
+``eps``: after a round trip the relative error of sigma is about ``eps/sigma^2`` through alpha_bar (small
+sigma) and ``eps sigma`` through rectified-flow time (large sigma). No formula avoids that; t_ou and log_snr
+have no such limit.
+
+Every conversion raises `ValueError` for concrete input outside the domain of its unit. Under ``jit`` values
+cannot be read: there the formula is evaluated as it stands. THEORY section 1.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check, check_option, is_concrete
+from critjax._typing import Array, ArrayLike, Float, Scalar
+
+#: A noise level or an array of them, in the unit that the function names.
+Levels: TypeAlias = Float[ArrayLike, "*shape"] | float | int
+
+DDPM_SCHEDULES = ("linear", "cosine")
+FRAMES = ("ve", "vp")
+
+
+def _levels(name: str, values: Any, low: float, high: float, domain: str) -> Array:
+    """Return ``values`` as a floating array, checked against ``[low, high]`` if they can be read."""
+    array = jnp.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array * 1.0  # a Python integer stays weakly typed and promotes nothing
+    if is_concrete(array):
+        host = np.asarray(array)
+        bad = host[~((host >= low) & (host <= high))]  # NaN is bad, too
+        check(bad.size == 0, name, domain, np.array2string(bad, threshold=4), "check unit and values")
+    return array
+
+
+def _sigma(sigma: Any) -> Array:
+    return _levels("sigma", sigma, 0.0, np.inf, "noise standard deviations >= 0")
+
+
+def _grid(sigma_max: Any, sigma_min: Any, num_steps: Any, dtype: Any) -> tuple[Array, Array, Array]:
+    """Check the arguments of a noise grid; return its ends in one dtype and the fractions 0 ... 1."""
+    whole = isinstance(num_steps, (int, np.integer)) and not isinstance(num_steps, bool)
+    good = bool(whole and num_steps >= 1)
+    check(good, "num_steps", "an integer >= 1", repr(num_steps), "ask for at least one step")
+    high, low = jnp.asarray(sigma_max), jnp.asarray(sigma_min)
+    for name, end in (("sigma_max", high), ("sigma_min", low)):
+        check(end.shape == (), name, "a scalar", f"shape {end.shape}", "use jax.vmap for several grids")
+    if dtype is None:
+        dtype = jnp.result_type(high, low)
+        dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else float
+    high, low = high.astype(dtype), low.astype(dtype)
+    if is_concrete(low):
+        check(float(low) > 0, "sigma_min", "a noise level > 0", float(low), "end at a small positive sigma")
+    if is_concrete(high):
+        check(bool(jnp.isfinite(high)), "sigma_max", "a finite noise level", float(high), "start lower")
+    if is_concrete(low) and is_concrete(high):
+        above = f"a noise level above sigma_min = {float(low)}"
+        check(float(low) < float(high), "sigma_max", above, float(high), "pass the larger end first")
+    return high, low, jnp.linspace(0, 1, int(num_steps) + 1, dtype=high.dtype)
+
+
+def geometric_sigmas(
+    sigma_max: Scalar, sigma_min: Scalar, num_steps: int, *, dtype: Any = None
+) -> Float[Array, " num"]:
+    r"""Build a noise grid with equal steps of ``tau = -ln sigma``.
+
+    ``sigma_n = sigma_max (sigma_min/sigma_max)^(n/num_steps)``,   n = 0 ... num_steps
+
+    Parameters
+    ----------
+    sigma_max, sigma_min : scalar
+        First and last noise level, ``0 < sigma_min < sigma_max``; both are met exactly.
+    num_steps : int
+        Number of steps, >= 1.
+    dtype : optional
+        Floating dtype; default that of the ends.
+
+    Returns
+    -------
+    array (num_steps + 1,)
+        Strictly decreasing, without a final zero: the last step, to zero noise, is the denoiser itself.
+
+    Raises
+    ------
+    ValueError
+        If ``num_steps < 1`` or the ends are not two scalars in order.
+
+    Example
+    -------
+    >>> print(np.round(np.float64(geometric_sigmas(100.0, 1.0, 4)), 2))
+    [100.    31.62  10.     3.16   1.  ]
+    """
+    high, low, fraction = _grid(sigma_max, sigma_min, num_steps, dtype)
+    sigmas = jnp.exp(jnp.log(high) + fraction * (jnp.log(low) - jnp.log(high)))
+    return sigmas.at[0].set(high).at[-1].set(low)
+
+
+def karras_sigmas(
+    sigma_max: Scalar, sigma_min: Scalar, num_steps: int, *, rho: float = 7.0, dtype: Any = None
+) -> Float[Array, " num"]:
+    r"""Build a noise grid with equal steps of ``sigma^(1/rho)``.
+
+    ``sigma_n = (sigma_max^(1/rho) + (n/num_steps) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``
+
+    Parameters
+    ----------
+    sigma_max, sigma_min, num_steps, dtype
+        As in `geometric_sigmas`, which is the limit of large ``rho``.
+    rho : float
+        Exponent > 0; 1 is a uniform grid.
+
+    Returns
+    -------
+    array (num_steps + 1,)
+        Strictly decreasing. The N levels of the paper are ``num_steps = N - 1``; its final zero is left out.
+
+    Raises
+    ------
+    ValueError
+        If ``num_steps < 1``, ``rho <= 0``, or the ends are not two scalars in order.
+
+    Notes
+    -----
+    Karras et al. 2022, arXiv:2206.00364, equation 5.
+
+    Example
+    -------
+    >>> print(np.round(np.float64(karras_sigmas(80.0, 0.5, 4)), 2))
+    [80.   30.44  9.92  2.61  0.5 ]
+    """
+    check(rho > 0, "rho", "an exponent > 0", rho, "the paper uses 7")
+    high, low, fraction = _grid(sigma_max, sigma_min, num_steps, dtype)
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    sigmas = (first + fraction * (last - first)) ** rho
+    return sigmas.at[0].set(high).at[-1].set(low)
+
+
+def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"]:
+    r"""Convert to Ornstein-Uhlenbeck time, ``t_ou = (1/2) ln(1 + sigma^2)``.
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+
+    Returns
+    -------
+    array
+        Time >= 0 of ``dy = -y dt + sqrt(2) dW`` from the data; the signal has shrunk by ``exp(-t_ou)``.
+
+    Example
+    -------
+    >>> print(f"{sigma_to_t_ou(1.0):.4f}")
+    0.3466
+    """
+    sigma = _sigma(sigma)
+    return 0.5 * jnp.log1p(sigma * sigma)
+
+
+def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"]:
+    r"""Invert `sigma_to_t_ou`, ``sigma = sqrt(expm1(2 t_ou))`` for t_ou >= 0.
+
+    Example
+    -------
+    >>> print(f"{t_ou_to_sigma(0.5 * np.log(5.0)):.4f}")
+    2.0000
+    """
+    return jnp.sqrt(jnp.expm1(2 * _levels("t_ou", t_ou, 0.0, np.inf, "times >= 0")))
+
+
+def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"]:
+    r"""Convert to the squared signal amplitude of the variance-preserving frame, ``1/(1 + sigma^2)``.
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+
+    Returns
+    -------
+    array
+        alpha_bar in [0, 1]: ``y = sqrt(alpha_bar) x`` carries noise of variance ``1 - alpha_bar``.
+
+    Example
+    -------
+    >>> print(f"{sigma_to_alpha_bar(3.0):.4f}")
+    0.1000
+    """
+    sigma = _sigma(sigma)
+    return 1 / (1 + sigma * sigma)
+
+
+def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"]:
+    r"""Invert `sigma_to_alpha_bar`, ``sigma = sqrt((1 - alpha_bar)/alpha_bar)`` for alpha_bar in [0, 1].
+
+    Example
+    -------
+    >>> print(f"{alpha_bar_to_sigma(0.1):.4f}")
+    3.0000
+    """
+    alpha_bar = _levels("alpha_bar", alpha_bar, 0.0, 1.0, "values in [0, 1]")
+    return jnp.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"]:
+    r"""Convert to the logarithm of the signal-to-noise ratio, ``log_snr = -2 ln sigma``.
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+
+    Returns
+    -------
+    array
+        Natural logarithm ``ln(alpha_bar/(1 - alpha_bar))``, for data of unit variance.
+
+    Example
+    -------
+    >>> print(f"{sigma_to_log_snr(10.0):.4f}")
+    -4.6052
+    """
+    return -2 * jnp.log(_sigma(sigma))
+
+
+def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"]:
+    r"""Invert `sigma_to_log_snr`, ``sigma = exp(-log_snr/2)`` for any real number.
+
+    Example
+    -------
+    >>> print(f"{log_snr_to_sigma(0.0):.4f}")
+    1.0000
+    """
+    return jnp.exp(-0.5 * _levels("log_snr", log_snr, -np.inf, np.inf, "numbers"))
+
+
+def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"]:
+    r"""Convert to rectified-flow time, ``t = sigma/(1 + sigma)``.
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+
+    Returns
+    -------
+    array
+        t in [0, 1] of ``x_t = (1-t) x0 + t eps``, so ``x = x_t/(1-t)``: 0 is data and 1 is noise. Liu et al.
+        2022, arXiv:2209.03003, count from the noise: theirs is 1 - t.
+
+    Example
+    -------
+    >>> print(f"{sigma_to_rectified_flow_time(3.0):.4f}")
+    0.7500
+    """
+    sigma = _sigma(sigma)
+    return sigma / (1 + sigma)
+
+
+def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
+    r"""Invert `sigma_to_rectified_flow_time`, ``sigma = t/(1 - t)`` for t in [0, 1], 0 at the data.
+
+    Example
+    -------
+    >>> print(f"{rectified_flow_time_to_sigma(0.75):.4f}")
+    3.0000
+    """
+    time = _levels("time", time, 0.0, 1.0, "values in [0, 1]")
+    return time / (1 - time)
+
+
+@cache
+def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in float64."""
+    check_option("schedule", schedule, DDPM_SCHEDULES)
+    check(num_timesteps >= 2, "num_timesteps", "an integer >= 2", num_timesteps, "the papers use 1000")
+    timesteps = np.arange(num_timesteps, dtype=np.float64)
+    if schedule == "linear":
+        betas = np.linspace(1e-4, 0.02, num_timesteps)
+    else:
+        edges = np.arange(num_timesteps + 1) / num_timesteps
+        alpha_bar = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    # sigma^2 = 1/alpha_bar - 1, without the cancellation at small noise.
+    return timesteps, 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+
+
+def _interpolate_inside(x: Array, knots: np.ndarray, values: np.ndarray) -> Array:
+    """Interpolate linearly; NaN outside the knots, with room for rounding at the two ends."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # half precision cannot tell 1000 knots apart
+    low, high = float(knots[0]), float(knots[-1])
+    slack = 8 * float(jnp.finfo(x.dtype).eps) * max(abs(low), abs(high))
+    inside = (x >= low - slack) & (x <= high + slack)
+    result = jnp.interp(x.astype(dtype), jnp.asarray(knots, dtype), jnp.asarray(values, dtype))
+    return jnp.where(inside, result, jnp.nan).astype(x.dtype)
+
+
+def ddpm_sigma_range(*, schedule: str = "linear", num_timesteps: int = 1000) -> tuple[float, float]:
+    """Tell the smallest and largest sigma of a DDPM schedule; `sigma_to_ddpm_timestep` is NaN outside.
+
+    Example
+    -------
+    >>> print("{:.4f} {:.2f}".format(*ddpm_sigma_range()))
+    0.0100 157.41
+    """
+    _, log_sigmas = _ddpm_table(schedule, num_timesteps)
+    return float(np.exp(log_sigmas[0])), float(np.exp(log_sigmas[-1]))
+
+
+def sigma_to_ddpm_timestep(
+    sigma: Levels, *, schedule: str = "linear", num_timesteps: int = 1000
+) -> Float[Array, "*shape"]:
+    r"""Convert to the timestep of a discrete DDPM schedule, made continuous by interpolating ``ln sigma``.
+
+    ``sigma_t^2 = 1/alpha_bar_t - 1``,   ``alpha_bar_t = prod_{s <= t} (1 - beta_s)``,   t = 0 ... T - 1
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+    schedule : "linear" or "cosine"
+        ``"linear"``: T values beta from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239). ``"cosine"``:
+        alpha_bar proportional to ``cos^2((t/T + 0.008)/1.008 pi/2)``, beta <= 0.999 (Nichol & Dhariwal 2021,
+        arXiv:2102.09672).
+    num_timesteps : int
+        T >= 2.
+
+    Returns
+    -------
+    array
+        Timestep counted from 0, fractional between the knots; **NaN** where sigma lies outside
+        `ddpm_sigma_range`, because no timestep of the schedule means that noise level.
+
+    Raises
+    ------
+    ValueError
+        If the schedule is unknown, ``num_timesteps < 2``, or a concrete sigma is negative or NaN.
+
+    Notes
+    -----
+    Exact at the knots, piecewise linear in ln sigma between them: the derivative jumps at the knots.
+
+    Example
+    -------
+    >>> print(np.round(np.float64(sigma_to_ddpm_timestep(np.array([0.001, 0.1, 1.0, 10.0]))), 1))
+    [  nan  26.4 258.1 673.7]
+    """
+    timesteps, log_sigmas = _ddpm_table(schedule, num_timesteps)
+    return _interpolate_inside(jnp.log(_sigma(sigma)), log_sigmas, timesteps)
+
+
+def ddpm_timestep_to_sigma(
+    timestep: Levels, *, schedule: str = "linear", num_timesteps: int = 1000
+) -> Float[Array, "*shape"]:
+    r"""Invert `sigma_to_ddpm_timestep`; **NaN** for timesteps outside 0 ... num_timesteps - 1.
+
+    Example
+    -------
+    >>> print(np.round(np.float64(ddpm_timestep_to_sigma(np.array([0.0, 500.0, 999.0, 1000.0]))), 2))
+    [1.0000e-02 3.4400e+00 1.5741e+02        nan]
+    """
+    timesteps, log_sigmas = _ddpm_table(schedule, num_timesteps)
+    timestep = _levels("timestep", timestep, -np.inf, np.inf, "numbers")
+    return jnp.exp(_interpolate_inside(timestep, timesteps, log_sigmas))
+
+
+def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"]:
+    r"""Give what a growth rate per unit ``tau = -ln sigma`` gains from the change of frame.
+
+    A mode growing at rate G in x grows at ``G + sigma^2/(1 + sigma^2)`` in ``y = x/sqrt(1 + sigma^2)``, so a
+    critical noise level depends on the frame (THEORY section 1).
+
+    Parameters
+    ----------
+    sigma : array
+        Noise standard deviation, >= 0.
+    frame : "ve" or "vp"
+        Variance exploding (x) or variance preserving (y).
+
+    Returns
+    -------
+    array
+        0 for ``"ve"``, ``sigma^2/(1 + sigma^2)`` for ``"vp"``.
+
+    Raises
+    ------
+    ValueError
+        If the frame is unknown or a concrete sigma is negative or NaN.
+
+    Example
+    -------
+    >>> print(frame_correction(1.0, "ve"), frame_correction(1.0, "vp"))
+    0.0 0.5
+    """
+    check_option("frame", frame, FRAMES)
+    sigma = _sigma(sigma)
+    return jnp.zeros_like(sigma) if frame == "ve" else sigma * sigma / (1 + sigma * sigma)
+
+
+def describe_noise(sigma: Scalar) -> dict[str, float]:
+    r"""Name one concrete noise level in every smooth unit, for printing.
+
+    Returns
+    -------
+    dict
+        Python floats ``sigma``, ``t_ou``, ``alpha_bar``, ``log_snr``.
+
+    Raises
+    ------
+    ValueError
+        If sigma is no scalar, is traced, negative or NaN.
+
+    Example
+    -------
+    >>> {name: round(value, 4) for name, value in describe_noise(1.0).items()}
+    {'sigma': 1.0, 't_ou': 0.3466, 'alpha_bar': 0.5, 'log_snr': 0.0}
+    """
+    check(
+        is_concrete(sigma), "sigma", "a concrete number", "a traced array", "call describe_noise outside jit"
+    )
+    check(
+        np.shape(sigma) == (), "sigma", "a scalar", f"shape {np.shape(sigma)}", "describe one level at a time"
+    )
+    functions = {"t_ou": sigma_to_t_ou, "alpha_bar": sigma_to_alpha_bar, "log_snr": sigma_to_log_snr}
+    # Adding zero turns the -0.0 of ln 1 into 0.0.
+    return {
+        "sigma": float(sigma),
+        **{name: float(convert(sigma)) + 0.0 for name, convert in functions.items()},
+    }

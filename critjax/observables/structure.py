@@ -1,0 +1,139 @@
+r"""Structure factors and radial averages of an ensemble of fields."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Inexact
+
+from critjax._checks import check, check_rank
+from critjax._typing import Array, ArrayLike, Complex, Float
+from critjax.fourier import fft2, radial_shells
+
+
+def modes(x: ArrayLike, centre: bool) -> Complex[Array, "B H W C"]:
+    """Transform every sample, after taking off the ensemble mean if asked."""
+    check_rank("x", x, "B H W C")
+    x = jnp.asarray(x)
+    if centre:
+        check(x.shape[0] >= 2, "x", "two samples or more to centre", x.shape[0], "pass more, or centre=False")
+        x = x - x.mean(axis=0)
+    return jax.vmap(fft2)(x)
+
+
+def structure_factor(
+    x: Float[ArrayLike, "B H W C"], *, centre: bool = True, ddof: int = 0
+) -> Complex[Array, "H W C C"]:
+    r"""Estimate the cross spectrum of an ensemble, ``S_ab(k) = <x_a(k) conj(x_b(k))> / N``.
+
+    Parameters
+    ----------
+    x : array (B, H, W, C)
+        Samples.
+    centre : bool
+        Subtract the ensemble mean of every pixel first; needs B >= 2.
+    ddof : int
+        Divide the sum over samples by ``B - ddof``: 0 is the mean, 1 removes the bias ``-S/B`` of centring.
+
+    Returns
+    -------
+    complex array (H, W, C, C)
+        Hermitian for every k, FFT order, N = H W: white noise of standard deviation sigma has S = sigma^2.
+        Parseval: the mean of ``S_aa`` over k is the variance of a pixel.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` has not four axes, or too few samples.
+
+    Notes
+    -----
+    O(B C N log N + B C^2 N). THEORY section 5.
+
+    Example
+    -------
+    >>> x = jax.random.normal(jax.random.key(0), (500, 8, 8, 1))
+    >>> print(f"{structure_factor(x).real.mean():.2f}")
+    1.00
+    """
+    x_hat = modes(x, centre)
+    num, height, width, _ = x_hat.shape
+    check(ddof < num, "ddof", f"fewer than the {num} samples", ddof, "pass more samples")
+    total = jnp.einsum("bhwa,bhwc->hwac", x_hat, x_hat.conj(), precision="highest")
+    return total / ((num - ddof) * height * width)
+
+
+def sample_spectra(x: Float[ArrayLike, "B H W C"], *, centre: bool = True) -> Float[Array, "B H W C"]:
+    r"""Give the power spectrum of each sample, ``|x_a(k)|^2 / N``, whose mean over B is the diagonal of S.
+
+    Parameters
+    ----------
+    x, centre
+        As in `structure_factor`.
+
+    Returns
+    -------
+    array (B, H, W, C)
+        FFT order. Average low modes before quoting errors: a single mode scatters by its own size.
+
+    Example
+    -------
+    >>> sample_spectra(jnp.ones((1, 2, 3, 1)), centre=False)[0, 0, 0, 0].item()
+    6.0
+    """
+    x_hat = modes(x, centre)
+    return (x_hat.real**2 + x_hat.imag**2) / (x_hat.shape[1] * x_hat.shape[2])
+
+
+def bin_average(values: Array, index: np.ndarray, weights: np.ndarray) -> Array:
+    """Average the two leading axes over the bins ``index`` (-1: in no bin) with ``weights``."""
+    num_bins = int(index.max()) + 1
+    flat_index = np.where(index < 0, num_bins, index).ravel()
+    norm = np.bincount(flat_index, weights.ravel(), num_bins + 1)[:num_bins]
+    rest = (1,) * (values.ndim - 2)
+    weighted = values * jnp.asarray(weights.reshape(*weights.shape, *rest), values.real.dtype)
+    sums = jax.ops.segment_sum(weighted.reshape(-1, *values.shape[2:]), flat_index, num_bins + 1)[:num_bins]
+    return sums / jnp.asarray(norm.reshape(-1, *rest), values.real.dtype)
+
+
+def radial_average(
+    values: Inexact[ArrayLike, "H W ..."], *, rfft_width: int | None = None
+) -> Inexact[Array, "S ..."]:
+    r"""Average a function of k over the shells of `critjax.fourier.radial_shells`.
+
+    Parameters
+    ----------
+    values : array (H, W, ...)
+        FFT order; or (H, W//2 + 1, ...) as ``rfft2`` gives it, with ``rfft_width = W``.
+    rfft_width : int, optional
+        Width W of the image behind a half spectrum: modes that stand for two count twice.
+
+    Returns
+    -------
+    array (S, ...)
+        Shell means; shell 0 is k = 0, and modes with |k| > pi take no part.
+
+    Raises
+    ------
+    ValueError
+        If ``rfft_width`` does not fit the shape.
+
+    Example
+    -------
+    >>> from critjax.fourier import wavevectors
+    >>> k = jnp.linalg.norm(wavevectors((8, 8)), axis=-1)
+    >>> bool(jnp.allclose(radial_average(k), radial_shells((8, 8)).wavenumber))
+    True
+    """
+    values = jnp.asarray(values)
+    height, columns = values.shape[:2]
+    width = columns if rfft_width is None else rfft_width
+    weights = np.ones((height, columns))
+    if rfft_width is not None:
+        expected = f"a width whose half spectrum has {columns} columns"
+        check(columns == width // 2 + 1, "rfft_width", expected, rfft_width, "pass the image's width")
+        weights[:, 1 : (width + 1) // 2] = 2.0  # all but the self-conjugate columns k_x = 0 and pi
+    with jax.ensure_compile_time_eval():  # the shells depend on the static shape only
+        index = np.asarray(radial_shells((height, width)).index)[:, :columns]
+    return bin_average(values, index, weights)

@@ -1,0 +1,254 @@
+"""Public entry points: which variants exist, and the denoisers built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from critjax._checks import check, check_floating, check_option, check_rank, is_concrete, message
+from critjax._typing import Array, DenoiseFn
+from critjax.banks import ImageBank, PatchBank
+from critjax.patch_score._posterior import entropy, posterior
+from critjax.patch_score._routes import Plan
+from critjax.patch_score._windows import overlap_mean
+
+#: Every legal variant: (kind of bank, positions, boundary, readout) -> methods, the preferred one of many last.
+LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
+    ("patches", None, "periodic", "centre"): ("convolution", "product"),
+    ("patches", None, "periodic", "average"): ("convolution", "product"),
+    ("images", "all", "periodic", "centre"): ("product", "box"),
+    ("images", "all", "periodic", "average"): ("product",),
+    ("images", "all", "zero", "centre"): ("product",),
+    ("images", "interior", "periodic", "centre"): ("product", "box"),
+    ("images", "interior", "periodic", "average"): ("product",),
+    ("images", "same", "periodic", "centre"): ("box",),
+    ("images", "same", "periodic", "average"): ("box",),
+    ("images", "same", "zero", "centre"): ("box",),
+    ("images", "same", "zero", "average"): ("box",),
+}
+METHODS = ("auto", "convolution", "product", "box")
+
+
+def _variant(bank: Any, boundary: str, readout: str) -> tuple[str, str | None, str, str]:
+    if not isinstance(bank, (PatchBank, ImageBank)):
+        raise TypeError(message("bank", "a PatchBank or an ImageBank", type(bank).__name__, "build one of the two"))
+    check_option("boundary", boundary, ("periodic", "zero"))
+    check_option("readout", readout, ("centre", "average"))
+    kind, positions = ("patches", None) if isinstance(bank, PatchBank) else ("images", bank.positions)
+    variant = (kind, positions, boundary, readout)
+    if variant not in LEGAL:
+        same_bank = [f"boundary={b!r}, readout={r!r}" for k, p, b, r in LEGAL if (k, p) == (kind, positions)]
+        named = f"{type(bank).__name__}" + (f" with positions={positions!r}" if positions else "")
+        expected = f"for a {named}: " + "; ".join(same_bank)
+        got = f"boundary={boundary!r}, readout={readout!r}"
+        raise ValueError(message("variant", expected, got, "choose a listed combination or another bank"))
+    if readout == "centre":
+        check(bank.size % 2 == 1, "size", "an odd window for readout='centre'", bank.size, "use readout='average'")
+    return variant
+
+
+def available_methods(bank: PatchBank | ImageBank, *, boundary: str = "periodic", readout: str = "centre"):
+    """List the evaluation methods that a variant has, all equal to round-off.
+
+    Returns
+    -------
+    tuple of str
+        Names that `patch_denoiser` accepts as ``method`` besides ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If the combination of bank, boundary and readout is not a patch score model of THEORY section 2.
+
+    Example
+    -------
+    >>> from critjax import two_pattern_bank
+    >>> available_methods(two_pattern_bank(3))
+    ('convolution', 'product')
+    """
+    return LEGAL[_variant(bank, boundary, readout)]
+
+
+def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str:
+    """Pick the fastest method by the measured crossovers of benchmarks/routes.py."""
+    if len(methods) == 1:
+        return methods[0]
+    if isinstance(bank, PatchBank):
+        return "convolution" if bank.patches.shape[-4] <= 64 else "product"
+    return "box" if bank.size**2 * bank.channels > 120 else "product"
+
+
+def _divisor(count: int, target: int) -> int:
+    """Return the largest divisor of ``count`` up to ``target``, or ``target`` if that is below a quarter of it."""
+    best = max(d for d in range(1, min(count, target) + 1) if count % d == 0)
+    return best if 4 * best >= min(count, target) else target
+
+
+def _choose_block(plan_method: str, bank: PatchBank | ImageBank, block_size: int | None) -> int:
+    """Translate a number of candidates a block into patches or images a block."""
+    if isinstance(bank, PatchBank):
+        count, per_item, target = bank.patches.shape[-4], 1, 512
+    else:
+        count, height, width = bank.images.shape[-4:-1]
+        lost = bank.size - 1 if bank.positions == "interior" else 0
+        per_item = 1 if bank.positions == "same" else (height - lost) * (width - lost)
+        target = 32 if bank.positions == "same" else 1024
+    if block_size is None:
+        return _divisor(count, max(1, target // per_item))
+    good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
+    check(good, "block_size", "an integer >= 1", repr(block_size), "it counts candidates a block")
+    return min(count, max(1, block_size // per_item))
+
+
+def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
+    variant = _variant(bank, boundary, readout)
+    check_option("method", method, METHODS)
+    methods = LEGAL[variant]
+    got = repr(method)
+    check(method == "auto" or method in methods, "method", f"'auto' or one of {methods}", got, "use method='auto'")
+    chosen = _choose_method(bank, methods) if method == "auto" else method
+    if mesh is not None:
+        check(axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it")
+    block = _choose_block(chosen, bank, block_size)
+    if mesh is not None:
+        count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
+        block = min(block, -(-count // mesh.shape[axis]))
+    return Plan(*variant, method=chosen, size=bank.size, block=block, mesh=mesh, axis=axis)
+
+
+def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:
+    candidates = bank.patches if isinstance(bank, PatchBank) else bank.images
+    check_floating("x", x)
+    check_rank("x", x, "H W C")
+    got = f"shape {tuple(x.shape)}"
+    check(x.shape[-1] == bank.channels, "x", f"{bank.channels} channels, like the bank", got, "match the channels")
+    if plan.positions == "same" or plan.boundary == "zero":
+        grid = tuple(candidates.shape[-3:-1])
+        check(tuple(x.shape[:2]) == grid, "x", f"height and width {grid} of the training images", got, "resize it")
+    check(min(x.shape[:2]) >= bank.size, "x", f"at least {bank.size} x {bank.size} pixels", got, "use a smaller window")
+    sigma = jnp.asarray(sigma)
+    check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
+    if is_concrete(sigma):
+        check(bool(sigma > 0), "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise")
+    dtype = jnp.result_type(x.dtype, jnp.float32)
+    return x.astype(dtype), sigma.astype(dtype), (candidates.astype(dtype), bank.log_prior.astype(dtype))
+
+
+def patch_denoiser(
+    bank: PatchBank | ImageBank,
+    *,
+    boundary: str = "periodic",
+    readout: str = "centre",
+    method: str = "auto",
+    block_size: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    axis: str | None = None,
+) -> DenoiseFn:
+    r"""Build the exact patch score denoiser of a bank.
+
+    With ``x_i`` the window of the noisy image around pixel i,
+
+    .. math::
+        w_\mu(i) \propto \pi_\mu \exp(-|x_i - \phi_\mu|^2 / 2\sigma^2), \qquad D_i = \sum_\mu w_\mu(i)\, \phi_\mu(0)
+
+    (``readout="centre"``), or the mean over the windows that cover i of their whole posterior-mean patch
+    (``readout="average"``). All weights are exact softmaxes over the whole bank.
+
+    Parameters
+    ----------
+    bank : PatchBank or ImageBank
+        Candidates and prior. `PatchBank`: the same patches at every pixel. `ImageBank`: every patch (ELS, positions
+        "all" or "interior") or the patch at the same position (LS, "same") of each training image.
+    boundary : "periodic" or "zero"
+        How windows continue beyond the image. "zero": padding is noiseless, so that border pixels are compared with
+        training patches of the same distance to the border (positions "all"), or pixels outside drop out of the
+        distance (positions "same").
+    readout : "centre" or "average"
+        Posterior mean of the patch centre, or average over covering windows. "centre" needs odd windows.
+    method : "auto", "convolution", "product" or "box"
+        Evaluation route, see `available_methods`; all agree to round-off. "auto" follows measured crossovers.
+    block_size : int, optional
+        Candidates a block; bounds memory, changes no number beyond round-off.
+    mesh, axis : jax.sharding.Mesh and str, optional
+        Distribute the bank over this mesh axis; running sums merge exactly.
+
+    Returns
+    -------
+    DenoiseFn
+        ``(x (H, W, C), sigma ()) -> (H, W, C)``, dtype of ``x``; batch with `jax.vmap`. NaN where the (traced) prior
+        excludes every candidate.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On an illegal combination, an unknown option, or (at the call) an image that does not fit the bank.
+
+    Notes
+    -----
+    Exact. Cost O(H W M p^2 C) for "product" and "convolution", O(H W M p C) for "box" on image banks, M the number of
+    candidates; memory O(H W block_size), independent of M, also in forward and reverse mode. In float32 the scores
+    switch to compensated sums at low noise. Derivatives with respect to image, sigma, patches and prior are exact
+    and nest. Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
+    THEORY section 2.
+
+    Example
+    -------
+    >>> from critjax import two_pattern_bank
+    >>> denoise = patch_denoiser(two_pattern_bank(3))
+    >>> round(float(denoise(jnp.full((4, 4, 1), 0.5), 2.0)[0, 0, 0]), 4)  # tanh(9 * 0.5 / 4)
+    0.8093
+    """
+    plan = _make_plan(bank, boundary, readout, method, block_size, mesh, axis)
+
+    def denoise(x: Array, sigma: Any) -> Array:
+        inputs = _check_inputs(plan, bank, x, sigma)
+        mean = posterior(plan, *inputs).mean
+        if plan.readout == "average":
+            shape = (x.shape[0], x.shape[1])
+            mean = overlap_mean(mean, plan.size, x.shape[-1], shape, periodic=plan.boundary == "periodic")
+        return mean.astype(x.dtype)
+
+    return denoise
+
+
+def effective_patches(
+    bank: PatchBank | ImageBank,
+    *,
+    boundary: str = "periodic",
+    readout: str = "centre",
+    method: str = "auto",
+    block_size: int | None = None,
+) -> Callable[..., Array]:
+    r"""Build the function that counts how many candidates share the posterior: exp(entropy of the weights).
+
+    Parameters
+    ----------
+    bank, boundary, readout, method, block_size
+        As for `patch_denoiser`.
+
+    Returns
+    -------
+    callable
+        ``(x (H, W, C), sigma ()) -> (H, W)``, or one value a window for windows inside the image; between 1
+        (condensed on one candidate) and M.
+
+    Notes
+    -----
+    Two passes over the bank. Condensation: Biroli et al. 2024, arXiv:2402.18491; THEORY section 3.
+
+    Example
+    -------
+    >>> from critjax import two_pattern_bank
+    >>> count = effective_patches(two_pattern_bank(3))
+    >>> round(float(count(jnp.zeros((4, 4, 1)), 2.0)[0, 0]), 6)
+    2.0
+    """
+    plan = _make_plan(bank, boundary, readout, method, block_size, None, None)
+
+    def count(x: Array, sigma: Any) -> Array:
+        return jnp.exp(entropy(plan, *_check_inputs(plan, bank, x, sigma))).astype(x.dtype)
+
+    return count

@@ -1,0 +1,273 @@
+r"""Evaluation routes: how scores of a block of candidates are computed, all equal to round-off.
+
+The score of candidate mu at pixel i is ``s = x_i . phi_mu - |phi_mu|^2 / 2``, the logit ``s / sigma^2 + log pi_mu``.
+A route turns one block of the bank into scores for all pixels and hands them to a *consumer* (the streaming softmax,
+or its derivative) with the candidates on the last axis. Routes with an inner loop hand over one image row at a time.
+
+================  =========================================================================================
+``"convolution"``  few patches: scores by one convolution with the patches as filters
+``"product"``      blocked matrix product of unfolded windows and unfolded patches
+``"box"``          image banks: scores of a row of pixels follow from those of the row above by adding one row of
+                   the window and removing one, i.e. a product over ``4 p C`` instead of ``2 p^2 C`` operations
+                   per pair; for ``positions="same"`` box sums of squared differences
+================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from critjax._typing import Array
+from critjax.patch_score._split import grid_step, head, head_bits, sum_bits
+from critjax.patch_score._windows import box_sum, pad, unfold, unfold_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything static about one evaluation: the variant, the route and the blocking."""
+
+    kind: str  # "patches" | "images"
+    positions: str | None
+    boundary: str
+    readout: str
+    method: str
+    size: int
+    block: int  # patches or images a block
+    mesh: Any = None
+    axis: str | None = None
+
+    @property
+    def query_pad(self) -> str:
+        """Padding of the noisy image."""
+        if self.boundary == "periodic":
+            return "wrap"
+        return "none" if self.readout == "average" else "zero"
+
+    @property
+    def bank_pad(self) -> str:
+        """Padding of the training images."""
+        return "none" if self.positions == "interior" else self.query_pad
+
+
+class Query(NamedTuple):
+    """The noisy image, laid out once for all blocks."""
+
+    x: Array  # (H, W, C)
+    layout: Any  # what `lay_out` made of it
+    fixed: Any  # per-window arrays that a consumer reads, leading axes (H, W); rows are handed over with the rows
+    scales: tuple[Array, Array]  # largest absolute values of the noisy image and of the whole bank
+
+
+# A consumer takes (state, fixed, high, low, allowed, log_prior, contract) and returns the new state.
+#   high, low: scores (..., B) split in an exact and a small part (high is None in plain arithmetic)
+#   allowed: None or a boolean array that broadcasts to (..., B)
+#   contract: weights (..., B) -> (..., 1 + R), their sum and their sum times the readout values
+Consumer = Callable[..., Any]
+
+
+def lay_out(plan: Plan, x: Array) -> Any:
+    """Lay out the noisy image (H, W, C) once, before the loop over blocks."""
+    padded = pad(x, plan.size, plan.query_pad, axes=(0, 1))
+    if plan.positions == "same":
+        return x
+    if plan.method == "convolution":
+        return padded
+    windows = unfold(padded, plan.size, feature_axis=-1)
+    if plan.method == "product":
+        return windows
+    return windows, unfold_rows(padded, plan.size)
+
+
+def query_shape(plan: Plan, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many windows the noisy image has along each axis."""
+    lost = plan.size - 1 if plan.query_pad == "none" else 0
+    return shape[0] - lost, shape[1] - lost
+
+
+def fold(plan: Plan, query: Query, block: tuple[Array, Array], state: Any, consume: Consumer, split: bool) -> Any:
+    """Feed one block of the bank through the consumer; ``split`` selects the compensated arithmetic."""
+    candidates, log_prior = block
+    if plan.positions == "same":
+        return _fold_same(plan, query, candidates, log_prior, state, consume, split)
+    if plan.kind == "patches":
+        count = candidates.shape[0]
+        values = candidates if plan.readout == "average" else candidates[:, plan.size // 2, plan.size // 2]
+        contract = _matrix_contract(values.reshape(count, -1))
+        if plan.method == "convolution":
+            high, low = _convolution_scores(plan, query, candidates, split)
+        else:
+            high, low = _product_scores(plan, query, candidates.reshape(count, -1).T, split)
+        return consume(state, query.fixed, high, low, None, log_prior, contract)
+    return _fold_images(plan, query, candidates, log_prior, state, consume, split)
+
+
+def _matrix_contract(values: Array) -> Callable[[Array], Array]:
+    table = jnp.concatenate([jnp.ones_like(values[:, :1]), values], axis=1)
+    return lambda weights: _matmul(weights, table)
+
+
+def _steps(plan: Plan, query: Query) -> tuple[Array, Array]:
+    """Grid steps of the noisy image and of the bank, the same for every block so that blocks compare exactly."""
+    bits = head_bits(plan.size**2 * query.x.shape[-1], query.x.dtype)
+    return grid_step(query.scales[0], bits), grid_step(query.scales[1], bits)
+
+
+def _bilinear_scores(correlate, x_part, bank_part, steps, half_norm, split: bool, axes: tuple[int, int]):
+    """Scores by any bilinear ``correlate(x, bank)``; split: heads exactly, tails along the feature axes."""
+    if not split:
+        return None, correlate(x_part, bank_part) - half_norm(bank_part * bank_part)
+    x_head, bank_head = head(x_part, steps[0]), head(bank_part, steps[1])
+    high = correlate(x_head, bank_head) - half_norm(bank_head * bank_head)
+    x_both = jnp.concatenate([x_head, x_part - x_head], axis=axes[0])
+    bank_both = jnp.concatenate([bank_part - bank_head, bank_part], axis=axes[1])
+    low = correlate(x_both, bank_both) - half_norm((bank_part - bank_head) * (bank_part + bank_head))
+    return high, low
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _product_scores(plan: Plan, query: Query, candidates: Array, split: bool):
+    """Scores of windows (H, W, K) against candidates (K, B)."""
+
+    def half_norm(squares: Array) -> Array:
+        return 0.5 * jnp.sum(squares, axis=0)
+
+    steps = _steps(plan, query)
+    return _bilinear_scores(_matmul, query.layout, candidates, steps, half_norm, split, (-1, 0))
+
+
+def _convolution_scores(plan: Plan, query: Query, patches: Array, split: bool):
+    """Scores of a padded image (H', W', C) against patches (B, p, p, C)."""
+
+    def correlate(a: Array, b: Array) -> Array:
+        return lax.conv_general_dilated(
+            a[None],
+            jnp.moveaxis(b, 0, -1),
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=lax.Precision.HIGHEST,
+        )[0]
+
+    def half_norm(squares: Array) -> Array:
+        return 0.5 * jnp.sum(squares, axis=(1, 2, 3))
+
+    steps = _steps(plan, query)
+    return _bilinear_scores(correlate, query.layout, patches, steps, half_norm, split, (-1, -1))
+
+
+def allowed_rows(length: int, size: int) -> np.ndarray:
+    """Pairs (query row, training row) that noiseless padding permits: border rows only themselves."""
+    reach = (size - 1) // 2
+    index = np.arange(length)
+    interior = (index >= reach) & (index < length - reach)
+    return np.where(interior[:, None], interior[None, :], np.eye(length, dtype=bool))
+
+
+def _fold_images(plan: Plan, query: Query, images, log_prior, state, consume, split: bool):
+    size, channels = plan.size, images.shape[-1]
+    count = images.shape[0]
+    padded = pad(images, size, plan.bank_pad, axes=(1, 2))
+    rows, columns = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+    # Candidates are ordered (row, image, column): rows lead, so that a shift by one row moves whole slabs.
+    padded = jnp.moveaxis(padded, 0, 1)  # (H', b, W', C)
+    candidates = jnp.stack([padded[i : i + rows] for i in range(size)])  # (p, rows, b, W', C)
+    candidates = jnp.concatenate(
+        [jnp.moveaxis(candidates[..., j : j + columns, :], -1, 1)[:, None] for j in range(size)], axis=1
+    )  # (p, p, C, rows, b, columns)
+    features = candidates.reshape(size * size * channels, -1)
+    if plan.readout == "average":
+        values = features.T
+    else:
+        middle = size // 2
+        values = candidates[middle, middle].reshape(channels, -1).T
+    contract = _matrix_contract(values)
+    log_prior = jnp.broadcast_to(log_prior[None, :, None], (rows, count, columns)).reshape(-1)
+    allowed = None
+    if plan.boundary == "zero":
+        by_row = jnp.asarray(allowed_rows(rows, size))[:, None, :, None, None]
+        by_column = jnp.asarray(allowed_rows(columns, size))[None, :, None, None, :]
+        allowed = by_row & by_column
+        allowed = jnp.broadcast_to(allowed, (rows, columns, rows, count, columns)).reshape(rows, columns, -1)
+    if plan.method == "product":
+        high, low = _product_scores(plan, query, features, split)
+        return consume(state, query.fixed, high, low, allowed, log_prior, contract)
+    return _fold_rows(plan, query, features, rows, log_prior, state, consume, contract, split)
+
+
+def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, consume, contract, split: bool):
+    """Walk down the rows of the noisy image; correlations of row i+1 and candidate row j+1 follow from (i, j)."""
+    windows, strips = query.layout  # (H, W, K), (H + p - 1, W, p C)
+    size, height = plan.size, windows.shape[0]
+    strip_features = strips.shape[-1]
+    steps = _steps(plan, query)
+    by_row = features.reshape(size, strip_features, rows, -1)
+    # The strip under the windows of candidate row j enters, the topmost strip of row j - 1 leaves.
+    change = jnp.concatenate([by_row[size - 1, :, 1:], by_row[0, :, :-1]]).reshape(2 * strip_features, -1)
+    moves = jnp.concatenate([jnp.roll(strips, -size, axis=0)[:height], -strips[:height]], axis=-1)
+    first = by_row[:, :, 0].reshape(features.shape[0], -1)
+
+    def correlate(a: Array, b: Array):
+        return _bilinear_scores(_matmul, a, b, steps, lambda squares: jnp.zeros((), squares.dtype), split, (-1, 0))
+
+    def half_norms() -> tuple[Array | None, Array]:
+        if not split:
+            return None, 0.5 * jnp.sum(features * features, axis=0)
+        bank_head = head(features, steps[1])
+        tail = (features - bank_head) * (features + bank_head)
+        return 0.5 * jnp.sum(bank_head * bank_head, axis=0), 0.5 * jnp.sum(tail, axis=0)
+
+    def minus(part: Array | None, norm: Array | None) -> Array | None:
+        return None if part is None else part - norm
+
+    def slide(part: Array | None, fresh: Array, step: Array) -> Array | None:
+        return None if part is None else jnp.concatenate([fresh, part[:, : step.shape[1]] + step], axis=1)
+
+    norms = half_norms()
+
+    def visit(carry, inputs):
+        row_state, fixed, next_window, move = inputs
+        scores = [minus(part, norm) for part, norm in zip(carry, norms, strict=True)]
+        row_state = consume(row_state, fixed, *scores, None, log_prior, contract)
+        fresh, step = correlate(next_window, first), correlate(move, change)
+        return tuple(map(slide, carry, fresh, step)), row_state
+
+    inputs = (state, query.fixed, jnp.roll(windows, -1, axis=0), moves)
+    _, state = lax.scan(visit, correlate(windows[0], features), inputs)
+    return state
+
+
+def _fold_same(plan: Plan, query: Query, images, log_prior, state, consume, split: bool):
+    """Candidates at the same position: box sums of squared differences, (H, W) pixels by B images."""
+    difference = query.x - images  # (B, H, W, C)
+    squares = jnp.moveaxis(jnp.sum(difference * difference, axis=-1), 0, -1)
+    squares = pad(squares, plan.size, plan.query_pad, axes=(0, 1))
+
+    def score(values: Array) -> Array:
+        return -0.5 * box_sum(values, plan.size, axes=(0, 1))
+
+    if split:
+        largest = (query.scales[0] + query.scales[1]) ** 2 * images.shape[-1]
+        coarse = head(squares, grid_step(largest, sum_bits(plan.size**2, squares.dtype)))
+        high, low = score(coarse), score(squares - coarse)
+    else:
+        high, low = None, score(squares)
+    if plan.readout == "average":
+        values = unfold(pad(images, plan.size, plan.query_pad, axes=(1, 2)), plan.size, feature_axis=-1)
+    else:
+        values = images
+
+    def contract(weights: Array) -> Array:
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        mean = jnp.sum(weights[..., None] * jnp.moveaxis(values, 0, 2), axis=2)
+        return jnp.concatenate([total, mean], axis=-1)
+
+    return consume(state, query.fixed, high, low, None, log_prior, contract)

@@ -1,0 +1,108 @@
+"""Windows of images: padding, unfolding, box sums, and the adjoint that lays patches back onto the image."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from critjax._typing import Array
+
+
+def pad(image: Array, size: int, mode: str, *, axes: tuple[int, int]) -> Array:
+    """Extend two axes so that a ``size`` window fits at every pixel: "wrap", "zero", or "none" (no extension)."""
+    if mode == "none" or size == 1:
+        return image
+    widths = [(0, 0)] * image.ndim
+    for axis in axes:
+        widths[axis] = ((size - 1) // 2, size // 2)
+    return jnp.pad(image, widths, mode="wrap" if mode == "wrap" else "constant")
+
+
+def _slide(array: Array, size: int, axis: int) -> list[Array]:
+    length = array.shape[axis] - size + 1
+    index = [slice(None)] * array.ndim
+    shifted = []
+    for offset in range(size):
+        index[axis] = slice(offset, offset + length)
+        shifted.append(array[tuple(index)])
+    return shifted
+
+
+def box_sum(array: Array, size: int, *, axes: tuple[int, int]) -> Array:
+    """Sum over every ``size`` x ``size`` window of a padded array by doubling, O(log size) additions per axis."""
+    for axis in axes:
+        array = _run_sum(array, size, axis)
+    return array
+
+
+def _run_sum(array: Array, size: int, axis: int) -> Array:
+    length = array.shape[axis] - size + 1
+
+    def cut(values: Array, start: int, count: int) -> Array:
+        index = [slice(None)] * values.ndim
+        index[axis] = slice(start, start + count)
+        return values[tuple(index)]
+
+    total, power, width, offset = None, array, 1, 0  # power[i] holds the sum of `width` entries from i on
+    while True:
+        if size & width:
+            term = cut(power, offset, length)
+            total = term if total is None else total + term
+            offset += width
+        if 2 * width > size:
+            return total
+        count = power.shape[axis] - width
+        power = cut(power, 0, count) + cut(power, width, count)
+        width *= 2
+
+
+def unfold(image: Array, size: int, *, feature_axis: int) -> Array:
+    """Stack all windows of a padded image ``(..., H, W, C)``, features ordered (row, column, channel).
+
+    Returns ``(..., Ho, Wo, P C)`` for ``feature_axis=-1`` and ``(P C, ..., Ho, Wo)`` for ``feature_axis=0``.
+    """
+    rows = _slide(image, size, image.ndim - 3)
+    shifted = [window for row in rows for window in _slide(row, size, image.ndim - 2)]
+    if feature_axis == 0:
+        stacked = jnp.stack(shifted)  # (P, ..., Ho, Wo, C)
+        stacked = jnp.moveaxis(stacked, -1, 1)
+        return stacked.reshape(-1, *stacked.shape[2:])
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def unfold_rows(image: Array, size: int) -> Array:
+    """Stack windows along columns only: ``(..., H, W, C)`` to ``(..., H, Wo, size C)``."""
+    return jnp.concatenate(_slide(image, size, image.ndim - 2), axis=-1)
+
+
+def overlap_mean(patches: Array, size: int, channels: int, shape: tuple[int, int], *, periodic: bool) -> Array:
+    """Average whole-patch estimates ``(Hq, Wq, P C)`` over the windows that cover each pixel, giving (H, W, C).
+
+    Periodic windows are anchored like `pad` ("wrap"), every pixel is covered ``P`` times; else windows lie inside
+    the image and the cover count falls towards the border.
+    """
+    height, width = shape
+    rows, columns = patches.shape[:2]
+    patches = patches.reshape(rows, columns, size, size, channels)
+    before = (size - 1) // 2
+    if periodic:
+        total = jnp.zeros((height, width, channels), patches.dtype)
+        for i in range(size):
+            for j in range(size):
+                total = total + jnp.roll(patches[:, :, i, j], (i - before, j - before), (0, 1))
+        return total / (size * size)
+    total = jnp.zeros((height, width, channels), patches.dtype)
+    for i in range(size):
+        for j in range(size):
+            total = total.at[i : i + rows, j : j + columns].add(patches[:, :, i, j])
+    ones = pad_ones(rows, columns, size, patches.dtype)
+    return total / ones[..., None]
+
+
+def pad_ones(rows: int, columns: int, size: int, dtype) -> Array:
+    """Count the contained windows that cover each pixel."""
+    def count(length: int) -> Array:
+        index = jnp.arange(length + size - 1)
+        last, first = jnp.minimum(index, length - 1), jnp.maximum(index - size + 1, 0)
+        return (last - first + 1).astype(dtype)
+
+    return count(rows)[:, None] * count(columns)

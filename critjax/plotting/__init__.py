@@ -1,0 +1,118 @@
+"""Figures of the criticality study: one message each, a dataset in, a `matplotlib.figure.Figure` out.
+
+Theory is drawn as lines, measurement as points with error bars, critical points are marked. Colours are from
+the set of Okabe and Ito and never stand alone: line style, marker or a direct label says the same. The noise
+axis runs from high to low noise, the way generation does. Nothing here touches pyplot's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from critjax.plotting._fields import (
+    bank_spread_figure,
+    condensation_figure,
+    correlation_length_figure,
+    film_strip_figure,
+    order_figure,
+)
+from critjax.plotting._spectral import (
+    growth_rate_figure,
+    linear_check_figure,
+    softest_mode_figure,
+    structure_factor_figure,
+)
+
+__all__ = [
+    "FIGURES",
+    "FigureKind",
+    "available_figures",
+    "bank_spread_figure",
+    "condensation_figure",
+    "correlation_length_figure",
+    "film_strip_figure",
+    "growth_rate_figure",
+    "linear_check_figure",
+    "order_figure",
+    "softest_mode_figure",
+    "structure_factor_figure",
+]
+
+
+class FigureKind(NamedTuple):
+    """A figure, what it needs and what it says."""
+
+    draw: Callable[[xr.Dataset], Figure]
+    needs: tuple[str, ...]
+    caption: str
+
+
+#: Name of the file -> figure, in the order of the report.
+FIGURES: dict[str, FigureKind] = {
+    "softest-mode": FigureKind(
+        softest_mode_figure,
+        ("lambda_bare_softest",),
+        "Three different symbols of one mode. Bare: the response about the uniform state. λ_reg: the regression of the "
+        "denoised on the noisy field, which drives the structure factor; where it crosses one is the effective critical "
+        "noise. ⟨J⟩: the mean Jacobian, what a probe of a trained network sees.",
+    ),
+    "growth-rate": FigureKind(
+        growth_rate_figure,
+        ("growth_rate",),
+        "Growth rate of linear theory; in each shell of wavenumbers the fastest mode. Black: where theory says a mode "
+        "neither grows nor decays. Circles: where the simulated λ_reg of that shell first reaches one.",
+    ),
+    "film-strip": FigureKind(
+        film_strip_figure,
+        ("film_x", "film_denoised"),
+        "Two trajectories from noise to image, from left to right, each with what the denoiser makes of it.",
+    ),
+    "structure-factor": FigureKind(
+        structure_factor_figure,
+        ("structure_factor_linear",),
+        "Lines are linear theory from the bare symbol, integrated down the same noise ladder, with no free parameter.",
+    ),
+    "linear-check": FigureKind(
+        linear_check_figure,
+        ("linear_ratio",),
+        "Simulated structure factor, divided by its own value at the first noise level, over the same ratio of linear "
+        "theory. Below the grey band fluctuations have made the field grow less than linear theory says.",
+    ),
+    "correlation-length": FigureKind(
+        correlation_length_figure,
+        ("xi_raw",),
+        "White noise hides correlations in the raw field; the denoised field and the second moment of S show them. The "
+        "quasi-static length diverges where its symbol reaches one; the swept field cannot follow.",
+    ),
+    "order": FigureKind(
+        order_figure,
+        ("binder", "wall_density"),
+        "The Binder cumulant of the spatial mean is 0 for Gaussian fluctuations and 2/3 when each sample settles in one "
+        "of two states. Walls are nearest neighbours of opposite sign in the denoised field.",
+    ),
+    "condensation": FigureKind(
+        condensation_figure,
+        ("effective_patches",),
+        "Exponential of the mean entropy of the patch weights along simulated trajectories.",
+    ),
+    "bank-spread": FigureKind(
+        bank_spread_figure,
+        ("draw_critical_uniform",),
+        "Bare critical noise of random banks of the same size and number of patterns. The seed of this study's bank is "
+        "given in the settings and was not chosen for its result.",
+    ),
+}
+
+
+def available_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
+    """Return the figures whose variables the dataset has, with at least one finite number each."""
+
+    def ready(name: str) -> bool:
+        return name in dataset and bool(np.any(np.isfinite(dataset[name].values)))
+
+    return {name: kind for name, kind in FIGURES.items() if all(map(ready, kind.needs))}

@@ -1,0 +1,157 @@
+"""Figures of fields and ensembles: correlation lengths, films, order, condensation, other banks."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from critjax.plotting._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    figure_with_axes,
+    line,
+    mark_critical,
+    noise_axis,
+    points,
+    styled,
+    title,
+    value,
+)
+
+
+@styled
+def correlation_length_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the correlation lengths of raw, sign and denoised fields and the quasi-static prediction."""
+    figure, axes = figure_with_axes()
+    measured = (
+        ("xi_raw", "o", RED, RED, "raw field, 1/e"),
+        ("xi_sign", "^", ORANGE, "white", "sign field, 1/e"),
+        ("xi_denoised", "s", GREEN, "white", "denoised field, 1/e"),
+        ("xi_second_moment", "D", PURPLE, PURPLE, "second moment of S"),
+    )
+    heights = [[0.0]]
+    for name, marker, colour, face, label in measured:
+        if points(axes, dataset, name, marker=marker, color=colour, markerfacecolor=face, label=label):
+            heights.append(dataset[name].values)
+    style = {"bare": {"color": BLACK, "linestyle": "-"}, "closure": {"color": BLUE, "linestyle": "--"}}
+    line(axes, dataset, "xi_eq_bare", label=r"$\xi_{eq}=\sqrt{K/|r|}$, bare", **style["bare"])
+    line(axes, dataset, "xi_eq_closure", label=r"$\xi_{eq}$, closure", **style["closure"])
+    top = max(float(np.nanmax(h)) for h in heights if np.any(np.isfinite(h)))
+    axes.set_ylim(0, max(1.35 * top, 2.0))
+    noise_axis(axes, dataset["sigma"].values)
+    mark_critical(axes, dataset)
+    axes.set_ylabel("correlation length (pixels)")
+    title(axes, "Correlation lengths: what swept fields show of the divergence")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def film_strip_figure(dataset: xr.Dataset) -> Figure:
+    """Show samples and their denoised fields as noise falls."""
+    x, denoised = dataset["film_x"], dataset["film_denoised"]
+    sigma = x["film_sigma"].values
+    count = min(2, x.sizes["film_sample"])
+    figure = Figure(figsize=(9.2, 1.12 * 2 * count + 0.75), layout="constrained")
+    axes = figure.subplots(2 * count, len(sigma), squeeze=False)
+    for sample in range(count):
+        for column in range(len(sigma)):
+            for row, field in ((2 * sample, x), (2 * sample + 1, denoised)):
+                picture = field.values[sample, column]
+                width = max(1.0, 2.0 * float(sigma[column])) if field is x else 1.0
+                show = picture[..., 0] if picture.shape[-1] != 3 else np.clip((picture / width + 1) / 2, 0, 1)
+                panel = axes[row, column]
+                panel.imshow(show, cmap="gray", vmin=-width, vmax=width, interpolation="nearest")
+                panel.set_xticks([])
+                panel.set_yticks([])
+                for spine in panel.spines.values():
+                    spine.set_visible(False)
+                if column == 0:
+                    panel.set_ylabel("x" if field is x else "D(x)", rotation=0, labelpad=14, va="center")
+                if row == 0:
+                    panel.set_title(
+                        rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
+                    )
+    figure.suptitle("Samples x (grey scale widens with the noise) and denoised fields D(x)", fontsize=11, x=0.01,
+                    ha="left", fontweight="bold")  # fmt: skip
+    return figure
+
+
+@styled
+def bank_spread_figure(dataset: xr.Dataset) -> Figure:
+    """Show this random bank's critical noise within the distribution over banks of the same kind."""
+    figure, axes = figure_with_axes(7.2, 3.4)
+    uniform, softest = dataset["draw_critical_uniform"].values, dataset["draw_critical_softest"].values
+    edges = np.linspace(min(0.0, uniform.min()), max(uniform.max(), softest.max()) * 1.02, 32)
+    axes.hist(uniform, edges, color=BLUE, alpha=0.75, label="uniform mode, k = 0")
+    axes.hist(
+        softest, edges, histtype="step", color=ORANGE, hatch="///", linewidth=1.5, label="softest mode, any k"
+    )
+    axes.axvline(value(dataset, "mean_field_squared"), color=BLACK, label=r"mean field, $1 + (P-1)/(M+1)$")
+    for name, style, label in (
+        ("bank_critical_uniform_squared", (0, (1, 1)), "this bank, k = 0"),
+        ("bank_critical_softest_squared", "--", "this bank, softest mode"),
+    ):
+        axes.axvline(value(dataset, name), color=RED, linestyle=style, label=label)
+    axes.set_xlabel(r"bare critical noise $\sigma_c^2$ (image units squared)")
+    axes.set_ylabel("random banks")
+    axes.set_title(f"This bank among {uniform.size} random ones")
+    axes.legend(loc="upper right")
+    return figure
+
+
+@styled
+def order_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the Binder cumulant and the wall density as the noise falls."""
+    figure, (top, bottom) = figure_with_axes(7.2, 4.6, nrows=2, sharex=True)
+    points(top, dataset, "binder", marker="o", color=BLUE)
+    top.axhline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
+    top.axhline(2 / 3, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)))
+    for level, name in ((0.0, "Gaussian: no order"), (2 / 3, "two ordered states")):
+        top.annotate(name, (1.0, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5,
+                     color=GREY)  # fmt: skip
+    top.set_ylim(min(-0.25, float(np.nanmin(dataset["binder"])) - 0.05), 0.85)
+    top.set_ylabel("Binder cumulant\nof the spatial mean")
+    points(bottom, dataset, "wall_density", marker="s", color=GREEN, markerfacecolor="white")
+    bottom.set_ylim(0, None)
+    bottom.set_ylabel("wall density of D\n(fraction of bonds)")
+    noise_axis(bottom, dataset["sigma"].values)
+    mark_critical(top, dataset)
+    mark_critical(bottom, dataset, labels=False)
+    title(top, "Order: does the whole image choose one sign?")
+    return figure
+
+
+@styled
+def condensation_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the effective number of patches that share the posterior along real trajectories."""
+    figure, axes = figure_with_axes(7.2, 3.6)
+    points(
+        axes,
+        dataset,
+        "effective_patches",
+        marker="o",
+        color=PURPLE,
+        label="simulated, geometric mean over pixels",
+    )
+    axes.set_yscale("log")
+    number = value(dataset, "num_patches")
+    if np.isfinite(number):
+        axes.axhline(number, color=BLACK, linewidth=1.2)
+        axes.annotate(f"all {number:.0f} patches", (1.0, number), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=8.5)  # fmt: skip
+        axes.set_ylim(0.8, 2.2 * number)
+    axes.axhline(1.0, color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
+    axes.annotate("one patch", (1.0, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5,
+                  color=GREY)  # fmt: skip
+    noise_axis(axes, dataset["sigma"].values)
+    mark_critical(axes, dataset)
+    axes.set_ylabel("effective number of patches")
+    title(axes, "Condensation: how many patches still compete")
+    return figure

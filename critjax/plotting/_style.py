@@ -1,0 +1,133 @@
+"""Style and small helpers that all figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+BLACK, ORANGE, BLUE, GREEN, RED, PURPLE = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+GREY = "#767676"
+
+STYLE = {
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "lines.linewidth": 1.8,
+    "errorbar.capsize": 2.0,
+    "savefig.dpi": 130,
+    "figure.dpi": 100,
+}
+
+THEORY: dict[str, dict[str, Any]] = {
+    "bare": {"color": BLACK, "linestyle": "-", "label": "bare theory"},
+    "closure": {"color": BLUE, "linestyle": "--", "label": "Gaussian closure"},
+    "null": {"color": GREY, "linestyle": (0, (1, 1.2)), "label": "Gaussian null model"},
+}
+POINTS: dict[str, Any] = {"linestyle": "none", "markersize": 4.5, "elinewidth": 1.0}
+
+
+def styled(build: Callable[..., Figure]) -> Callable[..., Figure]:
+    def wrapped(dataset: xr.Dataset) -> Figure:
+        with mpl.rc_context(STYLE):
+            return build(dataset)
+
+    wrapped.__doc__ = build.__doc__
+    wrapped.__name__ = build.__name__
+    return wrapped
+
+
+def figure_with_axes(width: float = 7.2, height: float = 4.2, **subplots: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(**subplots)
+
+
+def plain(value: float, _: Any = None) -> str:
+    return f"{value:g}"
+
+
+def noise_axis(axes: Axes, sigma: np.ndarray) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(float(np.max(sigma)) * 1.03, float(np.min(sigma)) / 1.03)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(r"noise standard deviation $\sigma$ (image units; generation runs to the right)")
+
+
+def value(dataset: xr.Dataset, name: str) -> float:
+    return float(dataset[name]) if name in dataset else float("nan")
+
+
+def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> None:
+    """Mark the bare critical noise and the measured effective one by vertical lines, named above the axes."""
+    marks = (
+        ("critical_sigma_bare", r"bare $\sigma_c$", BLACK, "-."),
+        ("critical_sigma_measured", r"$\lambda_{reg}=1$", RED, ":"),
+    )
+    found = [(value(dataset, name), *style) for name, *style in marks]
+    found = sorted((mark for mark in found if np.isfinite(mark[0])), reverse=True)
+    for i, (position, label, colour, style) in enumerate(found):
+        axes.axvline(position, color=colour, linestyle=style, linewidth=1.2, zorder=0.5)
+        if labels:
+            # The first to the left of its line, the second to the right: they cannot meet.
+            side = "center" if len(found) == 1 else ("right", "left")[i]
+            axes.annotate(
+                label,
+                (position, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=({"right": 4, "left": -4, "center": 0}[side], 3),
+                textcoords="offset points",
+                va="bottom",
+                ha=side,
+                fontsize=9,
+                color=colour,
+                annotation_clip=False,
+            )
+
+
+def title(axes: Axes, text: str) -> None:
+    """Set the title, clear of the names of critical points."""
+    axes.set_title(text, pad=20)
+
+
+def points(axes: Axes, dataset: xr.Dataset, name: str, *, every: int = 1, **style: Any) -> bool:
+    """Plot a measured curve with the errors stored beside it; tell whether there was one."""
+    if name not in dataset or not np.any(np.isfinite(dataset[name])):
+        return False
+    values = dataset[name]
+    x = values[values.dims[0]].values[::every]
+    error = dataset[f"{name}_error"].values[::every] if f"{name}_error" in dataset else None
+    axes.errorbar(x, values.values[::every], error, **{**POINTS, **style})
+    return True
+
+
+def line(axes: Axes, dataset: xr.Dataset, name: str, **style: Any) -> bool:
+    if name not in dataset or not np.any(np.isfinite(dataset[name])):
+        return False
+    axes.plot(dataset[name][dataset[name].dims[0]].values, dataset[name].values, **style)
+    return True
+
+
+def limits(axes: Axes, arrays: list[Any], *, low: float, high: float, pad: float = 0.08) -> None:
+    """Fit the y axis to what matters, but inside [low, high]."""
+    values = (
+        np.concatenate([np.ravel(np.asarray(a, float)) for a in arrays]) if arrays else np.array([0.0, 1.0])
+    )
+    values = values[np.isfinite(values)]
+    if values.size:
+        bottom, top = max(low, float(values.min())), min(high, float(values.max()))
+        margin = pad * max(top - bottom, 1e-6)
+        axes.set_ylim(bottom - margin, top + margin)

@@ -1,0 +1,106 @@
+"""Numbers as people write them: digits that the error allows, noise levels in every unit."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+#: Unit -> (function of sigma, its derivative), for the conventions of other papers.
+NOISE_UNITS = {
+    "t_ou": (lambda s: 0.5 * math.log1p(s * s), lambda s: s / (1 + s * s)),
+    "ᾱ": (lambda s: 1 / (1 + s * s), lambda s: 2 * s / (1 + s * s) ** 2),
+    "log-SNR": (lambda s: -2 * math.log(s), lambda s: 2 / s),
+}
+
+
+class Measured(NamedTuple):
+    """A number with a standard error; NaN where there is none."""
+
+    value: float
+    error: float = float("nan")
+
+    @property
+    def known(self) -> bool:
+        """Tell whether there is a number at all."""
+        return math.isfinite(self.value)
+
+    def deviations(self, expected: float) -> float:
+        """Return the distance to an expected number in standard errors (infinite without an error)."""
+        if not (math.isfinite(self.error) and self.error > 0):
+            return math.inf if self.value != expected else 0.0
+        return abs(self.value - expected) / self.error
+
+
+def read(dataset: xr.Dataset, name: str, error: str | None = None) -> Measured:
+    """Read a scalar and its error from a dataset; NaN where it is missing."""
+    value = float(dataset[name]) if name in dataset else math.nan
+    error = error or f"{name}_error"
+    return Measured(value, float(dataset[error]) if error in dataset else math.nan)
+
+
+def curve_at(dataset: xr.Dataset, name: str, sigma: float, error: str | None = None) -> Measured:
+    """Read a curve over noise at a given noise, interpolating linearly in ln sigma; NaN outside the ladder."""
+    if name not in dataset or not math.isfinite(sigma):
+        return Measured(math.nan)
+    values = dataset[name]
+    levels = -np.log(values[values.dims[0]].values)
+
+    def interpolate(array: xr.DataArray) -> float:
+        return float(np.interp(-math.log(sigma), levels, array.values, left=math.nan, right=math.nan))
+
+    error = error or f"{name}_error"
+    return Measured(interpolate(values), interpolate(dataset[error]) if error in dataset else math.nan)
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits, without exponents where that is readable."""
+    if not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -4 <= size < 6:
+        text = f"{value:.{max(0, digits - 1 - size)}f}"
+        return "0" if float(text) == 0 else text
+    return f"{value:.{digits - 1}e}"
+
+
+def _decimals(error: float) -> int:
+    size = math.floor(math.log10(error))
+    # Two digits of the error if it starts with 1, else one: the usual rule.
+    return max(0, -size + (1 if error / 10.0**size < 1.95 else 0))
+
+
+def with_error(number: Measured) -> tuple[str, str]:
+    """Write value and error with the digits that the error allows."""
+    if not number.known:
+        return "-", "-"
+    if not (math.isfinite(number.error) and number.error > 0):
+        return plain(number.value, 4), "-" if not math.isfinite(number.error) else "0"
+    decimals = _decimals(number.error)
+    return f"{number.value:.{decimals}f}", f"{number.error:.{decimals}f}"
+
+
+def text(number: Measured) -> str:
+    """Write ``value ± error``."""
+    value, error = with_error(number)
+    return value if error in ("-", "0") else f"{value} ± {error}"
+
+
+def in_units(sigma: Measured) -> dict[str, Measured]:
+    """Convert a noise level, with its error, to t_ou, alpha-bar and log-SNR."""
+    if not sigma.known or sigma.value <= 0:
+        return {name: Measured(math.nan) for name in NOISE_UNITS}
+    return {
+        name: Measured(convert(sigma.value), abs(slope(sigma.value)) * sigma.error)
+        for name, (convert, slope) in NOISE_UNITS.items()
+    }
+
+
+def noise(sigma: Measured, name: str = "σ") -> str:
+    """Write a noise level in all its units: ``σ = 2.16 ± 0.01 (t_ou 0.87, ᾱ 0.18, log-SNR -1.54)``."""
+    units = ", ".join(f"{unit} {with_error(value)[0]}" for unit, value in in_units(sigma).items())
+    return f"{name} = {text(sigma)} ({units})"

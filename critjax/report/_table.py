@@ -1,0 +1,177 @@
+"""The result table: quantity, theory, measured, error."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from critjax.report._findings import linear_ratios, settings_of
+from critjax.report._numbers import Measured, curve_at, in_units, plain, read, with_error
+
+
+class Row(NamedTuple):
+    """One line of the table, ready to print."""
+
+    quantity: str
+    theory: str
+    measured: str
+    error: str
+    note: str = ""
+
+
+def _row(quantity: str, theory: float, measured: Measured, note: str = "") -> Row:
+    value, error = with_error(measured)
+    return Row(quantity, plain(theory, 4), value, error, note)
+
+
+def _noise_rows(quantity: str, theory: float, measured: Measured, note: str = "") -> list[Row]:
+    """One critical noise: sigma, then the same in the units of other conventions."""
+    rows = [_row(quantity, theory, measured, note)]
+    predicted, found = in_units(Measured(theory)), in_units(measured)
+    return rows + [_row(f"   as {unit}", predicted[unit].value, found[unit]) for unit in predicted]
+
+
+def table(dataset: xr.Dataset) -> list[Row]:
+    """Return the rows of the result table of a criticality study.
+
+    Example
+    -------
+    >>> _row("critical noise", 9.0, Measured(4.02, 0.03))
+    Row(quantity='critical noise', theory='9.000', measured='4.02', error='0.03', note='')
+    """
+    settings = settings_of(dataset)
+    eta = float(settings.get("eta", 0.0))
+    measured = read(dataset, "critical_sigma_measured")
+    status = "" if read(dataset, "critical_sigma_bare").known else str(dataset.attrs.get("instability_kind", ""))
+    rows = _noise_rows(
+        "critical noise σ_c, softest mode: bare theory", read(dataset, "critical_sigma_bare").value, measured, status
+    )
+    if "critical_sigma_closure" in dataset:
+        rows += _noise_rows(
+            "critical noise, softest mode: Gaussian closure", read(dataset, "critical_sigma_closure").value, measured
+        )
+    if read(dataset, "critical_wavenumber_bare").value > 1e-9:
+        uniform = read(dataset, "critical_sigma_uniform_measured")
+        rows += _noise_rows(
+            "critical noise, uniform mode: bare theory", read(dataset, "critical_sigma_uniform_bare").value, uniform
+        )
+        if "critical_sigma_uniform_closure" in dataset:
+            closure = read(dataset, "critical_sigma_uniform_closure").value
+            rows += _noise_rows("critical noise, uniform mode: Gaussian closure", closure, uniform)
+    rows += _mode_rows(dataset, eta, measured)
+    rows += _mean_field_rows(dataset)
+    for ratio, mean, worst in linear_ratios(dataset):
+        rows.append(
+            _row(
+                f"S(k) over linear theory at σ²/σ_c² = {ratio:g}, ten smallest |k|",
+                1.0,
+                mean,
+                f"farthest from one: {with_error(worst)[0]} ± {with_error(worst)[1]}",
+            )
+        )
+    rows += _length_rows(dataset, measured)
+    return rows
+
+
+def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]:
+    """Wavenumber, frequency, non-reciprocal size and the gap of the mean Jacobian."""
+    wavenumber = read(dataset, "critical_wavenumber_bare").value
+    rows = [
+        _row("critical wavenumber |k_c| (rad per pixel)", wavenumber, read(dataset, "critical_wavenumber_measured"))
+    ]
+    imag, found = read(dataset, "critical_imag_bare").value, read(dataset, "critical_imag_measured")
+    frequency = Measured((1 + eta) * found.value, (1 + eta) * found.error)
+    rows.append(_row("frequency of the softest mode (rad per e-fold of σ)", (1 + eta) * imag, frequency))
+    at = measured.value if measured.known else read(dataset, "critical_sigma_bare").value
+    nonreciprocal, note = Measured(math.nan), ""
+    if "nonreciprocal" in dataset and math.isfinite(at):
+        i = int(np.argmin(np.abs(np.log(dataset["probe_sigma"].values / at))))
+        nonreciprocal = Measured(float(dataset["nonreciprocal"][i]), float(dataset["nonreciprocal_error"][i]))
+        note = f"theory at bare σ_c; measured on the mean Jacobian at σ = {plain(float(dataset['probe_sigma'][i]))}"
+    rows.append(_row("non-reciprocal size of the Jacobian", read(dataset, "nonreciprocal_bare").value, nonreciprocal, note))
+    if "mean_jacobian_softest" in dataset:
+        values = dataset["mean_jacobian_softest"].values
+        best = int(np.nanargmax(values))
+        gap = Measured(1 - float(values[best]), float(dataset["mean_jacobian_softest_error"].values[best]))
+        level = Measured(float(dataset["probe_sigma"].values[best]))
+        units = ", ".join(f"{unit} {plain(v.value)}" for unit, v in in_units(level).items())
+        rows.append(
+            _row("smallest gap of the mean Jacobian, softest mode", math.nan, gap, f"at σ = {plain(level.value)} ({units})")
+        )
+    return rows
+
+
+def _mean_field_rows(dataset: xr.Dataset) -> list[Row]:
+    """The mean-field value, with the spread over random banks, beside this bank's own value."""
+    if "mean_field_squared" not in dataset:
+        return []
+    mean, own = read(dataset, "mean_field_squared").value, read(dataset, "bank_critical_uniform_squared").value
+    spread = read(dataset, "mean_field_squared_spread").value
+    draws = dataset["draw_critical_uniform"].values
+    drawn = f"{len(draws)} drawn: {plain(float(draws.mean()))} ± {plain(float(draws.std(ddof=1)), 2)}"
+    rows = [
+        Row(
+            "mean-field σ_c² of the uniform mode (measured: this bank, bare)",
+            plain(mean, 4),
+            plain(own, 4),
+            plain(spread, 2),
+            f"error: spread over random banks; {drawn}",
+        )
+    ]
+    # The bank's own value is exact; its column of errors holds the spread over banks, in the same units.
+    width = spread / (2 * math.sqrt(mean))
+    units = in_units(Measured(math.sqrt(mean), width))
+    bank = in_units(Measured(math.sqrt(own)) if own > 0 else Measured(math.nan))
+    sigma = math.sqrt(own) if own > 0 else math.nan
+    rows.append(Row("mean-field critical noise σ_c (the same)", plain(math.sqrt(mean), 4), plain(sigma, 4), plain(width, 2)))
+    for unit, value in units.items():
+        rows.append(Row(f"   as {unit}", plain(value.value, 4), plain(bank[unit].value, 4), plain(value.error, 2)))
+    return rows
+
+
+def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
+    """Correlation lengths where the softest mode turns, and at the end."""
+    if "xi_denoised" not in dataset:
+        return []
+    rows = []
+    end = float(dataset["sigma"].values[-1])
+    places = [("at the lowest noise", end)]
+    if measured.known:
+        places.insert(0, ("at the effective critical noise", measured.value))
+    for place, sigma in places:
+        theory = curve_at(dataset, "xi_second_moment_closure", sigma).value
+        rows.append(
+            _row(
+                f"correlation length {place}, second moment of S (px)",
+                theory,
+                curve_at(dataset, "xi_second_moment", sigma),
+                "theory: Gaussian closure" if math.isfinite(theory) else "",
+            )
+        )
+        rows.append(
+            _row(f"correlation length {place}, denoised field, 1/e (px)", math.nan, curve_at(dataset, "xi_denoised", sigma))
+        )
+    return rows
+
+
+def format_table(rows: list[Row]) -> str:
+    """Lay the rows out as aligned text.
+
+    Example
+    -------
+    >>> print(format_table([Row("k_c", "0", "0.1", "0.2")]))
+    quantity  theory  measured  error
+    --------  ------  --------  -----
+    k_c            0       0.1    0.2
+    """
+    header = Row("quantity", "theory", "measured", "error")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(4)]
+    rule = Row(*("-" * width for width in widths))
+    lines = []
+    for row in [header, rule, *rows]:
+        cells = [row[0].ljust(widths[0])] + [row[i].rjust(widths[i]) for i in range(1, 4)]
+        lines.append("  ".join(cells) + (f"   {row.note}" if row.note else ""))
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+r"""Generation: probability flow, reverse SDE and annealed Langevin dynamics along a ladder of noise levels.
+
+In log-noise time tau = -ln sigma (variance-exploding frame) every sampler integrates
+
+.. math:: dx = (1+\eta)(D - x)\,d\tau + \sqrt{2\eta}\,\sigma\,dW_\tau
+
+and may add Langevin corrector steps at fixed noise (THEORY section 1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from critjax._checks import check, check_eta, check_option, check_rank, check_sigmas, is_concrete
+from critjax._typing import Array, DenoiseFn, PRNGKey
+
+
+class Trajectory(NamedTuple):
+    """Saved states of one generated image.
+
+    Attributes
+    ----------
+    sigma : (S,) noise levels of the saved states, the first and the last level always among them.
+    x : (S, H, W, C) noisy images at those levels.
+    denoised : (S, H, W, C) denoiser's output D(x, sigma) there.
+    """
+
+    sigma: Array
+    x: Array
+    denoised: Array
+
+
+def saved_levels(num_steps: int, save_every: int) -> list[int]:
+    """List the indices of the levels that `sample` saves: every ``save_every``-th, and the last."""
+    levels = list(range(0, num_steps + 1, save_every))
+    return levels if levels[-1] == num_steps else [*levels, num_steps]
+
+
+def sample(
+    denoise_fn: DenoiseFn,
+    key: PRNGKey,
+    shape: tuple[int, int, int],
+    sigmas: Array,
+    *,
+    eta: Any = 0.0,
+    solver: str = "heun",
+    langevin_steps: int = 0,
+    langevin_step_size: Any = 0.1,
+    x_init: Array | None = None,
+    save_every: int = 1,
+) -> Trajectory:
+    r"""Generate one image; batch with `jax.vmap` over keys.
+
+    An Euler step from sigma to sigma' has the length ``h = 1 - sigma'/sigma``,
+
+    .. math:: x' = x + (1+\eta)\,h\,(D - x) + \sqrt{\eta(\sigma^2 - \sigma'^2)}\; z,
+
+    the noise having the variance of the integral of :math:`2\eta\sigma^2 d\tau`. Heun averages the drift
+    ``(1+eta)(D - x)/sigma`` over both ends of the step, with the same single increment z added to predictor and
+    result (additive noise). For eta = 0 these are the Euler and Heun steps of dx/dsigma = (x - D)/sigma.
+    After each step ``langevin_steps`` corrections at the new level,
+    ``x <- x + e (D - x) + sqrt(2 e) sigma' z``, e the dimensionless ``langevin_step_size``.
+
+    Parameters
+    ----------
+    denoise_fn : DenoiseFn
+        ``(x (H, W, C), sigma ()) -> (H, W, C)``.
+    key : PRNG key
+        Source of the initial and of all later noise; draws of one key never depend on a batch.
+    shape : (H, W, C)
+        Shape of the image.
+    sigmas : (num + 1,) array
+        Strictly decreasing noise levels, e.g. of `geometric_sigmas`.
+    eta : float
+        Stochasticity >= 0: 0 is the probability-flow ODE, 1 the reverse SDE.
+    solver : "heun" or "euler"
+        Two or one denoiser evaluations a step.
+    langevin_steps : int
+        Corrector steps at every level after the first.
+    langevin_step_size : float
+        e in (0, 2/gap); a linear mode with gap g = 1 - Dhat has stationary S = sigma^2/(g (1 - e g/2)).
+    x_init : (H, W, C) array, optional
+        Noisy image at ``sigmas[0]``; default ``sigmas[0]`` times white noise.
+    save_every : int
+        Save every so many steps (first and last level always).
+
+    Returns
+    -------
+    Trajectory
+        States, denoised images and levels; differentiable end to end.
+
+    Raises
+    ------
+    ValueError
+        On noise levels that are not positive and decreasing, negative eta, an unknown solver or wrong shapes.
+
+    Notes
+    -----
+    Memory: the saved states only. One `lax.scan`; reverse mode stores one state a step and recomputes the inside of
+    the step. Source: Karras et al. 2022, arXiv:2206.00364; THEORY section 1.
+
+    Example
+    -------
+    >>> from critjax import geometric_sigmas, patch_denoiser, two_pattern_bank
+    >>> denoise = patch_denoiser(two_pattern_bank(3))
+    >>> sample(denoise, jax.random.key(0), (8, 8, 1), geometric_sigmas(6.0, 0.1, 20), save_every=5).x.shape
+    (5, 8, 8, 1)
+    """
+    sigmas = jnp.asarray(sigmas)
+    check_sigmas("sigmas", sigmas, minimum=2)
+    check_eta(eta)
+    check_option("solver", solver, ("heun", "euler"))
+    good = isinstance(langevin_steps, int) and langevin_steps >= 0
+    check(good, "langevin_steps", "an integer >= 0", repr(langevin_steps), "0 switches the corrector off")
+    if is_concrete(langevin_step_size):
+        step = float(langevin_step_size)
+        check(0 < step < 2, "langevin_step_size", "a number in (0, 2)", step, "larger steps are unstable")
+    check(isinstance(save_every, int) and save_every >= 1, "save_every", "an integer >= 1", repr(save_every), "use 1")
+    check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
+    if x_init is not None:
+        check_rank("x_init", x_init, "H W C")
+        got = tuple(x_init.shape)
+        check(got == tuple(shape), "x_init", f"shape {tuple(shape)}", f"shape {got}", "pass matching shapes")
+        sigmas = sigmas.astype(x_init.dtype)
+    start_key, noise_key = jax.random.split(key)
+    if x_init is None:
+        x_init = sigmas[0] * jax.random.normal(start_key, tuple(shape), sigmas.dtype)
+    noisy = not is_concrete(eta) or float(eta) > 0
+    eta = jnp.asarray(eta, x_init.dtype)
+    num_steps = sigmas.shape[0] - 1
+
+    def advance(x: Array, index: Array) -> tuple[Array, Array]:
+        sigma, sigma_next = sigmas[index], sigmas[index + 1]
+        step_key, corrector_key = jax.random.split(jax.random.fold_in(noise_key, index))
+        denoised = denoise_fn(x, sigma)
+        # (1 + eta) * (D - x)/sigma is the drift per unit of decreasing sigma.
+        drift = (1 + eta) * (denoised - x) / sigma
+        width = sigma - sigma_next
+        kick = jnp.zeros((), x.dtype)
+        if noisy:
+            kick = jnp.sqrt(eta * width * (sigma + sigma_next)) * jax.random.normal(step_key, x.shape, x.dtype)
+        x_next = x + width * drift + kick
+        if solver == "heun":
+            drift_next = (1 + eta) * (denoise_fn(x_next, sigma_next) - x_next) / sigma_next
+            x_next = x + 0.5 * width * (drift + drift_next) + kick
+        if langevin_steps:
+            amplitude = jnp.sqrt(2 * jnp.asarray(langevin_step_size, x.dtype)) * sigma_next
+
+            def correct(x: Array, number: Array) -> tuple[Array, None]:
+                noise = jax.random.normal(jax.random.fold_in(corrector_key, number), x.shape, x.dtype)
+                return x + langevin_step_size * (denoise_fn(x, sigma_next) - x) + amplitude * noise, None
+
+            x_next, _ = lax.scan(correct, x_next, jnp.arange(langevin_steps))
+        return x_next, denoised
+
+    def block(x: Array, indices: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Take the steps between two saved levels; give the state before them and its denoised image."""
+        x_end, denoised = lax.scan(jax.checkpoint(advance), x, indices)
+        return x_end, (x, denoised[0])
+
+    whole = num_steps // save_every
+    indices = jnp.arange(num_steps)
+    x, (states, denoised) = lax.scan(block, x_init, indices[: whole * save_every].reshape(whole, save_every))
+    if whole * save_every < num_steps:
+        x, (state, estimate) = block(x, indices[whole * save_every :])
+        states, denoised = jnp.concatenate([states, state[None]]), jnp.concatenate([denoised, estimate[None]])
+    levels = jnp.asarray(saved_levels(num_steps, save_every))
+    last = denoise_fn(x, sigmas[-1])
+    return Trajectory(
+        sigmas[levels],
+        jnp.concatenate([states, x[None]]),
+        jnp.concatenate([denoised, last[None]]),
+    )

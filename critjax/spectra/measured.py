@@ -1,0 +1,368 @@
+r"""Symbols measured on any denoiser: by Jacobian-vector products, or by regression on an ensemble.
+
+Three different symbols, never to be mixed (THEORY section 5): the bare one at a homogeneous state (`symbol`),
+that of the mean Jacobian over noisy samples (`rayleigh_quotient`, `measured_symbol`), and the regression
+symbol, which drives the structure factor (`regression_symbol`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Inexact
+
+from critjax._checks import check, check_floating, check_option, check_rank
+from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
+from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to_kernel
+from critjax.spectra.posterior import check_sigma
+
+_EXACT = jax.lax.Precision.HIGHEST
+CENTRES = ("ensemble", "spatial")
+
+
+class MeasuredSymbol(NamedTuple):
+    """Result of `measured_symbol`."""
+
+    symbol: Complex[Array, "H W C C"]
+    """Mean over samples and probes, FFT order."""
+    standard_error: Float[Array, "H W C C"]
+    """Standard error of that mean, sqrt(error of real part^2 + error of imaginary part^2)."""
+
+
+def rayleigh_quotient(
+    denoise_fn: DenoiseFn,
+    x: Float[ArrayLike, "H W C"],
+    sigma: Scalar,
+    wavevector: Float[ArrayLike, "2"],
+    *,
+    polarisation: Inexact[ArrayLike, " C"] | None = None,
+) -> Complex[Array, ""]:
+    r"""Measure a denoiser's response to one plane wave, the diagonal element of its Jacobian.
+
+    .. math:: \lambda = \frac{e^\dagger J e}{e^\dagger e}, \qquad e(j) = a\, e^{i k \cdot j}, \quad J = \partial D / \partial x
+
+    With e = c + i s: Re = (c.Jc + s.Js)/(e.e), Im = (c.Js - s.Jc)/(e.e).
+
+    Parameters
+    ----------
+    denoise_fn : DenoiseFn
+        Any callable ``(x, sigma) -> (H, W, C)`` with forward derivatives.
+    x : float array (H, W, C)
+        Where the Jacobian is taken.
+    sigma : scalar > 0
+        Standard deviation of the noise.
+    wavevector : float array (2,)
+        (k_y, k_x) in rad per pixel, a row of `wavevectors`.
+    polarisation : array (C,), optional
+        The amplitude a of each channel, real or complex, any norm. Default: all channels equal.
+
+    Returns
+    -------
+    complex array ()
+        Equals ``a^dagger Dhat(k) a / a^dagger a`` where D is translation invariant; averaged over x, the same
+        of the mean Jacobian's symbol. NaN for a zero polarisation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes or dtypes.
+
+    Notes
+    -----
+    Two Jacobian-vector products; exact. THEORY section 6.
+
+    Example
+    -------
+    >>> from critjax.closed_form import two_pattern_denoiser
+    >>> lam = rayleigh_quotient(two_pattern_denoiser(3), jnp.zeros((8, 8, 1)), 3.0, jnp.zeros(2))
+    >>> round(float(lam.real), 6)  # P / sigma^2
+    1.0
+    """
+    x, sigma = _inputs(x, sigma)
+    height, width, channels = x.shape
+    amplitude = jnp.ones((channels,), x.dtype) if polarisation is None else jnp.asarray(polarisation)
+    got = f"shape {amplitude.shape}"
+    check(
+        amplitude.shape == (channels,),
+        "polarisation",
+        f"shape ({channels},)",
+        got,
+        "pass one value per channel",
+    )
+    wave = plane_wave((height, width), jnp.asarray(wavevector).astype(x.dtype))[..., None] * amplitude
+    cosine, sine = wave.real.astype(x.dtype), wave.imag.astype(x.dtype)
+    response = _responses(denoise_fn, x, sigma, jnp.stack([cosine, sine]))
+    result = response[0] + 1j * response[1]
+    return jnp.sum(jnp.conj(wave) * result) / jnp.sum(jnp.abs(wave) ** 2)
+
+
+def _inputs(x: Any, sigma: Any) -> tuple[Array, Array]:
+    check_floating("x", x)
+    check_rank("x", x, "H W C")
+    check_sigma(sigma)
+    x = jnp.asarray(x)
+    return x, jnp.asarray(sigma).astype(x.dtype)
+
+
+def _responses(denoise_fn: DenoiseFn, x: Array, sigma: Array, tangents: Array) -> Array:
+    """Return J v for each tangent (num, H, W, C), in at least float32; the primal pass is shared."""
+
+    def response(tangent: Array) -> Array:
+        return jax.jvp(lambda y: denoise_fn(y, sigma), (x,), (tangent,))[1]
+
+    out = jax.vmap(response)(tangents)
+    check(
+        out.shape == tangents.shape,
+        "denoise_fn",
+        f"results of shape {x.shape}",
+        f"shape {out.shape[1:]}",
+        "fix it",
+    )
+    return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+
+
+def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple[Array, Array]:
+    r"""Draw a real field with ``|z_k|^2 = N`` at every wavevector and independent uniform phases.
+
+    Parameters
+    ----------
+    key : PRNG key
+        Source of the phases.
+    grid : (H, W)
+        Static grid.
+    dtype
+        Floating dtype.
+
+    Returns
+    -------
+    tuple of arrays (H, W)
+        The field, of mean square one, and its transform z_k = conj(z_-k); at self-conjugate k the phase is +1
+        or -1.
+
+    Notes
+    -----
+    The phases are those of white noise: uniform, independent and Hermitian by construction.
+
+    Example
+    -------
+    >>> z, z_hat = random_phase_field(jax.random.key(0), (4, 5), jnp.float32)
+    >>> bool(jnp.allclose(jnp.abs(jnp.fft.fft2(z)) ** 2, 20.0, rtol=1e-4))
+    True
+    """
+    noise = fft2(jax.random.normal(key, grid, dtype))
+    size = jnp.abs(noise)
+    # White noise has no zero mode amplitude except with probability zero; then the phase is arbitrary.
+    phase = jnp.where(size > 0, noise / jnp.where(size > 0, size, 1), 1)
+    z_hat = phase * float(np.sqrt(np.prod(grid)))
+    return ifft2(z_hat, real=True), z_hat
+
+
+def measured_symbol(
+    denoise_fn: DenoiseFn,
+    x: Float[ArrayLike, "*samples H W C"],
+    sigma: Scalar,
+    key: PRNGKey,
+    *,
+    num_probes: int,
+    batch_size: int | None = None,
+) -> MeasuredSymbol:
+    r"""Measure the symbol of a denoiser's mean Jacobian at all wavevectors by random-phase probes.
+
+    .. math:: \lambda_{ab}(k) = \langle \overline{z_k} (J z^{(b)})_{a,k} \rangle / N, \qquad |z_k|^2 = N
+
+    where :math:`z^{(b)}` is the probe z in channel b and zero in the others.
+
+    Parameters
+    ----------
+    denoise_fn : DenoiseFn
+        Any callable ``(x, sigma) -> (H, W, C)`` with forward derivatives.
+    x : float array (H, W, C) or (B, H, W, C)
+        Where the Jacobian is taken; samples are averaged over.
+    sigma : scalar > 0
+        Standard deviation of the noise.
+    key : PRNG key
+        Every sample and probe draws its own phases.
+    num_probes : int
+        Probes per sample, at least 2 for a single image.
+    batch_size : int, optional
+        Samples evaluated together. Default one.
+
+    Returns
+    -------
+    MeasuredSymbol
+        ``symbol`` (H, W, C, C) complex, FFT order, with the symbol's sign: ``J e_k = lambda(k) e_k`` where D
+        is translation invariant. ``standard_error`` (H, W, C, C): over samples for a batch (B >= 2), which
+        includes the probes' own; over probes, given x, for a single image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, dtypes, or too few probes for an error.
+
+    Notes
+    -----
+    Unbiased. B * num_probes * C Jacobian-vector products. Zero variance where J is translation invariant;
+    otherwise the variance per probe is ``sum_{k'} |J_kk'|^2 / N`` over the other wavevectors. THEORY section
+    6.
+
+    Example
+    -------
+    >>> from critjax.closed_form import gaussian_denoiser
+    >>> denoise = gaussian_denoiser(jnp.zeros((4, 6, 1)), jnp.full((4, 6), 3.0))
+    >>> lam, error = measured_symbol(denoise, jnp.ones((4, 6, 1)), 1.0, jax.random.key(0), num_probes=2)
+    >>> print(round(float(lam[1, 2, 0, 0].real), 5), bool(error.max() < 1e-5))
+    0.75 True
+    """
+    check_floating("x", x)
+    x = jnp.asarray(x)
+    check(x.ndim in (3, 4), "x", "shape (H, W, C) or (B, H, W, C)", f"shape {x.shape}", "add or drop axes")
+    samples = x[None] if x.ndim == 3 else x
+    _, sigma = _inputs(samples[0], sigma)
+    num_samples, height, width, channels = samples.shape
+    least = 2 if num_samples == 1 else 1
+    good = isinstance(num_probes, (int, np.integer)) and num_probes >= least
+    advice = "one probe of one image has no standard error"
+    check(good, "num_probes", f"an integer >= {least}", repr(num_probes), advice)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+    def probe(image: Array, key: PRNGKey) -> Array:
+        z, z_hat = random_phase_field(key, (height, width), dtype)
+        tangents = z[None, :, :, None] * jnp.eye(channels, dtype=dtype)[:, None, None, :]
+        response = _responses(denoise_fn, image, sigma, tangents.astype(image.dtype))
+        response_hat = fft2(jnp.moveaxis(response, 0, -1))
+        return jnp.conj(z_hat)[..., None, None] * response_hat / (height * width)
+
+    def sample(data: tuple[Array, PRNGKey]) -> tuple[Array, Array]:
+        image, key = data
+        values = jax.lax.map(lambda k: probe(image, k), jax.random.split(key, num_probes))
+        return _mean_and_error(values)
+
+    keys = jax.random.split(key, num_samples)
+    means, errors = jax.lax.map(sample, (samples, keys), batch_size=batch_size)
+    if num_samples == 1:
+        return MeasuredSymbol(means[0], errors[0])
+    return MeasuredSymbol(*_mean_and_error(means))
+
+
+def _mean_and_error(values: Array) -> tuple[Array, Array]:
+    """Return the mean over the leading axis and its standard error; NaN for a single value."""
+    count = values.shape[0]
+    mean = jnp.mean(values, axis=0)
+    if count == 1:
+        return mean, jnp.full(mean.shape, jnp.nan, mean.real.dtype)
+    return mean, jnp.sqrt(jnp.sum(jnp.abs(values - mean) ** 2, axis=0) / (count - 1) / count)
+
+
+def regression_symbol(
+    x: Float[ArrayLike, "B H W C"],
+    denoised: Float[ArrayLike, "B H W C"],
+    *,
+    centre: str = "ensemble",
+    window: int | None = None,
+) -> Complex[Array, "H W C C"]:
+    r"""Estimate the symbol that drives the structure factor, by regression of D on x.
+
+    .. math:: \lambda(k) = \langle D_k x_k^\dagger \rangle \langle x_k x_k^\dagger \rangle^{-1}
+
+    Parameters
+    ----------
+    x, denoised : float arrays (B, H, W, C)
+        Noisy images of one noise level and their denoised images; B > C samples.
+    centre : "ensemble" or "spatial"
+        Subtract the mean over samples at every pixel, or over samples and pixels (less noisy, for
+        translation- invariant ensembles). Never the mean of each sample, which would remove k = 0.
+    window : int, optional
+        Project on kernels of this size: p for a patch model with centre readout, 2p - 1 with average readout,
+        where it only cuts sampling noise. Default: none, as for networks and whenever an identity is tested.
+
+    Returns
+    -------
+    complex array (H, W, C, C)
+        FFT order; a ratio of means, not a mean of ratios.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong or unequal shapes, too few samples, an unknown centre, or a window that does not fit.
+
+    Notes
+    -----
+    B FFTs; consistent, with bias of order 1/B. For Gaussian x equal to the mean Jacobian's symbol (Stein);
+    beyond, a different quantity. THEORY section 5.
+
+    Example
+    -------
+    >>> x = jax.random.normal(jax.random.key(0), (5, 4, 6, 1))
+    >>> print(round(float(regression_symbol(x, 0.5 * x)[1, 2, 0, 0].real), 6))
+    0.5
+    """
+    for name, value in (("x", x), ("denoised", denoised)):
+        check_floating(name, value)
+        check_rank(name, value, "B H W C")
+    same = tuple(x.shape) == tuple(denoised.shape)
+    check(
+        same,
+        "denoised",
+        f"shape {tuple(x.shape)}, that of x",
+        f"shape {tuple(denoised.shape)}",
+        "pair them up",
+    )
+    check_option("centre", centre, CENTRES)
+    count, height, width, channels = x.shape
+    # C channels need C independent fluctuations per mode, and the mean has used up one sample.
+    check(count > channels, "x", f"at least {channels + 1} samples", count, "draw more samples")
+    axes = 0 if centre == "ensemble" else (0, 1, 2)
+
+    def transform(field: ArrayLike) -> Array:
+        field = jnp.asarray(field)
+        field = field.astype(jnp.promote_types(field.dtype, jnp.float32))
+        return jnp.fft.fft2(field - jnp.mean(field, axis=axes), axes=(1, 2))
+
+    x_hat, d_hat = transform(x), transform(denoised)
+    cross = jnp.einsum("nhwa,nhwb->hwab", d_hat, jnp.conj(x_hat), precision=_EXACT)
+    power = jnp.einsum("nhwa,nhwb->hwab", x_hat, jnp.conj(x_hat), precision=_EXACT)
+    if channels == 1:
+        result = cross / power.real
+    else:
+        # L P = R is solved as P^T L^T = R^T.
+        solved = jnp.linalg.solve(jnp.swapaxes(power, -1, -2), jnp.swapaxes(cross, -1, -2))
+        result = jnp.swapaxes(solved, -1, -2)
+    return result if window is None else project_symbol(result, window)
+
+
+def project_symbol(symbol: Inexact[ArrayLike, "H W C C"], window: int) -> Complex[Array, "H W C C"]:
+    r"""Project a symbol on those of kernels supported on a window.
+
+    Parameters
+    ----------
+    symbol : array (H, W, C, C)
+        FFT order.
+    window : int
+        Window size p <= min(H, W); offsets ``-((p-1)//2) ... p//2``.
+
+    Returns
+    -------
+    complex array (H, W, C, C)
+        The nearest such symbol in the mean square over k; it belongs to a real kernel. Idempotent.
+
+    Raises
+    ------
+    ValueError
+        If the rank is wrong or the window does not fit.
+
+    Notes
+    -----
+    Two FFTs; exact. Cuts white sampling noise by the factor p / sqrt(H W). THEORY section 5.
+
+    Example
+    -------
+    >>> noisy = jax.random.normal(jax.random.key(0), (8, 8, 1, 1))
+    >>> once = project_symbol(noisy, 3)
+    >>> bool(jnp.allclose(project_symbol(once, 3), once, atol=1e-6))
+    True
+    """
+    height, width = np.shape(symbol)[:2]
+    return kernel_to_symbol(symbol_to_kernel(symbol, window), (height, width))

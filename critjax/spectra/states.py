@@ -1,0 +1,213 @@
+r"""Homogeneous states: the constant image that generation follows while no structure has appeared.
+
+On constant images the sampler's mean obeys ``dm/dtau = (1+eta) (D(m) - m)``, tau = -ln sigma (THEORY section
+3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Inexact
+
+from critjax._checks import check, check_eta, check_sigmas, is_concrete
+from critjax._typing import Array, ArrayLike, Float, Scalar
+from critjax.banks import PatchBank
+from critjax.spectra.eigenvalues import growth_rate
+from critjax.spectra.kernels import Bank, uniform_response, uniform_symbol
+from critjax.spectra.posterior import check_bank, check_state, posterior_moments, working_dtype
+
+# With eta = inf the state relaxes at fixed noise in pseudo-time steps of these lengths, in e-folds: the first
+# is a cautious step of the flow, the last ones are Newton's method in all but name.
+_RELAXATION_STEPS = (4.0, 64.0, 1024.0, 16384.0)
+
+
+def _exponential_step(jacobian: Array, rate: Array, drift: Array, step: Any) -> Array:
+    """Integrate ``du/ds = J u + f + s v``, u(0) = 0, over ``step``, exactly, by one matrix exponential."""
+    channels = rate.shape[0]
+    system = jnp.zeros((channels + 2, channels + 2), rate.dtype)
+    system = system.at[:channels, :channels].set(jacobian)
+    system = system.at[:channels, channels].set(drift).at[:channels, channels + 1].set(rate)
+    system = system.at[channels, channels + 1].set(1)
+    return jax.scipy.linalg.expm(step * system)[:channels, channels + 1]
+
+
+def _without_rounding(rate: Array, scale: Array) -> Array:
+    """Replace a difference of rounded numbers by zero, keeping its derivatives.
+
+    A symmetric bank has D(0) = 0, in floating point up to rounding; below sigma_c that residue would grow
+    exponentially and leave a state that the exact dynamics never leaves.
+    """
+    noise = 16 * jnp.finfo(rate.dtype).eps * scale
+    return rate - jax.lax.stop_gradient(jnp.where(jnp.abs(rate) < noise, rate, 0))
+
+
+def homogeneous_state(
+    bank: Bank,
+    sigmas: Float[ArrayLike, " num"],
+    *,
+    eta: Scalar = 0.0,
+    readout: str = "centre",
+    num_substeps: int = 4,
+    block_size: int | None = None,
+) -> Float[Array, "num C"]:
+    r"""Follow the homogeneous state of a bank down a noise ladder.
+
+    .. math:: \frac{dm}{d\tau} = (1 + \eta) (D(m, \sigma) - m), \qquad \tau = -\ln \sigma
+
+    Parameters
+    ----------
+    bank : PatchBank or ImageBank
+        Positions "all" or "interior".
+    sigmas : float array (num,)
+        Strictly decreasing noise levels. The state starts at the first as the bank's mean, which is exact for
+        sigma -> infinity: choose sigmas[0] well above the patches' norm differences.
+    eta : scalar >= 0, or ``inf``
+        Stochasticity. Infinity (static) gives the fixed point D(m) = m at every level, reached from the level
+        before.
+    readout : "centre" or "average"
+        As for `response_kernel`; also which mean the state starts from.
+    num_substeps : int
+        Passes over the bank between two levels.
+    block_size : int, optional
+        Patches or images per block.
+
+    Returns
+    -------
+    float array (num, C)
+        m(sigma) in image units; zero throughout for a bank symmetric under negation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bank without a common posterior, a bad ladder, eta or number of substeps.
+
+    Notes
+    -----
+    ``num_substeps`` exponential Rosenbrock-Euler steps per level, equal in ln sigma, each from one pass over
+    the bank, which yields D, dD/dm and dD/dtau at once. Second order; exact for linear dynamics, hence stable
+    for any eta. With eta = inf the same step at fixed sigma with pseudo-times 4, 64, 1024, 16384, 16384, ...
+    e-folds, which turns into Newton's method; where the flow is unstable the step is cut to two of its own
+    e-folds. Drifts below the rounding error of D are set to zero, so that a symmetric state stays symmetric.
+    Where `homogeneous_growth_rate` is positive the state is unstable: generation has left it. Differentiable
+    with respect to the bank. THEORY section 3; Hochbruck & Ostermann 2010, Acta Numerica 19, 209.
+
+    Example
+    -------
+    >>> from critjax.banks import PatchBank
+    >>> bank = PatchBank(jnp.array([1.0, -0.5]).reshape(2, 1, 1, 1))
+    >>> print(homogeneous_state(bank, jnp.array([100.0, 1.0]))[0])
+    [0.25]
+    """
+    check_bank(bank, readout)
+    check_sigmas("sigmas", sigmas)
+    adiabatic = is_concrete(eta) and np.ndim(eta) == 0 and bool(np.isposinf(float(eta)))
+    if not adiabatic:
+        check_eta(eta)
+    good = isinstance(num_substeps, (int, np.integer)) and num_substeps >= 1
+    check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "more steps follow faster changes")
+    dtype = working_dtype(bank)
+    levels = jnp.asarray(sigmas).astype(dtype)
+    zero = check_state(bank, None)
+    start = posterior_moments(
+        bank, levels[0], zero, readout=readout, uniform=True, prior_only=True, block_size=block_size
+    ).first
+    scale = jnp.max(jnp.abs(bank.patches if isinstance(bank, PatchBank) else bank.images)).astype(dtype)
+    identity = jnp.eye(bank.channels, dtype=dtype)
+
+    def response(state: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        value, slope, drift = uniform_response(bank, sigma, state, readout=readout, block_size=block_size)
+        return _without_rounding(value - state, scale), slope - identity, drift
+
+    def relax(state: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
+        sigma, step = data
+        rate, jacobian, drift = response(state, sigma)
+        # The numerical range bounds every growth rate.
+        fastest = jnp.max(jnp.linalg.eigvalsh(jax.lax.stop_gradient(jacobian + jacobian.T) / 2))
+        step = jnp.minimum(step, 2 / jnp.maximum(fastest, 2 / step))
+        state = state + _exponential_step(jacobian, rate, jnp.zeros_like(drift), step)
+        return state, state
+
+    def advance(state: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
+        sigma, step = data
+        rate, jacobian, drift = response(state, sigma)
+        speed = 1 + jnp.asarray(eta).astype(dtype)
+        state = state + _exponential_step(speed * jacobian, speed * rate, speed * drift, step)
+        return state, state
+
+    num = levels.shape[0]
+    if adiabatic:
+        last = len(_RELAXATION_STEPS) - 1
+        lengths = [_RELAXATION_STEPS[min(j, last)] for j in range(num_substeps)]
+        lengths = jnp.tile(jnp.asarray(lengths, dtype), num)
+        _, path = jax.lax.scan(relax, start, (jnp.repeat(levels, num_substeps), lengths))
+        return path[num_substeps - 1 :: num_substeps]
+    if num == 1:
+        return start[None]
+    steps = -jnp.diff(jnp.log(levels)) / num_substeps
+    within = jnp.arange(num_substeps, dtype=dtype)
+    fine = levels[:-1, None] * jnp.exp(-steps[:, None] * within)
+    _, path = jax.lax.scan(advance, start, (fine.reshape(-1), jnp.repeat(steps, num_substeps)))
+    return jnp.concatenate([start[None], path[num_substeps - 1 :: num_substeps]])
+
+
+def homogeneous_growth_rate(
+    bank: Bank,
+    sigmas: Float[ArrayLike, " num"],
+    states: Float[ArrayLike, "num C"],
+    *,
+    eta: Scalar = 0.0,
+    frame: str = "ve",
+    readout: str = "centre",
+    block_size: int | None = None,
+) -> Float[Array, " num"]:
+    r"""Compute the growth rate of uniform perturbations of the homogeneous state: is it stable?
+
+    .. math:: \Gamma(0, \sigma) = (1 + \eta) (\max \mathrm{Re\,eig}\, \hat D(0, \sigma) - 1)
+
+    Parameters
+    ----------
+    bank, sigmas, readout, block_size
+        As for `homogeneous_state`.
+    states : float array (num, C)
+        Its result.
+    eta, frame
+        As for `growth_rate`.
+
+    Returns
+    -------
+    float array (num,)
+        Positive where the state is unstable; symbols from there on describe a state that generation has left.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `homogeneous_state`, and if ``states`` does not match.
+
+    Notes
+    -----
+    One pass over the bank for all levels. THEORY section 3.
+
+    Example
+    -------
+    >>> from critjax.banks import two_pattern_bank
+    >>> sigmas = jnp.array([6.0, 3.0, 1.5])
+    >>> print(homogeneous_growth_rate(two_pattern_bank(3), sigmas, jnp.zeros((3, 1))))
+    [-0.75  0.    3.  ]
+    """
+    check_bank(bank, readout)
+    check_sigmas("sigmas", sigmas)
+    dtype = working_dtype(bank)
+    levels, values = jnp.asarray(sigmas).astype(dtype), jnp.asarray(states, dtype)
+    wanted = (levels.shape[0], bank.channels)
+    check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
+
+    def rate(sigma: Array, state: Array) -> Array:
+        matrix: Inexact[Array, "1 1 C C"]
+        matrix = uniform_symbol(bank, sigma, state=state, readout=readout, block_size=block_size)[None, None]
+        return growth_rate(matrix, sigma, eta=eta, frame=frame)[0, 0]
+
+    return jax.vmap(rate)(levels, values)

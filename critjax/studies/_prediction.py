@@ -1,0 +1,366 @@
+"""What theory says before anything is simulated: the bank, its symbols, critical points and structure factors."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check
+from critjax._typing import Array, SymbolFn
+from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
+from critjax.closed_form import gaussian_symbol, image_spectrum
+from critjax.fluctuations import gaussian_closure, linear_structure_factor
+from critjax.fourier import kernel_offsets, radial_shells, symbol_to_kernel, wavevectors
+from critjax.noise import frame_correction, geometric_sigmas
+from critjax.observables import second_moment_length
+from critjax.patch_score import patch_denoiser
+from critjax.spectra import (
+    CriticalPoint,
+    bank_symbol_fn,
+    critical_point,
+    growth_rate,
+    homogeneous_state,
+    instability_kind,
+    leading_eigenvalue,
+    mean_field_critical_sigma,
+    nonreciprocal_fraction,
+)
+from critjax.studies._ensemble import low_mode_groups, shells
+from critjax.studies._settings import CriticalitySettings, ladder_ends
+
+Variables = dict[str, tuple[tuple[str, ...], Any]]
+_SCAN_LEVELS = 96
+
+
+class Problem(NamedTuple):
+    """A bank on a grid."""
+
+    bank: PatchBank | ImageBank
+    grid: tuple[int, int]
+    channels: int
+    symmetric: bool
+    """The bank equals its negative, so that zero is its homogeneous state."""
+    images: Any
+    """Training images (N, H, W, C), or None."""
+    description: str
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches that compete in the posterior."""
+        if isinstance(self.bank, PatchBank):
+            return self.bank.patches.shape[0]
+        count, height, width, _ = self.bank.images.shape
+        lost = 0 if self.bank.positions == "all" else self.bank.size - 1
+        return count * (height - lost) * (width - lost)
+
+
+def bank_key(seed: int) -> Array:
+    """Key of the random bank: the seed itself, so that ``random_pattern_bank(jax.random.key(seed), ...)`` is it."""
+    return jax.random.key(seed)
+
+
+def build_problem(settings: CriticalitySettings) -> Problem:
+    """Build or load the bank of resolved settings.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If images cannot be read, do not fit the window, or the window does not fit the grid.
+    """
+    dtype = jnp.dtype(settings.precision)
+    size = settings.size or 1
+    if settings.uses_images:
+        from critjax.data import load_dataset  # loads the embedded images: only when they are asked for
+
+        found = load_dataset(
+            settings.bank,
+            num_images=settings.num_images,
+            classes=settings.classes,
+            value_range=settings.value_range,
+        )
+        images = np.asarray(found.images, dtype)
+        bank = ImageBank(images, size, positions=settings.positions)
+        count, height, width, channels = images.shape
+        text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {size}"
+        return Problem(bank, (height, width), channels, False, images, text)
+    grid = settings.grid or (64, 64)
+    advice = "choose a larger --grid or a smaller --size"
+    check(size <= min(grid), "size", f"a window that fits the {grid[0]} x {grid[1]} grid", size, advice)
+    if settings.bank == "random-pattern":
+        bank = random_pattern_bank(bank_key(settings.seed), size, settings.num_random, dtype=dtype)
+        text = f"{settings.num_random} random +-1 patterns, their negatives and the pair +-1, p = {size}"
+    elif settings.bank == "two-pattern":
+        bank, text = two_pattern_bank(size, dtype=dtype), f"the two constant patches +1 and -1, p = {size}"
+    else:
+        bank = stripe_bank(size, settings.wavelength, dtype=dtype)
+        text = f"stripes of wavelength {settings.wavelength:g}, p = {size}"
+    return Problem(bank, grid, 1, True, None, text)
+
+
+def _largest_sigma(problem: Problem) -> float:
+    """Bound the bare critical noise: sum_r |Cov(phi(0), phi(r))| <= P C max |phi - centre|^2."""
+    data = problem.images if problem.images is not None else problem.bank.patches
+    data = np.asarray(data)
+    centre = 0.0 if problem.symmetric else data.mean((0, 1, 2))
+    bound = problem.bank.size * np.sqrt(problem.channels) * np.abs(data - centre).max()
+    return float(1.2 * bound) or 1.0
+
+
+def make_symbol_fn(problem: Problem, scan: Array, eta: float) -> tuple[SymbolFn, Array]:
+    """Return the bare symbol along the homogeneous state, valid on the range of ``scan``, and the states there.
+
+    The states start a little above the scan, so that every level of it lies inside.
+    """
+    if problem.symmetric:
+        return bank_symbol_fn(problem.bank, problem.grid), jnp.zeros((len(scan), problem.channels), scan.dtype)
+    levels = jnp.concatenate([4 * scan[:1], 1.01 * scan[:1], scan[1:-1], 0.99 * scan[-1:]])
+    states = jax.jit(lambda levels: homogeneous_state(problem.bank, levels, eta=eta))(levels)
+    return bank_symbol_fn(problem.bank, problem.grid, sigmas=levels, states=states), states
+
+
+def _stiffness(kernel: Array) -> Array:
+    """K = (1/2) sum_r g(r) r_a^2, averaged over the two axes."""
+    offsets = kernel_offsets(kernel.shape[:2], dtype=kernel.dtype)
+    return (kernel[..., 0, 0] * (offsets**2).sum(-1)).sum() / 4
+
+
+def _equilibrium_lengths(modes: Array, size: int) -> Array:
+    """sqrt(K/|1 - lambda(0)|) of symbols (L, H, W); NaN for K <= 0."""
+
+    def length(one: Array) -> Array:
+        stiffness = _stiffness(symbol_to_kernel(one[..., None, None], size))
+        positive = jnp.sqrt(jnp.abs(stiffness / (1 - one[0, 0].real)))
+        return jnp.where(stiffness > 0, positive, jnp.nan)
+
+    return jax.lax.map(length, modes)
+
+
+def _shell_maximum(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Largest value in each shell, (L, H, W) -> (L, S)."""
+    index = np.asarray(radial_shells(grid).index)
+    return np.stack([values[:, index == s].max(1) for s in range(int(index.max()) + 1)], axis=1)
+
+
+class Prediction(NamedTuple):
+    """Theory of one problem."""
+
+    sigmas: Array
+    symbol_fn: SymbolFn
+    softest: tuple[int, int]
+    """Full-plane index of the softest mode."""
+    threshold: np.ndarray
+    """Real part of the symbol at which a mode neither grows nor decays in the chosen frame, per level."""
+    variables: Variables
+    attributes: dict[str, Any]
+
+
+def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
+    """Compute everything linear theory says; a few seconds, most of them compilation."""
+    grid, eta, frame, dtype = problem.grid, settings.eta, settings.frame, jnp.dtype(settings.precision)
+    top = max(_largest_sigma(problem), settings.sigma_max or 0.0)
+    bottom = min(0.02 * top, settings.sigma_min or np.inf, 0.05 if settings.uses_images else np.inf)
+    scan = geometric_sigmas(top, bottom, _SCAN_LEVELS - 1, dtype=dtype)
+    symbol_fn, _ = make_symbol_fn(problem, scan, eta)
+
+    @jax.jit
+    def points(scan: Array) -> tuple[CriticalPoint, CriticalPoint, CriticalPoint]:
+        ve = critical_point(symbol_fn, scan, eta=eta, frame="ve")
+        chosen = ve if frame == "ve" else critical_point(symbol_fn, scan, eta=eta, frame=frame)
+        uniform = critical_point(lambda s: symbol_fn(s)[:1, :1], scan, eta=eta, frame=frame)
+        return ve, chosen, uniform
+
+    ve, chosen, uniform = points(scan)
+    high, low = ladder_ends(settings, float(ve.sigma), top)
+    sigmas = geometric_sigmas(high, low, (settings.num_levels or 2) - 1, dtype=dtype)
+    softest, vector = _softest_mode(problem, (chosen, ve), symbol_fn, sigmas)
+    low_weights = jnp.asarray(low_mode_groups(grid)[1], dtype)
+
+    @jax.jit
+    def along(sigmas: Array, at: Array) -> dict[str, Array]:
+        symbols = jax.lax.map(symbol_fn, sigmas)
+        modes = leading_eigenvalue(symbols)
+        linear = linear_structure_factor(symbol_fn, sigmas, eta=eta)
+        power = jnp.trace(linear, axis1=-2, axis2=-1).real / problem.channels
+        low = jnp.einsum("ghw,lhw->lg", low_weights, power[..., : grid[1] // 2 + 1], precision="highest")
+        special = symbol_fn(at)
+        return {
+            "rates": jax.vmap(lambda s, level: growth_rate(s, level, eta=eta, frame=frame))(symbols, sigmas),
+            "modes": modes,
+            "shells": shells(modes.real, grid[1]),
+            "linear": shells(power, grid[1]),
+            "low": low / low[0],
+            "xi": jax.lax.map(second_moment_length, power),
+            "xi_eq": _equilibrium_lengths(modes, problem.bank.size),
+            "imag": leading_eigenvalue(special[softest]).imag,
+            "nonreciprocal": nonreciprocal_fraction(special),
+        }
+
+    # Without a critical point, what is said "there" is said at the middle of the ladder.
+    at = chosen.sigma if np.isfinite(float(chosen.sigma)) else sigmas[len(sigmas) // 2]
+    found = jax.tree.map(np.asarray, along(sigmas, jnp.asarray(at, dtype)))
+    by_sigma, by_shell = ("sigma",), ("sigma", "wavenumber")
+    threshold = 1 - np.asarray(frame_correction(sigmas, frame), np.float64) / (1 + eta)
+    at_softest = found["modes"][:, softest[0], softest[1]]
+    variables: Variables = {
+        "growth_rate": (by_shell, _shell_maximum(found["rates"], grid)),
+        "lambda_bare": (by_shell, found["shells"]),
+        "lambda_bare_softest": (by_sigma, at_softest.real),
+        "lambda_bare_softest_imag": (by_sigma, at_softest.imag),
+        "lambda_bare_uniform": (by_sigma, found["modes"].real[:, 0, 0]),
+        "structure_factor_linear": (by_shell, found["linear"]),
+        "low_growth_linear": (("sigma", "low_mode"), found["low"]),
+        "xi_eq_bare": (by_sigma, found["xi_eq"]),
+        "xi_second_moment_linear": (by_sigma, found["xi"]),
+        "threshold": (by_sigma, threshold),
+    }
+    for name, value in {
+        "critical_sigma_bare": chosen.sigma,
+        "critical_sigma_bare_ve": ve.sigma,
+        "critical_sigma_uniform_bare": uniform.sigma,
+        "critical_wavenumber_bare": np.hypot(*vector),
+        "critical_imag_bare": found["imag"],
+        "nonreciprocal_bare": found["nonreciprocal"],
+        "num_patches": problem.num_patches,
+    }.items():
+        variables[name] = ((), np.float64(value))
+    attributes = {
+        "bank_description": problem.description,
+        "instability_kind": instability_kind(chosen),
+        "instability_kind_ve": instability_kind(ve),
+        "softest_wavevector": [float(k) for k in vector],
+    }
+    return Prediction(sigmas, symbol_fn, softest, threshold, variables, attributes)
+
+
+def _softest_mode(
+    problem: Problem, candidates: tuple[CriticalPoint, ...], symbol_fn: SymbolFn, sigmas: Array
+) -> tuple[tuple[int, int], np.ndarray]:
+    """Return index and wavevector of the softest mode: of the first critical point there is.
+
+    Without one it is the mode whose symbol is largest anywhere on the ladder.
+    """
+    vectors = np.asarray(wavevectors(problem.grid), np.float64)
+    for point in candidates:
+        if np.isfinite(float(point.sigma)):
+            row, column = np.argwhere(np.asarray(point.modes))[0]
+            return (int(row), int(column)), vectors[row, column]
+    scan = jax.jit(lambda levels: jax.lax.map(lambda s: leading_eigenvalue(symbol_fn(s)).real, levels))
+    values = np.asarray(scan(sigmas))
+    _, row, column = np.unravel_index(int(np.argmax(values)), values.shape)
+    return (int(row), int(column)), vectors[row, column]
+
+
+def closure_prediction(
+    problem: Problem, settings: CriticalitySettings, prediction: Prediction, key: Array
+) -> Variables:
+    """Solve the Gaussian closure on the study's own ladder."""
+    grid, sigmas = problem.grid, prediction.sigmas
+    denoise = patch_denoiser(problem.bank)
+    mean = None if problem.images is None else jnp.asarray(problem.images.mean((0, 1, 2)))
+
+    @jax.jit
+    def solve(key: Array):
+        result = gaussian_closure(
+            denoise,
+            key,
+            sigmas,
+            grid,
+            eta=settings.eta,
+            num_samples=settings.closure_samples or 2,
+            window=problem.bank.size,
+            mean=mean,
+            channels=problem.channels,
+        )
+        modes = leading_eigenvalue(result.symbol)
+        power = jnp.trace(result.structure_factor, axis1=-2, axis2=-1).real / problem.channels
+        return (
+            modes.real,
+            modes[:, prediction.softest[0], prediction.softest[1]],
+            shells(power, grid[1]),
+            jax.lax.map(second_moment_length, power),
+            _equilibrium_lengths(modes, problem.bank.size),
+        )
+
+    modes, softest, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
+    return {
+        "lambda_closure": (("sigma", "wavenumber"), np.asarray(shells(jnp.asarray(modes), grid[1]))),
+        "lambda_closure_softest": (("sigma",), softest.real),
+        "lambda_closure_uniform": (("sigma",), modes[:, 0, 0]),
+        "structure_factor_closure": (("sigma", "wavenumber"), power),
+        "xi_second_moment_closure": (("sigma",), xi),
+        "xi_eq_closure": (("sigma",), xi_eq),
+        "critical_sigma_closure": ((), crossing(np.asarray(sigmas), softest.real, prediction.threshold)),
+        "critical_sigma_uniform_closure": (
+            (),
+            crossing(np.asarray(sigmas), modes[:, 0, 0], prediction.threshold),
+        ),
+        "critical_imag_closure": (
+            (),
+            np.interp(
+                -np.log(crossing(np.asarray(sigmas), softest.real, prediction.threshold)),
+                -np.log(np.asarray(sigmas)),
+                softest.imag,
+            ),
+        ),
+    }
+
+
+def crossing(sigmas: np.ndarray, curve: np.ndarray, threshold: np.ndarray) -> float:
+    """Return sigma where a curve first reaches the threshold on the way down; NaN if it does not or starts above."""
+    offset = np.asarray(curve) - threshold
+    passed = np.flatnonzero(offset >= 0)
+    if passed.size == 0 or passed[0] == 0:
+        return float("nan")
+    i = passed[0] - 1
+    share = offset[i] / (offset[i] - offset[i + 1])
+    return float(np.exp(np.log(sigmas[i]) + share * np.log(sigmas[i + 1] / sigmas[i])))
+
+
+def null_model(problem: Problem, prediction: Prediction) -> Variables:
+    """Symbols of the Gaussian with the training images' spectrum; nothing for pattern banks."""
+    if problem.images is None:
+        return {}
+    null_fn = gaussian_symbol(image_spectrum(jnp.asarray(problem.images)))
+    modes = np.asarray(
+        jax.jit(lambda s: jax.lax.map(lambda v: leading_eigenvalue(null_fn(v)).real, s))(prediction.sigmas)
+    )
+    row, column = prediction.softest
+    return {
+        "lambda_null": (("sigma", "wavenumber"), np.asarray(shells(jnp.asarray(modes), problem.grid[1]))),
+        "lambda_null_softest": (("sigma",), modes[:, row, column]),
+        "lambda_null_uniform": (("sigma",), modes[:, 0, 0]),
+    }
+
+
+def bank_spread(problem: Problem, settings: CriticalitySettings) -> Variables:
+    """Bare critical noise, squared, of many random banks in closed form, and of this one (equal norms, Dhat = 1)."""
+    if settings.bank != "random-pattern" or not settings.num_banks:
+        return {}
+    size, number, grid = problem.bank.size, settings.num_random, problem.grid
+
+    def squares(bank: PatchBank) -> tuple[Array, Array]:
+        modes = mean_field_critical_sigma(bank, grid) ** 2
+        return modes[0, 0], modes.max()
+
+    def draw(key: Array) -> tuple[Array, Array]:
+        return squares(random_pattern_bank(key, size, number, dtype=jnp.dtype(settings.precision)))
+
+    @jax.jit
+    def everything(keys: Array) -> tuple[Any, Any]:
+        return jax.lax.map(draw, keys), squares(problem.bank)
+
+    # Keys apart from the study's own, so that this bank is not one of the draws.
+    keys = jax.random.split(jax.random.fold_in(bank_key(settings.seed), 2**20), settings.num_banks)
+    (uniform, softest), own = jax.tree.map(np.asarray, everything(keys))
+    pixels = size**2
+    return {
+        "draw_critical_uniform": (("draw",), uniform),
+        "draw_critical_softest": (("draw",), softest),
+        "bank_critical_uniform_squared": ((), np.float64(own[0])),
+        "bank_critical_softest_squared": ((), np.float64(own[1])),
+        "mean_field_squared": ((), np.float64(1 + (pixels - 1) / (number + 1))),
+        "mean_field_squared_spread": ((), np.float64(np.sqrt(number * (pixels - 1)) / (number + 1))),
+    }

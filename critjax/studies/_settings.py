@@ -1,0 +1,251 @@
+"""Settings of the criticality study: defaults, validation and storage, nothing heavy imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from critjax._checks import check, check_eta, check_grid, check_option, message
+
+PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
+IMAGE_BANKS = ("fashion-mnist",)
+SOLVERS = ("heun", "euler")
+FRAMES = ("ve", "vp")
+PRECISIONS = ("float32", "float64")
+POSITIONS = ("all", "interior")
+
+# Defaults that depend on the kind of bank; the second column of each pair is what `quick` uses.
+_PATTERN_DEFAULTS = {
+    "size": (9, 9),
+    "grid": ((64, 64), (32, 32)),
+    "num_samples": (512, 64),
+    "num_levels": (64, 24),
+    "batch_size": (32, 16),
+    "num_banks": (256, 64),
+    "closure_samples": (16, 8),
+    "probe_samples": (16, 4),
+}
+_IMAGE_DEFAULTS = {
+    "size": (7, 7),
+    "num_images": (100, 20),
+    "num_samples": (24, 8),
+    "num_levels": (40, 16),
+    "batch_size": (2, 2),
+    "closure_samples": (4, 2),
+    "probe_samples": (4, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticalitySettings:
+    r"""Everything that decides the numbers of a criticality study.
+
+    ``None`` stands for a default that depends on the bank; `resolved` fills it in. Two runs of equal resolved
+    settings with the same versions on the same machine give the same numbers.
+
+    Parameters
+    ----------
+    bank : str
+        ``"random-pattern"``, ``"two-pattern"``, ``"stripe"``, ``"fashion-mnist"``, or a path to your own
+        images.
+    size : int, optional
+        Window size p in pixels, odd. Default 9 for patterns, 7 for images.
+    num_random : int
+        M, random patterns of the random-pattern bank.
+    wavelength : float
+        Period of the stripes in pixels.
+    num_images, classes, positions
+        Training images taken, their classes (default all), and which of their patches count (``"all"`` wraps,
+        as the samples do; ``"interior"`` takes only patches that fit).
+    grid : (H, W), optional
+        Sample size in pixels. Default 64 x 64 for patterns, the size of the images otherwise.
+    num_samples : int, optional
+        Trajectories; rounded up to whole batches. Default 512 for patterns, 24 for images.
+    num_levels : int, optional
+        Noise levels of the geometric ladder. Default 64 for patterns, 40 for images.
+    sigma_max, sigma_min : float, optional
+        Ends of the ladder. Default from the predicted critical noise, see `ladder_ends`.
+    seed : int
+        Seed of the random bank, the choice of images, the samples and the probes.
+    eta : float
+        Stochasticity: 0 probability flow, 1 reverse SDE.
+    solver : "heun" or "euler"
+        Heun by default: second order, so that 40 to 64 levels follow the linear theory to well under a per
+        cent.
+    frame : "ve" or "vp"
+        Frame in which a mode is called critical. "ve" is the criterion Dhat = 1 (zero curvature of ln p).
+    precision : "float32" or "float64"
+    batch_size : int, optional
+        Trajectories simulated at once, and the unit of the jackknife errors.
+    num_banks : int
+        Random banks drawn to see this one within its distribution (random-pattern only; 0 skips).
+    closure_samples, probe_samples : int, optional
+        Fields per level for the Gaussian closure, and samples whose Jacobian is probed at 12 levels (0
+        skips).
+    quick : bool
+        Small defaults, for a look rather than a result; the report says so.
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+
+    Example
+    -------
+    >>> CriticalitySettings(bank="two-pattern").resolved().num_samples
+    512
+    """
+
+    bank: str = "random-pattern"
+    size: int | None = None
+    num_random: int = 8
+    wavelength: float = 6.0
+    num_images: int | None = None
+    classes: tuple[int | str, ...] | None = None
+    positions: str = "all"
+    value_range: tuple[float, float] | None = None
+    grid: tuple[int, int] | None = None
+    num_samples: int | None = None
+    num_levels: int | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    seed: int = 0
+    eta: float = 0.0
+    solver: str = "heun"
+    frame: str = "ve"
+    precision: str = "float32"
+    batch_size: int | None = None
+    num_banks: int | None = None
+    closure_samples: int | None = None
+    probe_samples: int | None = None
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate what can be validated without loading anything."""
+        check_option("solver", self.solver, SOLVERS)
+        check_option("frame", self.frame, FRAMES)
+        check_option("precision", self.precision, PRECISIONS)
+        check_option("positions", self.positions, POSITIONS)
+        check_eta(self.eta)
+        if self.bank not in PATTERN_BANKS + IMAGE_BANKS:
+            expected = ", ".join(map(repr, PATTERN_BANKS + IMAGE_BANKS)) + " or the path of a file or folder"
+            check(
+                Path(self.bank).exists(), "bank", expected, repr(self.bank), "check the spelling or the path"
+            )
+        for name, low, advice in (
+            ("size", 1, "an odd window such as 7"),
+            ("num_images", 2, "use 100"),
+            ("num_samples", 2, "use 512 for patterns, 24 for images"),
+            ("num_levels", 3, "use 60 or more for results"),
+            ("batch_size", 1, "use 32"),
+            ("num_random", 0, "use 8"),
+            ("num_banks", 0, "use 256, or 0 to skip"),
+            ("closure_samples", 0, "use 16, or 0 to skip"),
+            ("probe_samples", 0, "use 8, or 0 to skip"),
+            ("seed", 0, "use a non-negative seed"),
+        ):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            check(
+                value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice
+            )
+        check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 7 or 9")
+        for name in ("closure_samples", "probe_samples"):
+            check(getattr(self, name) != 1, name, "0 or at least 2", 1, "one sample gives no error estimate")
+        for name in ("sigma_max", "sigma_min"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value > 0)
+            check(
+                good, name, "a finite standard deviation > 0", value, "leave it out to let the theory choose"
+            )
+        if self.sigma_max is not None and self.sigma_min is not None:
+            got = f"{self.sigma_min} >= {self.sigma_max}"
+            check(
+                self.sigma_min < self.sigma_max, "sigma_min", "less than sigma_max", got, "exchange the two"
+            )
+        if self.grid is not None:
+            object.__setattr__(self, "grid", check_grid(self.grid))
+            check(
+                not self.uses_images,
+                "grid",
+                "none: samples have the images' size",
+                self.grid,
+                "leave --grid out",
+            )
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+            advice = "leave --classes out"
+            check(self.uses_images, "classes", "an image bank", f"bank {self.bank!r}", advice)
+
+    @property
+    def uses_images(self) -> bool:
+        """Tell whether the bank consists of the patches of training images."""
+        return self.bank not in PATTERN_BANKS
+
+    @property
+    def label(self) -> str:
+        """Short name of the bank for folders and titles."""
+        return Path(self.bank).stem or "images" if self.bank not in PATTERN_BANKS + IMAGE_BANKS else self.bank
+
+    def resolved(self) -> CriticalitySettings:
+        """Return a copy with every default filled in (except the ladder's ends and an image bank's grid).
+
+        ``num_samples`` is rounded up to whole batches, so that every batch compiles to the same program.
+        """
+        defaults = _IMAGE_DEFAULTS if self.uses_images else _PATTERN_DEFAULTS
+        new = {n: pair[self.quick] for n, pair in defaults.items() if getattr(self, n) is None}
+        if self.bank != "random-pattern":
+            new["num_banks"] = 0
+        full = dataclasses.replace(self, **new)
+        samples, batch = full.num_samples or 0, full.batch_size or 1
+        batch = min(batch, max(1, samples // 2))  # at least two batches, or there would be no errors
+        return dataclasses.replace(full, batch_size=batch, num_samples=-(-samples // batch) * batch)
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, for the attributes of a result."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> CriticalitySettings:
+        """Read settings written by `to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the text is no JSON object or holds unknown option names.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                message("settings", "a JSON object", f"unreadable text ({error})", "use results.nc")
+            ) from None
+        check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, "use results.nc")
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        check(not unknown, "settings", "known option names", unknown, "was this written by another version?")
+        for name in ("grid", "classes", "value_range"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def ladder_ends(
+    settings: CriticalitySettings, critical_sigma: float, largest_sigma: float
+) -> tuple[float, float]:
+    """Choose the ends of the noise ladder from the predicted critical noise.
+
+    The ladder starts at sqrt(6) times the bare critical noise (sigma^2 = 6 sigma_c^2: the linear regime down
+    to 4 sigma_c^2 is on it), or at ``largest_sigma`` if nothing turns critical, and ends at a tenth of the
+    critical noise, at 0.05 for images.
+    """
+    found = math.isfinite(critical_sigma) and critical_sigma > 0
+    top = math.sqrt(6) * critical_sigma if found else largest_sigma
+    high = settings.sigma_max if settings.sigma_max is not None else top
+    low = 0.05 if settings.uses_images else (0.1 * critical_sigma if found else 0.04 * largest_sigma)
+    low = settings.sigma_min if settings.sigma_min is not None else min(low, high / 4)
+    check(low < high, "sigma_min", f"less than sigma_max = {high:.4g}", low, "choose a wider ladder")
+    return high, low

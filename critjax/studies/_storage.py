@@ -1,0 +1,149 @@
+"""The output folder of a run: what may be written, batches saved as they come, and resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from critjax import __version__
+from critjax._checks import check, message
+from critjax.studies._settings import CriticalitySettings
+
+RESULT, REPORT, PARTIAL = "results.nc", "report.html", "partial"
+
+
+def read_settings(path: Path) -> CriticalitySettings:
+    """Read the settings of a stored result.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no file, it is no netCDF, or carries no settings.
+    """
+    if not path.exists():
+        raise FileNotFoundError(message("--from", "a results.nc", f"no file {path}", "check the path"))
+    import h5netcdf
+
+    try:
+        with h5netcdf.File(path, "r") as file:
+            text = file.attrs.get("settings")
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            message("--from", "a readable results.nc", f"{path} ({error})", "pass another file")
+        ) from None
+    check(
+        text is not None,
+        "--from",
+        "a result of this study",
+        f"{path} without settings",
+        "pass its results.nc",
+    )
+    return CriticalitySettings.from_json(str(text))
+
+
+class Store:
+    """Batches of one run in ``folder/partial``, one file each; `open_store` makes them."""
+
+    def __init__(self, folder: Path, num_saved: int) -> None:
+        self.folder, self.num_saved = folder, num_saved
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / PARTIAL
+
+    def save(self, index: int, sums: Any, kept: Any) -> None:
+        """Save one batch; the file appears complete or not at all."""
+        arrays = {f"sums_{name}": value for name, value in sums._asdict().items()}
+        arrays |= {f"kept_{name}": value for name, value in kept._asdict().items()}
+        path = self._partial / f"batch-{index:05d}.npz"
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+
+    def load(self) -> dict[int, Any]:
+        """Read the batches that are there; one that cannot be read is simulated again."""
+        from critjax.studies._ensemble import BatchSums, Kept
+
+        found = {}
+        for path in sorted(self._partial.glob("batch-*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    sums = BatchSums(*(arrays[f"sums_{name}"] for name in BatchSums._fields))
+                    kept = Kept(*(arrays[f"kept_{name}"] for name in Kept._fields))
+                found[int(path.stem.split("-")[1])] = (sums, kept)
+            except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
+                print(f"critjax: {path} cannot be read; that batch is simulated again", file=sys.stderr)
+        return found
+
+    def clear(self) -> None:
+        """Remove the saved batches: the result holds everything."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def _identity(settings: CriticalitySettings) -> dict[str, Any]:
+    """Return what must be equal for two runs to share batches."""
+    from importlib.metadata import version
+
+    return {
+        "settings": json.loads(settings.to_json()),
+        "versions": {"critjax": __version__, **{name: version(name) for name in ("jax", "numpy")}},
+    }
+
+
+def open_store(folder: Path, settings: CriticalitySettings, *, overwrite: bool, resume: bool) -> Store:
+    """Prepare the output folder before anything heavy runs.
+
+    An empty or new folder is used; one with batches of an identical, interrupted run is gone on with; any
+    other content is an error unless ``overwrite``.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the folder cannot be written, holds something else, or there is nothing to resume.
+    """
+    check(not (overwrite and resume), "--overwrite", "no --resume beside it", "both", "choose one")
+    advice = "choose another --out"
+    check(not folder.exists() or folder.is_dir(), "--out", "a folder", f"the file {folder}", advice)
+    partial, identity = folder / PARTIAL, _identity(settings)
+    stored = partial / "settings.json"
+    content = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    same = False
+    if stored.exists():
+        try:
+            same = json.loads(stored.read_text(encoding="utf-8")) == identity
+        except (OSError, ValueError):
+            same = False
+    if resume and not same:
+        what = "batches of other settings or versions" if stored.exists() else "no interrupted run"
+        raise ValueError(
+            message("--resume", f"an interrupted run in {folder}", what, "repeat its very options")
+        )
+    if content and not same and not overwrite:
+        shown = ", ".join(content[:4]) + (" ..." if len(content) > 4 else "")
+        got = f"{folder} with {shown}"
+        raise ValueError(message("--out", "a new or empty folder", got, "pass --overwrite or another --out"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if overwrite:
+            # Only what a run writes is removed; anything else in the folder is not ours.
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder / "figures", ignore_errors=True)
+            for name in (RESULT, REPORT):
+                (folder / name).unlink(missing_ok=True)
+        partial.mkdir(exist_ok=True)
+        stored.write_text(json.dumps(identity), encoding="utf-8")
+    except OSError as error:
+        got = f"{folder} ({error.strerror or error})"
+        raise ValueError(message("--out", "a folder that can be written", got, advice)) from None
+    return Store(folder, len(list(partial.glob("batch-*.npz"))) if same and not overwrite else 0)

@@ -1,0 +1,355 @@
+r"""The criticality study: predict, simulate and measure how structure appears as the noise falls.
+
+One call joins the linear theory of a bank (growth rates, critical point, structure factor), the Gaussian
+closure, an ensemble of generated samples with streaming statistics, and the mean Jacobian along real
+trajectories:
+
+>>> settings = CriticalitySettings(bank="two-pattern", size=5, grid=(16, 16), num_samples=8, num_levels=12,
+...                                batch_size=4, closure_samples=2, probe_samples=0)
+>>> result = run(settings)
+>>> print(f"{float(result.critical_sigma_bare):.3f}")  # two patterns: sigma_c^2 = P
+5.000
+
+THEORY sections 3, 5 and 6.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax import __version__
+from critjax._checks import check
+from critjax.observables import jackknife_error
+from critjax.patch_score import patch_denoiser
+from critjax.studies import _prediction as theory
+from critjax.studies._ensemble import (
+    BatchSums,
+    Estimator,
+    Kept,
+    combine,
+    low_mode_groups,
+    make_batch_fn,
+    statistics,
+    wavenumbers,
+)
+from critjax.studies._probes import probe
+from critjax.studies._settings import CriticalitySettings, ladder_ends
+
+__all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
+
+NUM_PROBE_LEVELS = 12
+NUM_FILM_SAMPLES = 2
+NUM_FILM_LEVELS = 8
+
+#: ``(stage, done, total)``; called before the first and after every unit of work.
+Progress = Callable[[str, int, int], None]
+#: ``(batch index, sums, kept fields)``; called after every batch.
+Checkpoint = Callable[[int, BatchSums, Kept], None]
+
+_UNITS = {
+    "sigma": "image units (data in [-1, 1])",
+    "wavenumber": "rad per pixel",
+    "xi": "pixels",
+}
+
+
+def run(
+    settings: CriticalitySettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Checkpoint | None = None,
+    saved: Mapping[int, tuple[BatchSums, Kept]] | None = None,
+) -> xr.Dataset:
+    r"""Run the study and return everything as one labelled dataset.
+
+    Parameters
+    ----------
+    settings : CriticalitySettings, optional
+        What to do; default: the random-pattern bank of seed 0.
+    progress : callable, optional
+        ``(stage, done, total)``, for a progress bar.
+    on_checkpoint : callable, optional
+        ``(index, sums, kept)`` after every simulated batch, for saving.
+    saved : mapping, optional
+        Batches of an earlier, identical run by index; they are not simulated again.
+
+    Returns
+    -------
+    xarray.Dataset
+        Theory and measurement over ``sigma`` and ``wavenumber``; every measured ``name`` has its jackknife
+        standard error beside it as ``name_error``. Attributes: ``settings`` (JSON, enough to repeat the run),
+        ``versions``, ``status`` ("complete" or "interrupted"), ``seconds`` per stage. An interrupted run
+        (KeyboardInterrupt after the first batch) returns what was done, with its true number of samples.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If a setting is illegal or images cannot be read.
+    KeyboardInterrupt
+        If interrupted before the first batch was done.
+
+    Notes
+    -----
+    ``num_samples (2 num_levels - 1)`` denoiser evaluations with Heun's method; one batch of trajectories in
+    memory. Precision float64 needs ``jax.config.update("jax_enable_x64", True)`` by the caller. THEORY
+    sections 3, 5, 6.
+    """
+    settings = (settings or CriticalitySettings()).resolved()
+    wide = settings.precision == "float64"
+    advice = "call jax.config.update('jax_enable_x64', True) first"
+    check(not wide or jax.config.jax_enable_x64, "precision", "float64 enabled in JAX", "it disabled", advice)
+    report = progress or (lambda stage, done, total: None)
+    clock = _Clock()
+
+    report("theory", 0, 1)
+    problem = theory.build_problem(settings)
+    prediction = theory.predict(problem, settings)
+    variables: theory.Variables = dict(prediction.variables)
+    variables.update(theory.null_model(problem, prediction))
+    variables.update(theory.bank_spread(problem, settings))
+    clock.stop("theory")
+    key = jax.random.fold_in(theory.bank_key(settings.seed), 1)
+    closure_key, sample_key, probe_key = jax.random.split(key, 3)
+    if settings.closure_samples:
+        report("closure", 0, 1)
+        variables.update(theory.closure_prediction(problem, settings, prediction, closure_key))
+        clock.stop("closure")
+
+    batches, kept, status = _simulate(
+        problem, settings, prediction, sample_key, report, on_checkpoint, saved or {}
+    )
+    clock.stop("simulation")
+    try:
+        report("statistics", 0, 1)
+        variables.update(_measure(problem, prediction, batches, settings.eta == 0))
+        clock.stop("statistics")
+        variables.update(_film(kept, prediction.sigmas))
+        if settings.probe_samples and status == "complete":
+            levels = kept_levels(len(prediction.sigmas))
+            variables.update(probe(problem, settings, prediction, kept, levels, probe_key, report))
+            clock.stop("probes")
+    except KeyboardInterrupt:
+        if "structure_factor" not in variables:
+            raise
+        status = "interrupted"
+    return _dataset(problem, settings, prediction, variables, status, len(batches), clock.seconds)
+
+
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 2)
+        self._last = now
+
+
+def kept_levels(num_levels: int) -> np.ndarray:
+    """Return the indices of the levels whose fields are kept for probes and films: spread over the ladder, both ends."""
+    return np.unique(np.rint(np.linspace(0, num_levels - 1, NUM_PROBE_LEVELS)).astype(int))
+
+
+def _batch_fn(problem: theory.Problem, settings: CriticalitySettings, sigmas: jax.Array):
+    num_kept = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
+    return make_batch_fn(
+        patch_denoiser(problem.bank),
+        (*problem.grid, problem.channels),
+        sigmas,
+        kept_levels(len(sigmas)).tolist(),
+        num_kept,
+        eta=settings.eta,
+        solver=settings.solver,
+        symmetric=problem.symmetric,
+    )
+
+
+def _simulate(problem, settings, prediction, key, report, on_checkpoint, saved):
+    """Simulate batch after batch; return the sums, the kept fields of enough samples, and the status."""
+    size = settings.batch_size or 1
+    total = (settings.num_samples or 0) // size
+    simulate = _batch_fn(problem, settings, prediction.sigmas)
+    batches: list[BatchSums] = []
+    kept: list[Kept] = []
+    missing = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
+    status = "complete"
+    report("simulation", 0, total)
+    try:
+        for index in range(total):
+            if index in saved:
+                sums, fields = saved[index]
+            else:
+                # Keys by index: a resumed run draws the very samples the uninterrupted one would have drawn.
+                keys = jax.random.split(jax.random.fold_in(key, index), size)
+                sums, fields = jax.tree.map(np.asarray, simulate(keys))
+                fields = Kept(*(field[:missing] for field in fields))
+                if on_checkpoint is not None:
+                    on_checkpoint(index, sums, fields)
+            batches.append(sums)
+            kept.append(fields)
+            missing -= len(fields.x)
+            report("simulation", index + 1, total)
+    except KeyboardInterrupt:
+        if not batches:
+            raise
+        status = "interrupted"
+    return batches, Kept(*(np.concatenate(fields) for fields in zip(*kept, strict=True))), status
+
+
+def _measure(
+    problem: theory.Problem, prediction: theory.Prediction, batches: list[BatchSums], own_start: bool
+) -> theory.Variables:
+    """Estimate everything from the sums, with jackknife errors over batches (NaN if there is one batch only)."""
+    estimator = Estimator(
+        problem.grid,
+        problem.bank.size,
+        prediction.sigmas,
+        jnp.asarray(prediction.threshold, prediction.sigmas.dtype),
+        prediction.softest,
+        jnp.asarray(prediction.variables["low_growth_linear"][1]),
+        own_start,
+    )
+    stacked = combine(batches)
+
+    @jax.jit
+    def both(stacked: BatchSums):
+        values = statistics(stacked, estimator)
+        if len(batches) < 2:
+            return values, jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan), values)
+        return values, jackknife_error(lambda part: statistics(part, estimator), stacked)
+
+    values, errors = jax.tree.map(lambda a: np.asarray(a, np.float64), both(stacked))
+    by_name = {"linear_ratio": ("sigma", "low_mode"), "lambda_reg_crossing": ("wavenumber",)}
+    result: theory.Variables = {}
+    for name, value in values.items():
+        dims = by_name.get(name, ("sigma", "wavenumber")[: value.ndim])
+        result[name] = (dims, value)
+        result[f"{name}_error"] = (dims, errors[name])
+    return result
+
+
+def _film(kept: Kept, sigmas: jax.Array) -> theory.Variables:
+    """Pick a few levels, from noise to image, of a few samples."""
+    levels = kept_levels(len(sigmas))
+    chosen = np.unique(np.rint(np.linspace(0, len(levels) - 1, NUM_FILM_LEVELS)).astype(int))
+    dims = ("film_sample", "film_sigma", "y", "x", "channel")
+    return {
+        "film_x": (dims, np.asarray(kept.x)[:NUM_FILM_SAMPLES, chosen]),
+        "film_denoised": (dims, np.asarray(kept.denoised)[:NUM_FILM_SAMPLES, chosen]),
+        "film_sigma": (("film_sigma",), np.asarray(sigmas)[levels[chosen]]),
+    }
+
+
+def _dataset(problem, settings, prediction, variables, status, num_batches, seconds) -> xr.Dataset:
+    """Label everything."""
+    coordinates = {
+        "sigma": (("sigma",), np.asarray(prediction.sigmas)),
+        "wavenumber": (("wavenumber",), wavenumbers(problem.grid)),
+        "low_wavenumber": (("low_mode",), low_mode_groups(problem.grid)[0]),
+    }
+    for name in ("film_sigma", "probe_sigma"):
+        if name in variables:
+            coordinates[name] = variables.pop(name)
+    dataset = xr.Dataset(variables, coordinates)
+    for name in dataset.variables:
+        unit = next((u for prefix, u in _UNITS.items() if prefix in str(name).split("_")), None)
+        if unit is not None:
+            dataset[name].attrs["units"] = unit
+    dataset.attrs = {
+        "title": f"critjax criticality: {settings.label}",
+        "settings": settings.to_json(),
+        "status": status,
+        "num_samples_done": num_batches * (settings.batch_size or 1),
+        "num_batches_done": num_batches,
+        "versions": json.dumps(versions()),
+        "seconds": json.dumps(seconds),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "frame": settings.frame,
+        **{k: json.dumps(v) if isinstance(v, list) else v for k, v in prediction.attributes.items()},
+    }
+    return dataset
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the numbers."""
+    import jaxlib
+
+    return {
+        "critjax": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "xarray": xr.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+    }
+
+
+def settings_of(dataset: xr.Dataset) -> CriticalitySettings:
+    """Read the settings back from a result, to repeat its run.
+
+    Raises
+    ------
+    ValueError
+        If the dataset carries no settings of this study, or unknown ones.
+    """
+    advice = "pass a results.nc written by this study"
+    check("settings" in dataset.attrs, "dataset", "an attribute 'settings'", sorted(dataset.attrs), advice)
+    return CriticalitySettings.from_json(str(dataset.attrs["settings"]))
+
+
+def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing the compiled denoiser of this very bank.
+
+    Parameters
+    ----------
+    settings : CriticalitySettings
+        The run to be estimated.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
+        of the largest arrays held at once, ``overhead`` (compilation, theory, figures), from experience.
+    """
+    settings = settings.resolved()
+    problem = theory.build_problem(settings)
+    denoise = patch_denoiser(problem.bank)
+    batch, levels = settings.batch_size or 1, settings.num_levels or 2
+    dtype = jnp.dtype(settings.precision)
+    x = jax.random.normal(jax.random.key(0), (batch, *problem.grid, problem.channels), dtype)
+    evaluate = jax.jit(lambda x: jax.vmap(denoise, (0, None))(x, jnp.asarray(1.0, dtype)))
+    evaluate(x).block_until_ready()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        evaluate(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    per_evaluation = float(np.median(times))
+    per_trajectory = (2 if settings.solver == "heun" else 1) * (levels - 1) + 1
+    extra = (settings.closure_samples or 0) * levels / batch
+    extra += (settings.probe_samples or 0) * NUM_PROBE_LEVELS * 12 / batch
+    evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
+    field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
+    trajectory = 4 * batch * levels * field
+    sums = ((settings.num_samples or 0) // batch + 2) * levels * 2 * field * (2 + 2 * problem.channels)
+    overhead = 18.0
+    return {
+        "seconds": overhead + evaluations * per_evaluation,
+        "seconds_per_evaluation": per_evaluation,
+        "evaluations": evaluations,
+        "bytes": trajectory + sums,
+        "overhead": overhead,
+    }

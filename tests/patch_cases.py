@@ -1,0 +1,159 @@
+"""Small random patch-score problems for the oracle and derivative tests, one list for every legal row."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import reference
+
+from critjax.banks import ImageBank, PatchBank
+from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+
+#: (kind, positions, boundary, readout): written down here by hand, so that it can disagree with the library.
+LEGAL = [
+    ("patches", None, "periodic", "centre"),
+    ("patches", None, "periodic", "average"),
+    ("images", "all", "periodic", "centre"),
+    ("images", "all", "periodic", "average"),
+    ("images", "all", "zero", "centre"),
+    ("images", "interior", "periodic", "centre"),
+    ("images", "interior", "periodic", "average"),
+    ("images", "same", "periodic", "centre"),
+    ("images", "same", "periodic", "average"),
+    ("images", "same", "zero", "centre"),
+    ("images", "same", "zero", "average"),
+]
+ROWS = [
+    (kind, positions, boundary, readout)
+    for kind, all_positions in (("patches", (None,)), ("images", ("all", "interior", "same")))
+    for positions in all_positions
+    for boundary in ("periodic", "zero")
+    for readout in ("centre", "average")
+]
+
+
+class Case(NamedTuple):
+    """One problem: a bank written as plain numpy and the model's options."""
+
+    kind: str
+    positions: str | None
+    boundary: str
+    readout: str
+    size: int
+    grid: tuple[int, int]  # of the noisy image
+    channels: int
+    count: int  # patches or images
+    image_grid: tuple[int, int] | None = None  # of the training images where it differs from ``grid``
+    prior: str = "random"  # "uniform", "random" or "excluded" (random with one entry -inf)
+
+    @property
+    def row(self):
+        return self[:4]
+
+    @property
+    def id(self):
+        where = f"-{self.positions}" if self.positions else ""
+        shape = "x".join(map(str, (*self.grid, self.channels)))
+        other = "-other" if self.image_grid else ""
+        return f"{self.kind}{where}-{self.boundary}-{self.readout}-p{self.size}-{shape}-{self.prior}{other}"
+
+    @property
+    def model(self):
+        return {"boundary": self.boundary, "readout": self.readout}
+
+    @property
+    def oracle_options(self):
+        return {"size": self.size, "positions": self.positions, **self.model}
+
+    def arrays(self, seed: int = 0, dtype=np.float64):
+        """Return noisy image, bank data and log prior."""
+        rng = np.random.default_rng([seed, self.size, *self.grid, self.channels, self.count])
+        if self.kind == "patches":
+            shape = (self.count, self.size, self.size, self.channels)
+        else:
+            shape = (self.count, *(self.image_grid or self.grid), self.channels)
+        data = rng.uniform(-1, 1, shape).astype(dtype)
+        x = rng.normal(0, 0.8, (*self.grid, self.channels)).astype(dtype)
+        log_prior = rng.normal(0, 1, self.count).astype(dtype)
+        if self.prior == "uniform":
+            log_prior = np.full(self.count, -np.log(self.count)).astype(dtype)
+        if self.prior == "excluded":
+            log_prior[self.count // 2] = -np.inf
+        return x, data, log_prior
+
+    def bank(self, data, log_prior=None, labels=None):
+        if self.kind == "patches":
+            return PatchBank(data, log_prior, labels)
+        return ImageBank(data, self.size, positions=self.positions, log_prior=log_prior, labels=labels)
+
+    def sigma(self, fraction: float = 0.5) -> float:
+        """Noise level at which several candidates compete."""
+        return fraction * float(np.sqrt(self.size**2 * self.channels)) ** 0.5
+
+    def reference(self, x, sigma, data, log_prior=None, **more):
+        return reference.denoise(x, sigma, data, log_prior, **self.oracle_options, **more)
+
+
+def tiny_cases() -> list[Case]:
+    """One case per legal row, smallest shapes at which rows, columns and channels differ."""
+    cases = []
+    for kind, positions, boundary, readout in LEGAL:
+        count = 5 if kind == "patches" else 3
+        cases.append(Case(kind, positions, boundary, readout, 3, (5, 4), 2, count))
+    return cases
+
+
+def agreement_cases() -> list[Case]:
+    """Window 1, C = 1 and 3, odd and unequal sides, p = min(H, W), even windows, excluded candidates."""
+    cases = []
+    for kind, positions, boundary, readout in LEGAL:
+        few = 6 if kind == "patches" else 3
+        row = (kind, positions, boundary, readout)
+        cases += [
+            Case(*row, 3, (7, 5), 1, few),
+            Case(*row, 3, (7, 5), 1, few, None, "excluded"),
+            Case(*row, 5, (5, 8), 3, few, None, "uniform"),
+            Case(*row, 1, (3, 4), 3, few),
+        ]
+        if readout == "average":
+            cases += [Case(*row, 4, (5, 6), 1, few), Case(*row, 2, (2, 5), 3, few, None, "excluded")]
+        else:
+            cases += [Case(*row, 7, (9, 7), 1, few)]
+    return cases
+
+
+def methods_of(case: Case) -> tuple[str, ...]:
+    """Ask the library which evaluation routes this row has."""
+    _, data, log_prior = case.arrays()
+    return available_methods(case.bank(data, log_prior), **case.model)
+
+
+def with_methods(cases: list[Case]):
+    """Return (case, method) pairs for `pytest.mark.parametrize`, with their ids."""
+    pairs = [(case, method) for case in cases for method in methods_of(case)]
+    return {"argvalues": pairs, "ids": [f"{case.id}-{method}" for case, method in pairs]}
+
+
+@functools.cache
+def compiled(boundary: str, readout: str, method: str = "auto", block_size: int | None = None):
+    """Jitted ``(bank, x, sigma) -> (denoised, effective)``: banks are arguments, one program per shape."""
+
+    def both(bank, x, sigma):
+        options = {"boundary": boundary, "readout": readout, "method": method, "block_size": block_size}
+        return patch_denoiser(bank, **options)(x, sigma), effective_patches(bank, **options)(x, sigma)
+
+    return jax.jit(both)
+
+
+@functools.cache
+def compiled_denoiser(boundary: str, readout: str, method: str = "auto", block_size: int | None = None):
+    """Jitted ``(bank, x, sigma) -> denoised``."""
+
+    def denoise(bank, x, sigma):
+        options = {"boundary": boundary, "readout": readout, "method": method, "block_size": block_size}
+        return patch_denoiser(bank, **options)(x, sigma)
+
+    return jax.jit(denoise)

@@ -1,0 +1,274 @@
+"""Linear structure factor and Gaussian closure against closed forms and independent integrations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.closed_form import gaussian_denoiser, gaussian_symbol, two_pattern_denoiser
+from critjax.fluctuations import gaussian_closure, linear_structure_factor
+
+GRID = (6, 5)
+
+
+def covariances(seed=0, low=-3.0, high=20.0):
+    """c(k) of any size and sign, with an imaginary part that must not matter."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(low, high, GRID) + 1j * rng.normal(size=GRID)
+
+
+def bank_symbol(c):
+    c = jnp.asarray(c)[..., None, None]
+    return lambda sigma: c / sigma**2
+
+
+def closed_form(c, sigmas, eta):
+    """S of THEORY section 5 for an equal-norm bank; the noise integral by brute-force quadrature in s."""
+    start = sigmas[0] ** 2
+    out = []
+    for t in sigmas**2:
+        grown = start * (t / start) ** (1 + eta) * np.exp((1 + eta) * c * (1 / t - 1 / start))
+        nodes, weights = np.polynomial.legendre.leggauss(60)
+        s = t + (start - t) * (nodes + 1) / 2
+        kernel = (t / s) ** (1 + eta) * np.exp((1 + eta) * c[..., None] * (1 / t - 1 / s))
+        out.append(grown + eta * (kernel * weights).sum(-1) * (start - t) / 2)
+    return np.array(out)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0, 8.0])
+def test_equal_norm_bank_in_closed_form(eta):
+    c = covariances()
+    sigmas = np.geomspace(8.0, 2.0, 31)
+    got = linear_structure_factor(bank_symbol(c), sigmas, eta=eta)[..., 0, 0]
+    np.testing.assert_allclose(got, closed_form(c.real, sigmas, eta), rtol=1e-6)
+
+
+def test_reverse_sde_integral_in_elementary_functions():
+    c = covariances(3)
+    start, t = 64.0, 9.0
+    got = linear_structure_factor(bank_symbol(c), np.geomspace(8.0, 3.0, 21), eta=1.0)[-1, ..., 0, 0]
+    a = c.real
+    rise = 1 / t - 1 / start
+    expected = start * (t / start) ** 2 * np.exp(2 * a * rise) + t**2 / (2 * a) * np.expm1(2 * a * rise)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
+def test_without_structure_in_the_data_noise_stays_white_noise_of_std_sigma(eta):
+    sigmas = np.array([5.0, 3.0, 1.0])
+    got = linear_structure_factor(bank_symbol(np.zeros(GRID)), sigmas, eta=eta, num_substeps=12)[..., 0, 0]
+    np.testing.assert_allclose(got, np.broadcast_to((sigmas**2)[:, None, None], (3, *GRID)), rtol=1e-6)
+
+
+def test_wiener_denoiser_leaves_the_exact_stationary_spectrum():
+    """With D the posterior mean of a Gaussian, S0 + sigma^2 solves the equation for every eta; the start differs."""
+    rng = np.random.default_rng(1)
+    spectrum = np.abs(np.fft.fft2(rng.normal(size=GRID))) ** 2 / 10
+    spectrum[0, 0] = 0.0
+    sigmas = np.geomspace(400.0, 0.3, 90)
+    for eta in (0.0, 1.0):
+        got = linear_structure_factor(gaussian_symbol(spectrum), sigmas, eta=eta, num_substeps=4)[
+            -1, ..., 0, 0
+        ]
+        np.testing.assert_allclose(got, spectrum + 0.09, rtol=2e-4)  # (S0/sigma_max^2) is left of the start
+
+
+def channel_symbol(seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.normal(size=(2, 3, 3, 3)) + 1j * rng.normal(size=(2, 3, 3, 3)) for _ in range(2))
+    return lambda sigma: a / sigma**2 + b / sigma
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_three_channels_against_small_explicit_steps(eta):
+    """Matrices that do not commute with themselves at other noise levels, against classical Runge-Kutta in numpy."""
+    symbol = channel_symbol(5)
+    sigmas = np.geomspace(3.0, 1.0, 25)
+
+    def rate(tau, s):
+        sigma = np.exp(-tau)
+        drift = (1 + eta) * (symbol(sigma) - np.eye(3))
+        return drift @ s + s @ np.conj(np.swapaxes(drift, -1, -2)) + 2 * eta * sigma**2 * np.eye(3)
+
+    s, tau = np.broadcast_to(9.0 * np.eye(3, dtype=complex), (2, 3, 3, 3)), -np.log(3.0)
+    h = np.log(3.0) / 4000
+    for _ in range(4000):
+        k1 = rate(tau, s)
+        k2 = rate(tau + h / 2, s + h / 2 * k1)
+        k3 = rate(tau + h / 2, s + h / 2 * k2)
+        k4 = rate(tau + h, s + h * k3)
+        s, tau = s + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), tau + h
+    got = linear_structure_factor(symbol, sigmas, eta=eta, num_substeps=2)[-1]
+    np.testing.assert_allclose(got, s, rtol=2e-6, atol=2e-6 * np.abs(s).max())
+    np.testing.assert_allclose(got, np.conj(np.swapaxes(got, -1, -2)), atol=1e-12 * np.abs(s).max())
+
+
+def test_error_falls_at_the_promised_order():
+    c = covariances(2)
+    exact = closed_form(c.real, np.array([8.0, 2.0]), 1.0)[-1]
+    steps = np.array([3, 6, 12])
+    errors = []
+    for num in steps:
+        got = linear_structure_factor(bank_symbol(c), np.array([8.0, 2.0]), eta=1.0, num_substeps=int(num))[
+            -1, ..., 0, 0
+        ]
+        errors.append(np.abs(got / exact - 1).max())
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert -7.5 < slope < -5.0
+
+
+def test_float32_stays_float32_and_close():
+    c = covariances(4)
+    sigmas = np.geomspace(8.0, 2.0, 20)
+    exact = linear_structure_factor(bank_symbol(c), sigmas, eta=0.5)
+    single = linear_structure_factor(bank_symbol(c.astype(np.complex64)), sigmas.astype(np.float32), eta=0.5)
+    assert single.dtype == jnp.complex64
+    np.testing.assert_allclose(single, exact, rtol=2e-4)
+
+
+def test_vmap_over_eta_equals_loop_and_gradient_is_the_slope():
+    c, sigmas = covariances(6), np.geomspace(6.0, 3.0, 8)
+    etas = jnp.array([0.0, 0.5, 2.0])
+    fn = jax.jit(lambda eta: linear_structure_factor(bank_symbol(c), sigmas, eta=eta)[-1, 2, 1, 0, 0].real)
+    np.testing.assert_allclose(jax.vmap(fn)(etas), [fn(e) for e in etas], rtol=1e-12)
+    step = 1e-5
+    np.testing.assert_allclose(jax.grad(fn)(0.5), (fn(0.5 + step) - fn(0.5 - step)) / (2 * step), rtol=1e-6)
+
+
+def test_discrete_identity_of_one_euler_step():
+    """S' = (1-h)^2 S + 2h(1-h) Re<conj(x_k) D_k>/N + h^2 <|D_k|^2>/N, to round-off, for any ensemble."""
+    from critjax.sampling import sample
+
+    sigmas = jnp.asarray(np.geomspace(12.0, 3.0, 12))
+    denoise = two_pattern_denoiser(5)
+    keys = jax.random.split(jax.random.key(0), 6)
+    run = jax.vmap(lambda key: sample(denoise, key, (10, 8, 1), sigmas, solver="euler"))(keys)
+    x = np.fft.fft2(np.asarray(run.x), axes=(2, 3))[..., 0]
+    d = np.fft.fft2(np.asarray(run.denoised), axes=(2, 3))[..., 0]
+    levels = np.asarray(run.sigma[0])
+    power = (np.abs(x) ** 2).mean(0) / 80
+    cross = (np.conj(x) * d).real.mean(0) / 80
+    target = (np.abs(d) ** 2).mean(0) / 80
+    for n in range(len(levels) - 1):
+        h = 1 - levels[n + 1] / levels[n]
+        predicted = (1 - h) ** 2 * power[n] + 2 * h * (1 - h) * cross[n] + h**2 * target[n]
+        np.testing.assert_allclose(power[n + 1], predicted, rtol=1e-11)
+
+
+# --- Gaussian closure
+# -------------------------------------------------------------------------------------------
+
+
+def test_closure_of_a_linear_denoiser_is_linear_theory():
+    """D linear: regression finds the symbol exactly, however few the samples, and the mean relaxes to mu."""
+    rng = np.random.default_rng(7)
+    spectrum = np.abs(np.fft.fft2(rng.normal(size=(8, 6)))) ** 2 / 20
+    sigmas = np.geomspace(5.0, 0.5, 200)
+    denoise = gaussian_denoiser(np.full((8, 6, 1), 0.3), spectrum)
+    closure = gaussian_closure(denoise, jax.random.key(1), sigmas, (8, 6), num_samples=4, eta=0.5)
+    theory = gaussian_symbol(spectrum)
+    np.testing.assert_allclose(closure.symbol[50], theory(sigmas[50]), atol=1e-9)
+    linear = linear_structure_factor(theory, sigmas, eta=0.5)
+    np.testing.assert_allclose(closure.structure_factor[-1], linear[-1], rtol=2e-3)
+
+
+def test_closure_mean_obeys_its_own_equation():
+    """D = a x + b: dm/dtau = (1+eta)((a - 1) m + b) exactly, S -> S exp(2 (1+eta)(a-1) tau)."""
+    sigmas = np.geomspace(4.0, 1.0, 400)
+    closure = gaussian_closure(
+        lambda x, sigma: 0.25 * x + 0.6,
+        jax.random.key(2),
+        sigmas,
+        (4, 4),
+        num_samples=3,
+        mean=np.array([0.1]),
+    )
+    drawn = closure.mean[:, 0]
+    # The drawn fields have a sample mean of their own, so m relaxes to 0.8 + (a sampling offset that shrinks
+    # with S).
+    fixed = 0.6 / 0.75
+    free = fixed + (0.1 - fixed) * (sigmas[-1] / sigmas[0]) ** 0.75
+    np.testing.assert_allclose(closure.structure_factor[-1, ..., 0, 0].real, 16.0 * (1 / 4) ** 1.5, rtol=1e-9)
+    many = gaussian_closure(
+        lambda x, sigma: 0.25 * x + 0.6,
+        jax.random.key(2),
+        sigmas,
+        (32, 32),
+        num_samples=32,
+        mean=np.array([0.1]),
+    )
+    # White noise of std <= 4 averaged over 32^3 numbers: standard error below 0.022 * 0.25.
+    np.testing.assert_allclose(many.mean[-1, 0], free, atol=0.02)
+    assert abs(float(drawn[0]) - 0.1) < 1e-12
+
+
+def sech_squared_closure(size, grid, levels, table):
+    """Solve the two-pattern closure by itself: lambda = (c_k/t) E[sech^2 u], u Gaussian, uniform quadrature."""
+    n_y, n_x = np.meshgrid(np.fft.fftfreq(grid[0]), np.fft.fftfreq(grid[1]), indexing="ij")
+    offsets = np.arange(size) - (size - 1) // 2
+    line = [np.exp(2j * np.pi * n[..., None] * offsets).sum(-1).real for n in (n_y, n_x)]
+    c = line[0] * line[1]
+    spectrum, u = np.full(grid, levels[0] ** 2), np.linspace(-9, 9, 4001)
+    found = {}
+    for sigma, after in zip(levels[:-1], levels[1:], strict=True):
+        t = sigma**2
+        std = np.sqrt((c**2 * spectrum).mean()) / t
+        weight = np.exp(-(u**2) / 2)
+        slope = (weight / np.cosh(std * u) ** 2).sum() / weight.sum()
+        for target in table:
+            if after**2 < target <= t:
+                found[target] = c[0, 0] / t * slope
+        spectrum = spectrum * np.exp(2 * (c / t * slope - 1) * np.log(sigma / after))
+    return [found[target] for target in table]
+
+
+def test_closure_of_the_two_pattern_bank():
+    """Against the closure solved as one Gaussian integral, and against published check values."""
+    table = [147.0, 108.0, 79.0, 58.0, 43.0, 20.0, 10.0]
+    fine = np.geomspace(np.sqrt(200.0), np.sqrt(9.0), 2000)
+    expected = sech_squared_closure(9, (64, 64), fine, table)
+    np.testing.assert_allclose(expected, [0.386, 0.474, 0.572, 0.671, 0.763, 0.960, 1.073], atol=0.006)
+    levels = np.geomspace(np.sqrt(200.0), np.sqrt(9.0), 60)
+    closure = gaussian_closure(
+        two_pattern_denoiser(9), jax.random.key(3), levels, (64, 64), num_samples=12, window=9
+    )
+    got = np.interp(
+        np.log(table), np.log(levels[::-1] ** 2), np.asarray(closure.symbol[::-1, 0, 0, 0, 0].real)
+    )
+    np.testing.assert_allclose(got, expected, rtol=0.03)
+
+
+def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():
+    mix = np.array([[0.5, 0.3, 0.0], [-0.2, 0.4, 0.1], [0.0, 0.2, 0.6]])
+    sigmas = np.geomspace(2.0, 1.0, 12)
+    closure = gaussian_closure(
+        lambda x, sigma: jnp.roll(x, -1, 1) @ mix.T,
+        jax.random.key(4),
+        sigmas,
+        (4, 6),
+        num_samples=16,
+        channels=3,
+    )
+    phase = np.exp(2j * np.pi * np.fft.fftfreq(6))
+    expected = np.broadcast_to(phase[None, :, None, None] * mix, (4, 6, 3, 3))
+    # The ensemble mean is removed, not the sample means: at k = 0 only the ensemble centring is left. Linear
+    # D: exact.
+    np.testing.assert_allclose(closure.symbol[-1], expected, atol=1e-9)
+    linear = linear_structure_factor(lambda sigma: jnp.asarray(expected), sigmas)
+    np.testing.assert_allclose(closure.structure_factor[-1], linear[-1], rtol=1e-6, atol=1e-9)
+
+
+def test_messages():
+    symbol = bank_symbol(np.zeros(GRID))
+    with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing"):
+        linear_structure_factor(symbol, np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="eta: expected a finite number >= 0, got -1"):
+        linear_structure_factor(symbol, np.array([2.0, 1.0]), eta=-1.0)
+    with pytest.raises(ValueError, match="num_substeps: expected an integer >= 1, got 0"):
+        linear_structure_factor(symbol, np.array([2.0, 1.0]), num_substeps=0)
+    with pytest.raises(ValueError, match=r"symbol_fn\(sigma\): expected shape \(H, W, C, C\)"):
+        linear_structure_factor(lambda sigma: jnp.zeros((4, 4)), np.array([2.0, 1.0]))
+    with pytest.raises(ValueError, match="num_samples: expected at least 2, got 1"):
+        gaussian_closure(
+            two_pattern_denoiser(3), jax.random.key(0), np.array([2.0, 1.0]), (8, 8), num_samples=1
+        )

@@ -1,0 +1,371 @@
+"""Noise units against extended precision, written-out schedules and the definitions behind them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax import noise
+from critjax._checks import check_sigmas
+
+LEVELS = np.geomspace(1e-3, 1e3, 61)
+
+#: name -> (forward, backward, tolerance of a round trip in units of eps as a function of sigma)
+UNITS = {
+    "t_ou": (noise.sigma_to_t_ou, noise.t_ou_to_sigma, lambda s: 16),
+    "alpha_bar": (noise.sigma_to_alpha_bar, noise.alpha_bar_to_sigma, lambda s: 4 * (1 + s**-2)),
+    "log_snr": (noise.sigma_to_log_snr, noise.log_snr_to_sigma, lambda s: 16),
+    "rectified flow": (
+        noise.sigma_to_rectified_flow_time,
+        noise.rectified_flow_time_to_sigma,
+        lambda s: 4 * (1 + s),
+    ),
+}
+
+#: name -> the definition in extended precision
+DEFINITIONS = {
+    "t_ou": lambda s: np.log1p(s * s) / 2,
+    "alpha_bar": lambda s: 1 / (1 + s * s),
+    "log_snr": lambda s: -2 * np.log(s),
+    "rectified flow": lambda s: s / (1 + s),
+}
+
+
+def written_out_schedule(schedule, num_timesteps):
+    """Multiply (1 - beta) one by one and return sigma at every timestep."""
+    alpha_bar, sigmas = 1.0, []
+    for t in range(num_timesteps):
+        if schedule == "linear":
+            beta = 1e-4 + (0.02 - 1e-4) * t / (num_timesteps - 1)
+        else:
+            now, then = (math.cos((u / num_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for u in (t, t + 1))
+            beta = min(1 - then / now, 0.999)
+        alpha_bar *= 1 - beta
+        sigmas.append(math.sqrt((1 - alpha_bar) / alpha_bar))
+    return np.array(sigmas)
+
+
+# Units ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_round_trip_costs_a_few_units_of_rounding(unit, dtype):
+    forward, backward, tolerance = UNITS[unit]
+    sigma = LEVELS.astype(dtype)
+    back = backward(forward(sigma))
+    assert forward(sigma).dtype == back.dtype == dtype
+    error = np.abs(np.asarray(back, np.float64) / sigma - 1)
+    limit = tolerance(LEVELS) * np.finfo(dtype).eps
+    assert np.all(error <= limit), (error / limit).max()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_units_agree_with_extended_precision_at_small_and_large_noise(unit, dtype):
+    sigma = LEVELS.astype(dtype)
+    expected = DEFINITIONS[unit](sigma.astype(np.longdouble)).astype(np.float64)
+    np.testing.assert_allclose(UNITS[unit][0](sigma), expected, rtol=4 * np.finfo(dtype).eps, atol=1e-300)
+
+
+def test_signal_amplitudes_of_all_units_agree():
+    alpha_bar = noise.sigma_to_alpha_bar(LEVELS)
+    np.testing.assert_allclose(alpha_bar, np.exp(-2 * noise.sigma_to_t_ou(LEVELS)), rtol=1e-13)
+    middle = LEVELS[(LEVELS > 0.1) & (LEVELS < 10)]
+    alpha_bar = noise.sigma_to_alpha_bar(middle)
+    np.testing.assert_allclose(
+        noise.sigma_to_log_snr(middle), np.log(alpha_bar / (1 - alpha_bar)), atol=1e-12
+    )
+    time = noise.sigma_to_rectified_flow_time(middle)
+    np.testing.assert_allclose(time / (1 - time), middle, rtol=1e-12)  # x_t/(1-t) = x0 + sigma eps
+
+
+def test_published_value_of_the_critical_amplitude():
+    """Raya & Ambrogioni 2023: sigma^2 = sqrt 2 is alpha = sqrt(sqrt 2 - 1) = 0.643594 (THEORY section 1)."""
+    alpha = math.sqrt(noise.sigma_to_alpha_bar(2**0.25))
+    assert alpha == pytest.approx(math.sqrt(math.sqrt(2) - 1), rel=1e-14)
+    assert alpha == pytest.approx(0.643594, abs=5e-7)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_derivatives_of_the_two_directions_are_reciprocal_and_match_differences(unit):
+    forward, backward, _ = UNITS[unit]
+    for sigma in (0.03, 1.0, 20.0):
+        slope = jax.grad(forward)(sigma)
+        h = 1e-6 * sigma
+        difference = (DEFINITIONS[unit](sigma + h) - DEFINITIONS[unit](sigma - h)) / (2 * h)
+        assert float(slope) == pytest.approx(difference, rel=1e-6)
+        assert float(slope * jax.grad(backward)(forward(sigma))) == pytest.approx(1, rel=1e-10)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_limits_of_zero_and_infinite_noise(unit):
+    ends = {
+        "t_ou": (0, math.inf),
+        "alpha_bar": (1, 0),
+        "log_snr": (math.inf, -math.inf),
+        "rectified flow": (0, None),
+    }
+    forward, backward, _ = UNITS[unit]
+    low, high = ends[unit]
+    assert float(forward(0.0)) == low and float(backward(float(low))) == 0
+    if high is not None:
+        assert float(forward(math.inf)) == high and float(backward(float(high))) == math.inf
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_shapes_dtypes_jit_and_vmap(unit):
+    forward = UNITS[unit][0]
+    table = LEVELS[:60].reshape(3, 20)
+    np.testing.assert_array_equal(forward(table), forward(LEVELS[:60]).reshape(3, 20))
+    np.testing.assert_allclose(jax.jit(jax.vmap(forward))(LEVELS), forward(LEVELS), rtol=1e-14)
+    single = jnp.ones(2, jnp.float32)
+    assert (single * forward(2.0)).dtype == jnp.float32  # a Python number promotes nothing
+    assert (single * forward(2)).dtype == jnp.float32
+    assert forward(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+# DDPM ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("num_timesteps", [2, 50, 1000])
+def test_timesteps_are_those_of_the_written_out_schedule(schedule, num_timesteps):
+    options = {"schedule": schedule, "num_timesteps": num_timesteps}
+    sigmas, timesteps = written_out_schedule(schedule, num_timesteps), np.arange(num_timesteps, dtype=float)
+    np.testing.assert_allclose(noise.ddpm_timestep_to_sigma(timesteps, **options), sigmas, rtol=1e-9)
+    np.testing.assert_allclose(noise.ddpm_sigma_range(**options), sigmas[[0, -1]], rtol=1e-9)
+    # The product above rounds 1 - alpha_bar; its two ends may lie outside the range by 1e-12.
+    inside = np.clip(sigmas, *noise.ddpm_sigma_range(**options))
+    np.testing.assert_allclose(noise.sigma_to_ddpm_timestep(inside, **options), timesteps, atol=1e-6)
+    between = noise.ddpm_timestep_to_sigma(timesteps[:-1] + 0.5, **options)
+    np.testing.assert_allclose(between, np.sqrt(sigmas[:-1] * sigmas[1:]), rtol=1e-9)
+
+
+def test_published_ends_of_the_two_schedules():
+    """Ho et al. 2020 end at alpha_bar = 4.036e-5; the cosine is cos^2 itself until its last, clipped step."""
+    last = noise.sigma_to_alpha_bar(noise.ddpm_timestep_to_sigma(999.0))
+    assert float(last) == pytest.approx(4.036e-5, rel=1e-3)
+    t = np.arange(999.0)
+    cosine = (
+        np.cos(((t + 1) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    )
+    sigma = noise.ddpm_timestep_to_sigma(t, schedule="cosine")
+    np.testing.assert_allclose(noise.sigma_to_alpha_bar(sigma), cosine, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_timesteps_round_trip_and_the_ends_belong_to_the_range(schedule, dtype):
+    low, high = noise.ddpm_sigma_range(schedule=schedule)
+    sigma = np.geomspace(low, high, 501).astype(dtype)
+    timestep = noise.sigma_to_ddpm_timestep(sigma, schedule=schedule)
+    assert timestep.dtype == dtype and np.all(np.diff(timestep) > 0)
+    back = noise.ddpm_timestep_to_sigma(timestep, schedule=schedule)
+    # ln sigma rises by up to 7 from one timestep to the next, at the clipped end of the cosine.
+    steepest = np.diff(np.log(written_out_schedule(schedule, 1000)))
+    slope = steepest[np.clip(np.asarray(timestep, int), 0, 998)]
+    eps = np.finfo(dtype).eps
+    assert np.all(np.abs(np.log(np.asarray(back, float) / sigma)) < eps * (32 + 1000 * slope))
+    ends = noise.ddpm_timestep_to_sigma(np.array([0, 999], dtype), schedule=schedule)
+    np.testing.assert_allclose(
+        noise.sigma_to_ddpm_timestep(ends, schedule=schedule), [0, 999], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_noise_outside_the_schedule_has_no_timestep(schedule):
+    low, high = noise.ddpm_sigma_range(schedule=schedule)
+    outside = np.isnan(
+        noise.sigma_to_ddpm_timestep(np.array([0, low / 1.01, low, high, high * 1.01]), schedule=schedule)
+    )
+    np.testing.assert_array_equal(outside, [True, True, False, False, True])
+    outside = np.isnan(noise.ddpm_timestep_to_sigma(np.array([-0.01, 0.0, 999.0, 999.01]), schedule=schedule))
+    np.testing.assert_array_equal(outside, [True, False, False, True])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_does_not_push_the_ends_out_of_the_range(schedule, dtype):
+    sixteen = 16 * np.finfo(dtype).eps
+    ends = np.array(noise.ddpm_sigma_range(schedule=schedule), dtype) * np.array(
+        [1 - sixteen, 1 + sixteen], dtype
+    )
+    np.testing.assert_allclose(noise.sigma_to_ddpm_timestep(ends, schedule=schedule), [0, 999], atol=1e-9)
+    ends = np.array([-sixteen, 999 * (1 + sixteen / 4)], dtype)
+    expected = noise.ddpm_sigma_range(schedule=schedule)
+    np.testing.assert_allclose(
+        noise.ddpm_timestep_to_sigma(ends, schedule=schedule), expected, rtol=32 * sixteen
+    )
+
+
+def test_timestep_has_the_derivative_of_the_interpolation():
+    sigmas = written_out_schedule("linear", 1000)
+    middle = math.sqrt(sigmas[400] * sigmas[401])
+    slope = jax.jit(jax.grad(noise.sigma_to_ddpm_timestep))(middle)
+    assert float(slope) == pytest.approx(1 / (middle * math.log(sigmas[401] / sigmas[400])), rel=1e-6)
+
+
+# Grids ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_steps", [1, 2, 37])
+def test_grids_meet_their_ends_exactly_and_fall_strictly(dtype, num_steps):
+    high, low = dtype(81.3), dtype(0.0021)
+    for grid in (noise.geometric_sigmas, noise.karras_sigmas):
+        sigmas = (
+            grid(high, low, num_steps)
+            if dtype is np.float64
+            else grid(jnp.asarray(high), jnp.asarray(low), num_steps)
+        )
+        assert sigmas.shape == (num_steps + 1,) and sigmas.dtype == dtype
+        assert sigmas[0] == high and sigmas[-1] == low
+        check_sigmas("sigmas", sigmas)
+
+
+def test_geometric_grid_has_equal_steps_of_log_noise():
+    sigmas = np.asarray(noise.geometric_sigmas(80.0, 0.01, 25))
+    np.testing.assert_allclose(np.diff(np.log(sigmas)), math.log(0.01 / 80) / 25, rtol=1e-12)
+
+
+def test_karras_grid_is_equation_5_of_the_paper():
+    num_levels, rho = 18, 7
+    paper = [
+        (80 ** (1 / rho) + i / (num_levels - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+        for i in range(num_levels)
+    ]
+    np.testing.assert_allclose(noise.karras_sigmas(80.0, 0.002, num_levels - 1), paper, rtol=1e-12)
+
+
+def test_karras_grid_runs_from_uniform_to_geometric_with_first_order_in_one_over_rho():
+    np.testing.assert_allclose(
+        noise.karras_sigmas(9.0, 1.0, 8, rho=1.0), np.arange(9.0, 0.0, -1.0), rtol=1e-13
+    )
+    limit = noise.geometric_sigmas(9.0, 1.0, 8)
+    errors = [np.abs(noise.karras_sigmas(9.0, 1.0, 8, rho=rho) - limit).max() for rho in (100.0, 200.0)]
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("grid", [noise.geometric_sigmas, noise.karras_sigmas])
+def test_grids_can_be_differentiated_mapped_and_compiled(grid):
+    slope = jax.jacfwd(lambda high: grid(high, 0.1, 6))(5.0)
+    h = 1e-5
+    np.testing.assert_allclose(
+        slope, (grid(5.0 + h, 0.1, 6) - grid(5.0 - h, 0.1, 6)) / (2 * h), rtol=1e-7, atol=1e-9
+    )
+    highs = jnp.array([2.0, 5.0])
+    together = jax.jit(jax.vmap(lambda high: grid(high, 0.1, 6)))(highs)
+    np.testing.assert_allclose(together[1], grid(5.0, 0.1, 6), rtol=1e-13)
+    assert grid(5.0, 0.1, 6, dtype=jnp.float32).dtype == jnp.float32
+    np.testing.assert_allclose(grid(5, 1, 6), grid(5.0, 1.0, 6), rtol=1e-14)  # integers are numbers, too
+
+
+# Frames and printing -------------------------------------------------------------------------------------
+
+
+def test_frame_correction_is_the_growth_of_the_amplitude_itself():
+    """y = alpha x grows by d ln alpha/d tau more than x, tau = -ln sigma."""
+    log_alpha = lambda tau: jnp.log(noise.sigma_to_alpha_bar(jnp.exp(-tau))) / 2  # noqa: E731
+    for sigma in (0.1, 1.0, 7.0):
+        expected = jax.grad(log_alpha)(-math.log(sigma))
+        assert float(noise.frame_correction(sigma, "vp")) == pytest.approx(float(expected), rel=1e-12)
+        assert float(noise.frame_correction(sigma, "ve")) == 0.0
+    assert noise.frame_correction(np.ones((2, 3), np.float32), "ve").shape == (2, 3)
+
+
+@pytest.mark.parametrize(("c", "eta", "critical"), [(1.0, 1.0, math.sqrt(2)), (81.0, 1.0, 161.006)])
+def test_frame_correction_moves_the_critical_noise_to_the_published_values(c, eta, critical):
+    """THEORY section 1: Dhat = c/sigma^2 in the variance-preserving frame."""
+    rate = (1 + eta) * (c / critical - 1) + noise.frame_correction(math.sqrt(critical), "vp")
+    assert abs(float(rate)) < 1e-5
+
+
+def test_description_lists_the_smooth_units_as_python_numbers():
+    described = noise.describe_noise(jnp.float32(2.0))
+    assert list(described) == ["sigma", "t_ou", "alpha_bar", "log_snr"]
+    assert all(type(value) is float for value in described.values())
+    expected = [2.0, math.log(5) / 2, 0.2, -2 * math.log(2)]
+    np.testing.assert_allclose(list(described.values()), expected, rtol=1e-6)
+    assert str(noise.describe_noise(1.0)["log_snr"]) == "0.0"  # no minus sign
+
+
+# Messages ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [noise.geometric_sigmas, noise.karras_sigmas])
+def test_bad_grids_are_named(grid):
+    for num_steps in (0, -3):
+        with pytest.raises(ValueError, match=f"num_steps: expected an integer >= 1, got {num_steps}"):
+            grid(1.0, 0.1, num_steps)
+    for num_steps in (2.5, True):
+        with pytest.raises(ValueError, match=f"num_steps: expected an integer >= 1, got {num_steps}"):
+            inspect.unwrap(grid)(1.0, 0.1, num_steps)
+    for high in (0.1, 0.05):
+        with pytest.raises(
+            ValueError, match=rf"sigma_max: expected a noise level above sigma_min = 0\.1, got {high}"
+        ):
+            grid(high, 0.1, 4)
+    for low in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"sigma_min: expected a noise level > 0, got {low}"):
+            grid(1.0, low, 4)
+    for high in (math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"sigma_max: expected a finite noise level, got {high}"):
+            grid(high, 0.1, 4)
+    with pytest.raises(ValueError, match=r"sigma_max: expected a scalar, got shape \(2,\)"):
+        inspect.unwrap(grid)(jnp.ones(2), 0.1, 4)
+
+
+def test_bad_exponent_is_named():
+    with pytest.raises(ValueError, match=r"rho: expected an exponent > 0, got 0\.0"):
+        noise.karras_sigmas(1.0, 0.1, 4, rho=0.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "bad", "text"),
+    [
+        (noise.sigma_to_t_ou, -1.0, r"sigma: expected noise standard deviations >= 0, got \[-1\.\]"),
+        (noise.sigma_to_alpha_bar, math.nan, r"sigma: expected noise standard deviations >= 0, got \[nan\]"),
+        (
+            noise.sigma_to_log_snr,
+            [1.0, -2.0],
+            r"sigma: expected noise standard deviations >= 0, got \[-2\.\]",
+        ),
+        (noise.sigma_to_rectified_flow_time, -1.0, "sigma: expected noise standard deviations >= 0"),
+        (noise.sigma_to_ddpm_timestep, -1.0, "sigma: expected noise standard deviations >= 0"),
+        (noise.t_ou_to_sigma, -0.1, r"t_ou: expected times >= 0, got \[-0\.1\]"),
+        (noise.alpha_bar_to_sigma, 1.5, r"alpha_bar: expected values in \[0, 1\], got \[1\.5\]"),
+        (noise.rectified_flow_time_to_sigma, -0.5, r"time: expected values in \[0, 1\], got \[-0\.5\]"),
+        (noise.log_snr_to_sigma, math.nan, r"log_snr: expected numbers, got \[nan\]"),
+        (noise.ddpm_timestep_to_sigma, math.nan, r"timestep: expected numbers, got \[nan\]"),
+    ],
+)
+def test_values_outside_the_domain_are_named_when_they_can_be_read(function, bad, text):
+    bad = np.array(bad)
+    with pytest.raises(ValueError, match=text):
+        function(bad)
+    jax.jit(function)(bad)  # traced values cannot be read: no error
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    for function in (noise.sigma_to_ddpm_timestep, noise.ddpm_timestep_to_sigma):
+        with pytest.raises(ValueError, match="schedule: expected 'linear' or 'cosine', got 'sigmoid'"):
+            function(1.0, schedule="sigmoid")
+        with pytest.raises(ValueError, match="num_timesteps: expected an integer >= 2, got 1"):
+            function(1.0, num_timesteps=1)
+    with pytest.raises(ValueError, match="frame: expected 've' or 'vp', got 'edm'"):
+        noise.frame_correction(1.0, "edm")
+
+
+def test_only_one_readable_level_can_be_described():
+    with pytest.raises(ValueError, match=r"sigma: expected a scalar, got shape \(2,\)"):
+        inspect.unwrap(noise.describe_noise)(np.ones(2))
+    with pytest.raises(ValueError, match=r"sigma: expected a concrete number, got a traced array"):
+        jax.jit(lambda sigma: noise.describe_noise(sigma)["sigma"])(1.0)
+    with pytest.raises(ValueError, match="sigma: expected noise standard deviations >= 0"):
+        noise.describe_noise(-1.0)
