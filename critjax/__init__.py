@@ -1,3 +1,109 @@
-"""critjax: when and how structure appears while a diffusion model generates an image."""
+"""critjax: when and how structure appears while a diffusion model generates an image.
+
+The numerical core is imported here; data, studies, plotting and reports load when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from critjax.banks import (
+    ImageBank,
+    PatchBank,
+    extract_patches,
+    random_pattern_bank,
+    select,
+    stripe_bank,
+    two_pattern_bank,
+)
+from critjax.closed_form import (
+    gaussian_denoiser,
+    ideal_denoiser,
+    mixture_denoiser,
+    score,
+    two_pattern_denoiser,
+)
+from critjax.fluctuations import linear_structure_factor
+from critjax.noise import geometric_sigmas, karras_sigmas
+from critjax.observables import correlation_length, radial_average, structure_factor
+from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+from critjax.sampling import Trajectory, sample
+from critjax.spectra import (
+    CriticalPoint,
+    critical_point,
+    growth_rate,
+    homogeneous_state,
+    instability_kind,
+    measured_symbol,
+    rayleigh_quotient,
+    regression_symbol,
+    response_kernel,
+    symbol,
+)
 
 __version__ = "0.1.0"
+
+_LAZY = (
+    "banks",
+    "closed_form",
+    "cli",
+    "data",
+    "fluctuations",
+    "fourier",
+    "noise",
+    "observables",
+    "patch_score",
+    "plotting",
+    "report",
+    "sampling",
+    "spectra",
+    "studies",
+)
+
+__all__ = [
+    "CriticalPoint",
+    "ImageBank",
+    "PatchBank",
+    "Trajectory",
+    "available_methods",
+    "correlation_length",
+    "critical_point",
+    "effective_patches",
+    "extract_patches",
+    "gaussian_denoiser",
+    "geometric_sigmas",
+    "growth_rate",
+    "homogeneous_state",
+    "ideal_denoiser",
+    "instability_kind",
+    "karras_sigmas",
+    "linear_structure_factor",
+    "measured_symbol",
+    "mixture_denoiser",
+    "patch_denoiser",
+    "radial_average",
+    "random_pattern_bank",
+    "rayleigh_quotient",
+    "regression_symbol",
+    "response_kernel",
+    "sample",
+    "score",
+    "select",
+    "stripe_bank",
+    "structure_factor",
+    "symbol",
+    "two_pattern_bank",
+    "two_pattern_denoiser",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a submodule on first use."""
+    if name in _LAZY:
+        return importlib.import_module(f"critjax.{name}")
+    raise AttributeError(f"module 'critjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_LAZY, "__version__"})

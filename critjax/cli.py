@@ -131,7 +131,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--positions",
         choices=POSITIONS,
         default=default,
-        help="patches of the images that count: all (images wrap) or interior (default: all)",
+        help="patches of the images that count: all (images wrap) or interior (default: interior)",
     )
     bank.add_argument(
         "--value-range",
@@ -255,7 +255,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="insist on going on with an interrupted run (else done when it matches)",
     )
-    output.add_argument("--from", dest="source", type=Path, metavar="results.nc", help="repeat the run of this result; "
+    output.add_argument("--from", dest="source", type=Path, metavar="results.nc", help="repeat the run of "
+                                                                                       "this result; "
                         "further options change it")  # fmt: skip
     output.add_argument(
         "--dry-run", action="store_true", help="print predicted time and memory, simulate nothing"
@@ -324,12 +325,14 @@ def _print_estimate(settings: CriticalitySettings) -> None:
     full = settings.resolved()
     print(f"bank                {full.label}, p = {full.size}")
     print(
-        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise levels"
+        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} "
+        "noise levels"
     )
     print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
     print(f"evaluations         {cost['evaluations']:.0f} batches")
     print(
-        f"predicted time      {cost['seconds']:.0f} s, of which {cost['overhead']:.0f} s theory, compilation, figures"
+        f"predicted time      {cost['seconds']:.0f} s, of which {cost['overhead']:.0f} s theory, "
+        "compilation, figures"
     )
     print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
 

@@ -217,7 +217,8 @@ def gaussian_closure(
     eta : scalar >= 0
         Stochasticity.
     num_samples : int
-        Fields drawn per level, more than channels; errors fall as the inverse square root of samples times pixels.
+        Fields drawn per level, more than channels; errors fall as the inverse square root of samples times
+        pixels.
     window : int, optional
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks).
@@ -248,7 +249,8 @@ def gaussian_closure(
     >>> from critjax.closed_form import two_pattern_denoiser
     >>> from critjax.noise import geometric_sigmas
     >>> ladder = geometric_sigmas(14.0, 4.0, 12)
-    >>> closure = gaussian_closure(two_pattern_denoiser(9), jax.random.key(0), ladder, (32, 32), num_samples=8, window=9)
+    >>> denoise, key = two_pattern_denoiser(9), jax.random.key(0)
+    >>> closure = gaussian_closure(denoise, key, ladder, (32, 32), num_samples=8, window=9)
     >>> bool(closure.symbol[-1, 0, 0, 0, 0].real < 81 / 16)  # well below the bare symbol
     True
     """

@@ -1,5 +1,7 @@
 """Linear structure factor and Gaussian closure against closed forms and independent integrations."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,7 @@ def test_without_structure_in_the_data_noise_stays_white_noise_of_std_sigma(eta)
 
 
 def test_wiener_denoiser_leaves_the_exact_stationary_spectrum():
-    """With D the posterior mean of a Gaussian, S0 + sigma^2 solves the equation for every eta; the start differs."""
+    """D the posterior mean of a Gaussian: S0 + sigma^2 solves the equation for every eta."""
     rng = np.random.default_rng(1)
     spectrum = np.abs(np.fft.fft2(rng.normal(size=GRID))) ** 2 / 10
     spectrum[0, 0] = 0.0
@@ -81,7 +83,7 @@ def channel_symbol(seed):
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_three_channels_against_small_explicit_steps(eta):
-    """Matrices that do not commute with themselves at other noise levels, against classical Runge-Kutta in numpy."""
+    """Matrices that do not commute with themselves at other noise levels, against Runge-Kutta in numpy."""
     symbol = channel_symbol(5)
     sigmas = np.geomspace(3.0, 1.0, 25)
 
@@ -203,14 +205,14 @@ def test_closure_mean_obeys_its_own_equation():
 
 
 def sech_squared_closure(size, grid, levels, table):
-    """Solve the two-pattern closure by itself: lambda = (c_k/t) E[sech^2 u], u Gaussian, uniform quadrature."""
+    """Solve the two-pattern closure by itself: lambda = (c_k/t) E[sech^2 u], u Gaussian."""
     n_y, n_x = np.meshgrid(np.fft.fftfreq(grid[0]), np.fft.fftfreq(grid[1]), indexing="ij")
     offsets = np.arange(size) - (size - 1) // 2
     line = [np.exp(2j * np.pi * n[..., None] * offsets).sum(-1).real for n in (n_y, n_x)]
     c = line[0] * line[1]
     spectrum, u = np.full(grid, levels[0] ** 2), np.linspace(-9, 9, 4001)
     found = {}
-    for sigma, after in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, after in itertools.pairwise(levels):
         t = sigma**2
         std = np.sqrt((c**2 * spectrum).mean()) / t
         weight = np.exp(-(u**2) / 2)

@@ -38,7 +38,7 @@ class _Running(NamedTuple):
 
 
 #: Compensated sums below sigma^2 = SPLIT_FACTOR * p^2 C * max|phi|^2; benchmarks/accuracy.py shows the errors.
-SPLIT_FACTOR = 1e-3
+SPLIT_FACTOR = 3e-4
 
 
 def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array | None:

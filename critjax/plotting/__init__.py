@@ -57,14 +57,17 @@ FIGURES: dict[str, FigureKind] = {
     "softest-mode": FigureKind(
         softest_mode_figure,
         ("lambda_bare_softest",),
-        "Three different symbols of one mode. Bare: the response about the uniform state. λ_reg: the regression of the "
-        "denoised on the noisy field, which drives the structure factor; where it crosses one is the effective critical "
+        "Three different symbols of one mode. Bare: the response about the uniform state. λ_reg: the "
+        "regression of the "
+        "denoised on the noisy field, which drives the structure factor; where it crosses one is the "
+        "effective critical "
         "noise. ⟨J⟩: the mean Jacobian, what a probe of a trained network sees.",
     ),
     "growth-rate": FigureKind(
         growth_rate_figure,
         ("growth_rate",),
-        "Growth rate of linear theory; in each shell of wavenumbers the fastest mode. Black: where theory says a mode "
+        "Growth rate of linear theory; in each shell of wavenumbers the fastest mode. Black: where theory "
+        "says a mode "
         "neither grows nor decays. Circles: where the simulated λ_reg of that shell first reaches one.",
     ),
     "film-strip": FigureKind(
@@ -75,24 +78,28 @@ FIGURES: dict[str, FigureKind] = {
     "structure-factor": FigureKind(
         structure_factor_figure,
         ("structure_factor_linear",),
-        "Lines are linear theory from the bare symbol, integrated down the same noise ladder, with no free parameter.",
+        "Lines are linear theory from the bare symbol, integrated down the same noise ladder, with no free "
+        "parameter.",
     ),
     "linear-check": FigureKind(
         linear_check_figure,
         ("linear_ratio",),
-        "Simulated structure factor, divided by its own value at the first noise level, over the same ratio of linear "
+        "Simulated structure factor, divided by its own value at the first noise level, over the same ratio "
+        "of linear "
         "theory. Below the grey band fluctuations have made the field grow less than linear theory says.",
     ),
     "correlation-length": FigureKind(
         correlation_length_figure,
         ("xi_raw",),
-        "White noise hides correlations in the raw field; the denoised field and the second moment of S show them. The "
+        "White noise hides correlations in the raw field; the denoised field and the second moment of S "
+        "show them. The "
         "quasi-static length diverges where its symbol reaches one; the swept field cannot follow.",
     ),
     "order": FigureKind(
         order_figure,
         ("binder", "wall_density"),
-        "The Binder cumulant of the spatial mean is 0 for Gaussian fluctuations and 2/3 when each sample settles in one "
+        "The Binder cumulant of the spatial mean is 0 for Gaussian fluctuations and 2/3 when each sample "
+        "settles in one "
         "of two states. Walls are nearest neighbours of opposite sign in the denoised field.",
     ),
     "condensation": FigureKind(
@@ -103,7 +110,8 @@ FIGURES: dict[str, FigureKind] = {
     "bank-spread": FigureKind(
         bank_spread_figure,
         ("draw_critical_uniform",),
-        "Bare critical noise of random banks of the same size and number of patterns. The seed of this study's bank is "
+        "Bare critical noise of random banks of the same size and number of patterns. The seed of this "
+        "study's bank is "
         "given in the settings and was not chosen for its result.",
     ),
 }

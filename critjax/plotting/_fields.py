@@ -10,13 +10,13 @@ from critjax.plotting._style import (
     BLACK,
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     RED,
     figure_with_axes,
     line,
     mark_critical,
+    named_level,
     noise_axis,
     points,
     styled,
@@ -78,8 +78,8 @@ def film_strip_figure(dataset: xr.Dataset) -> Figure:
                     panel.set_title(
                         rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
                     )
-    figure.suptitle("Samples x (grey scale widens with the noise) and denoised fields D(x)", fontsize=11, x=0.01,
-                    ha="left", fontweight="bold")  # fmt: skip
+    text = "Samples x (grey scale widens with the noise) and denoised fields D(x)"
+    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
@@ -111,11 +111,8 @@ def order_figure(dataset: xr.Dataset) -> Figure:
     """Draw the Binder cumulant and the wall density as the noise falls."""
     figure, (top, bottom) = figure_with_axes(7.2, 4.6, nrows=2, sharex=True)
     points(top, dataset, "binder", marker="o", color=BLUE)
-    top.axhline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
-    top.axhline(2 / 3, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)))
-    for level, name in ((0.0, "Gaussian: no order"), (2 / 3, "two ordered states")):
-        top.annotate(name, (1.0, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5,
-                     color=GREY)  # fmt: skip
+    named_level(top, 0.0, "Gaussian: no order", below=True)
+    named_level(top, 2 / 3, "two ordered states", linestyle=(0, (4, 2)))
     top.set_ylim(min(-0.25, float(np.nanmin(dataset["binder"])) - 0.05), 0.85)
     top.set_ylabel("Binder cumulant\nof the spatial mean")
     points(bottom, dataset, "wall_density", marker="s", color=GREEN, markerfacecolor="white")
@@ -143,13 +140,9 @@ def condensation_figure(dataset: xr.Dataset) -> Figure:
     axes.set_yscale("log")
     number = value(dataset, "num_patches")
     if np.isfinite(number):
-        axes.axhline(number, color=BLACK, linewidth=1.2)
-        axes.annotate(f"all {number:.0f} patches", (1.0, number), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", fontsize=8.5)  # fmt: skip
+        named_level(axes, number, f"all {number:.0f} patches", colour=BLACK, linestyle="-")
         axes.set_ylim(0.8, 2.2 * number)
-    axes.axhline(1.0, color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
-    axes.annotate("one patch", (1.0, 1.0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5,
-                  color=GREY)  # fmt: skip
+    named_level(axes, 1.0, "one patch")
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
     axes.set_ylabel("effective number of patches")

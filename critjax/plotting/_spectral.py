@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from critjax.plotting._style import (
     BLACK,
     GREEN,
-    GREY,
     POINTS,
     RED,
     THEORY,
@@ -19,6 +18,7 @@ from critjax.plotting._style import (
     limits,
     line,
     mark_critical,
+    named_level,
     noise_axis,
     plain,
     points,
@@ -110,22 +110,13 @@ def softest_mode_figure(dataset: xr.Dataset) -> Figure:
         label=r"mean Jacobian $\langle J\rangle$, simulated",
     ):
         fitted.append(dataset["mean_jacobian_softest"].values)
-    axes.axhline(1.0, color=GREY, linewidth=1.0)
-    axes.annotate(
-        "marginal",
-        (1.0, 1.0),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        color=GREY,
-    )
+    named_level(axes, 1.0, "marginal: neither grows nor decays", side="left", linestyle="-")
     limits(axes, [*fitted, [0.0, 1.35]], low=-0.4, high=2.2)
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
     axes.set_ylabel("symbol of the softest mode (real part)")
     title(axes, f"The softest mode, {_mode_name(dataset)}: when it stops decaying")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -168,17 +159,7 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
         top, bottom = max(float(np.nanmax(v)) for v in shown), min(float(np.nanmin(v)) for v in shown)
         axes.set_ylim(max(bottom, 1e-4) / 1.6, top * 4)
     axes.set_yscale("log")
-    axes.axhline(1.0, color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
-    axes.annotate(
-        "white noise",
-        (wavenumber[-1], 1.0),
-        xytext=(0, -7),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8.5,
-        color=GREY,
-    )
+    named_level(axes, 1.0, "white noise", below=True)
     axes.set_xlabel(r"wavenumber $|k|$ (rad per pixel)")
     axes.set_ylabel(r"structure factor $S(k)/\sigma^2$")
     title(axes, "Structure factor: simulation (points) and linear theory (lines)")

@@ -131,3 +131,28 @@ def limits(axes: Axes, arrays: list[Any], *, low: float, high: float, pad: float
         bottom, top = max(low, float(values.min())), min(high, float(values.max()))
         margin = pad * max(top - bottom, 1e-6)
         axes.set_ylim(bottom - margin, top + margin)
+
+
+def named_level(
+    axes: Axes,
+    height: float,
+    text: str,
+    *,
+    colour: str = GREY,
+    side: str = "right",
+    below: bool = False,
+    **style: Any,
+) -> None:
+    """Draw a horizontal line across the axes and write its name at one end."""
+    axes.axhline(height, **{"color": colour, "linewidth": 1.0, "linestyle": (0, (1, 2)), **style})
+    axes.annotate(
+        text,
+        (0.99 if side == "right" else 0.01, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -2 if below else 1),
+        textcoords="offset points",
+        ha=side,
+        va="top" if below else "bottom",
+        fontsize=8.5,
+        color=colour,
+    )

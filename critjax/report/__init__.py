@@ -69,7 +69,10 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
 
 def write_report(
-    dataset: xr.Dataset, folder: str | os.PathLike[str], *, progress: Callable[[str, int, int], None] | None = None
+    dataset: xr.Dataset,
+    folder: str | os.PathLike[str],
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write ``report.html`` and ``figures/*.png`` for a result.
 

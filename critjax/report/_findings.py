@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
 """Sentences that state findings, each chosen by the numbers: other numbers, another sentence."""
 
 from __future__ import annotations
@@ -46,15 +47,27 @@ def bare_sentence(dataset: xr.Dataset) -> str:
     bare, frame = read(dataset, "critical_sigma_bare"), str(dataset.attrs.get("frame", "ve"))
     where = "" if frame == "ve" else " in the variance-preserving frame"
     if bare.known:
-        return f"Linear theory puts the critical noise{where} at {noise(bare, 'σ_c')}: there {mode_name(dataset)} stops decaying."
-    threshold = dataset["threshold"] if "threshold" in dataset else 1.0
+        return (
+            f"Linear theory puts the critical noise{where} at {noise(bare, 'σ_c')}: there "
+            f"{mode_name(dataset)} stops decaying."
+        )
+    threshold = dataset.get("threshold", 1.0)
     grows = bool((dataset["lambda_bare_softest"] >= threshold).values[0])
     if grows:
         return (
-            f"Linear theory has no critical noise{where}: {mode_name(dataset)} grows at every noise level of the ladder, "
+            f"Linear theory has no critical noise{where}: {mode_name(dataset)} grows at every noise level "
+            "of the ladder, "
             "from the very first."
         )
-    return f"Linear theory has no critical noise{where}: no mode ever grows on the scanned range."
+    nearest = dataset["lambda_bare_softest"] - threshold
+    at = int(nearest.argmax())
+    value = plain(float(dataset["lambda_bare_softest"][at]))
+    level = noise(Measured(float(dataset["sigma"][at])))
+    return (
+        f"Linear theory has no critical noise{where}: no mode ever grows on the scanned range. "
+        f"{mode_name(dataset)[:1].upper()}"
+        f"{mode_name(dataset)[1:]} comes nearest, with a symbol of {value} at {level}."
+    )
 
 
 def simulation_sentence(dataset: xr.Dataset) -> str | None:
@@ -121,7 +134,7 @@ def linear_ratios(dataset: xr.Dataset) -> list[tuple[float, Measured, Measured]]
 
 
 def linear_sentence(dataset: xr.Dataset) -> str | None:
-    """State where linear theory of the structure factor holds to five per cent, and how far it parts below."""
+    """State where linear theory of S holds to five per cent, and how far it parts below."""
     critical = read(dataset, "critical_sigma_bare_ve").value
     rows = linear_ratios(dataset)
     if not rows:
@@ -136,7 +149,8 @@ def linear_sentence(dataset: xr.Dataset) -> str | None:
         holds = worst <= SMALL
         verb = "holds" if holds else "fails"
         first = (
-            f"For σ² ≥ 4 σ_c² linear theory of S(k) {verb} at the 5 % level: the ten smallest wavenumbers deviate by at "
+            f"For σ² ≥ 4 σ_c² linear theory of S(k) {verb} at the 5 % level: the ten smallest wavenumbers "
+            "deviate by at "
             f"most {worst * 100:.1f} %."
         )
     later = [(r, m) for r, m, _ in rows if r < 4]
@@ -145,14 +159,20 @@ def linear_sentence(dataset: xr.Dataset) -> str | None:
     listed = ", ".join(f"{text(m)} at {r:g}" for r, m in later)
     largest = max(abs(m.value - 1) for _, m in later)
     judgement = "it still holds there" if largest <= SMALL else "measured and bare values part"
-    return f"{first} Nearer to the transition {judgement}: simulated over linear S is {listed} (in units of σ²/σ_c²)."
+    return (
+        f"{first} Nearer to the transition {judgement}: simulated over linear S is {listed} (in units of "
+        "σ²/σ_c²)."
+    )
 
 
 def kind_sentence(dataset: xr.Dataset) -> str | None:
     """State what kind of structure appears first, in theory and in simulation."""
     if not read(dataset, "critical_sigma_bare").known:
         return None
-    wavenumber, found = read(dataset, "critical_wavenumber_bare"), read(dataset, "critical_wavenumber_measured")
+    wavenumber, found = (
+        read(dataset, "critical_wavenumber_bare"),
+        read(dataset, "critical_wavenumber_measured"),
+    )
     eta = float(settings_of(dataset).get("eta", 0.0))
     imag = (1 + eta) * read(dataset, "critical_imag_bare").value
     what = "a uniform change of grey" if wavenumber.value <= 1e-9 else "a pattern with a wavelength"
@@ -178,8 +198,10 @@ def mean_field_sentence(dataset: xr.Dataset) -> str | None:
     typical = "a typical draw" if away <= 1 else ("an unusual draw" if away <= 2 else "a rare draw")
     level = noise(Measured(math.sqrt(mean)), "σ")
     return (
-        f"The mean-field value of the uniform mode is σ_c² = {plain(mean)} ± {plain(spread, 2)} (spread over banks), "
-        f"{level}; this bank has {plain(own)}: {typical}, above {rank:.0f} % of {len(draws)} random banks (their mean is "
+        f"The mean-field value of the uniform mode is σ_c² = {plain(mean)} ± {plain(spread, 2)} (spread "
+        "over banks), "
+        f"{level}; this bank has {plain(own)}: {typical}, above {rank:.0f} % of {len(draws)} random banks "
+        "(their mean is "
         f"{plain(float(draws.mean()))} ± {plain(float(draws.std(ddof=1)), 2)})."
     )
 
@@ -199,10 +221,14 @@ def jacobian_sentence(dataset: xr.Dataset) -> str | None:
         )
     if gap.value - AGREEMENT * gap.error > 0:
         return (
-            f"The mean Jacobian of this mode never reaches one: its smallest gap is {text(gap)}, near {where}. "
+            f"The mean Jacobian of this mode never reaches one: its smallest gap is {text(gap)}, near "
+            f"{where}. "
             "Probing Jacobians shows a minimum, not a crossing."
         )
-    return f"The mean Jacobian of this mode comes to one within errors: its smallest gap is {text(gap)}, near {where}."
+    return (
+        f"The mean Jacobian of this mode comes to one within errors: its smallest gap is {text(gap)}, "
+        f"near {where}."
+    )
 
 
 def order_sentence(dataset: xr.Dataset) -> str | None:
@@ -233,7 +259,10 @@ def condensation_sentence(dataset: xr.Dataset) -> str | None:
     total = read(dataset, "num_patches").value
     if below.size == 0:
         last = plain(float(effective[-1]))
-        return f"The posterior does not condense: {last} of {total:.0f} patches still compete at the lowest noise."
+        return (
+            f"The posterior does not condense: {last} of {total:.0f} patches still compete at the "
+            "lowest noise."
+        )
     level = Measured(float(sigma[below[0]]))
     return f"The posterior condenses on fewer than two of {total:.0f} patches from about {noise(level)} on."
 
@@ -246,14 +275,21 @@ def null_sentence(dataset: xr.Dataset) -> str | None:
     error = dataset["lambda_reg_softest_error"].values
     parted = (np.abs(difference) > 0.1) & (np.abs(difference) > AGREEMENT * error)
     if not parted.any():
-        return "The Gaussian null model with the images' spectrum follows λ_reg of the softest mode within 0.1 at every noise."
+        return (
+            "The Gaussian null model with the images' spectrum follows λ_reg of the softest mode within "
+            "0.1 at every noise."
+        )
     first = int(np.argmax(parted))
     side = "above" if difference[first] > 0 else "below"
     level = Measured(float(dataset["sigma"].values[first]))
     if first == 0:
-        return f"λ_reg of the softest mode lies {side} the Gaussian null model of the images' spectrum from the first noise level on."
+        return (
+            f"λ_reg of the softest mode lies {side} the Gaussian null model of the images' spectrum from "
+            "the first noise level on."
+        )
     return (
-        f"The Gaussian null model, which can never turn unstable, follows λ_reg of the softest mode within 0.1 down to about "
+        "The Gaussian null model, which can never turn unstable, follows λ_reg of the softest mode within "
+        "0.1 down to about "
         f"{noise(level)}; below, the simulation lies {side} it."
     )
 

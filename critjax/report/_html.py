@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
 """The self-contained HTML page of a study: findings, table, figures, settings, how to repeat."""
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from critjax.report._table import Row, table
 
 _CSS = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #1b1b1b; background: #fff;
+body { font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #1b1b1b; background:
+#fff;
   max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
 .subtitle { color: #555; margin: 0 0 1.4rem; }
-.label { border-left: .35rem solid #D55E00; background: #fdf1e9; padding: .6rem .9rem; margin: 1rem 0; font-weight: 600; }
-.headline { border-left: .35rem solid #0072B2; background: #eef5fa; padding: .7rem 1rem; margin: 0 0 1rem; font-size: 1.05rem; }
-.headline p { margin: .3rem 0; }
+.label { border-left: .35rem solid #D55E00; background: #fdf1e9; padding: .6rem .9rem; margin: 1rem 0;
+font-weight: 600; } .headline { border-left: .35rem solid #0072B2; background: #eef5fa; padding: .7rem 1rem;
+margin: 0 0 1rem; font-size: 1.05rem; } .headline p { margin: .3rem 0; }
 ul.findings { padding-left: 1.1rem; } ul.findings li { margin: .35rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; width: 100%; }
 th { text-align: left; border-bottom: 2px solid #1b1b1b; padding: .25rem .6rem; }
 td { padding: .2rem .6rem; border-bottom: 1px solid #eee; vertical-align: top; }
 th.n, td.n { text-align: right; white-space: nowrap; }
-tr.unit td { color: #555; border-bottom: none; padding-top: 0; padding-bottom: .1rem; } tr.unit td:first-child { padding-left: 2rem; }
-td.note { color: #555; font-size: .85rem; }
+tr.unit td { color: #555; border-bottom: none; padding-top: 0; padding-bottom: .1rem; } tr.unit td:first-child
+{ padding-left: 2rem; } td.note { color: #555; font-size: .85rem; }
 figure { margin: 1.4rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #444; font-size: .92rem; max-width: 52rem; margin-top: .3rem; }
 code, pre { font: .88rem ui-monospace, "SF Mono", Menlo, Consolas, monospace; background: #f5f5f5; }
@@ -54,12 +56,17 @@ def labels(dataset: xr.Dataset) -> list[str]:
         found.append("Quick run: few samples and levels on a small grid. A look, not a result.")
     if dataset.attrs.get("status") != "complete":
         done, asked = dataset.attrs.get("num_samples_done"), settings.get("num_samples")
-        found.append(f"Interrupted: {done} of {asked} samples were simulated, and what follows them may be missing.")
+        found.append(
+            f"Interrupted: {done} of {asked} samples were simulated, and what follows them may be missing."
+        )
     return found
 
 
 def _table_html(rows: list[Row]) -> str:
-    lines = ["<tr><th>quantity</th><th class=n>theory</th><th class=n>measured</th><th class=n>error</th><th></th></tr>"]
+    lines = [
+        "<tr><th>quantity</th><th class=n>theory</th><th class=n>measured</th><th "
+        "class=n>error</th><th></th></tr>"
+    ]
     for row in rows:
         cells = [html.escape(cell.strip()) for cell in row]
         kind = " class=unit" if row.quantity.startswith(" ") else ""
@@ -69,11 +76,15 @@ def _table_html(rows: list[Row]) -> str:
 
 
 def _pairs_html(pairs: Mapping[str, object]) -> str:
-    rows = "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in pairs.items())
+    rows = "".join(
+        f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in pairs.items()
+    )
     return f"<div class=scroll><table>{rows}</table></div>"
 
 
-def render(dataset: xr.Dataset, pictures: Mapping[str, tuple[bytes, str]], *, result_name: str = "results.nc") -> str:
+def render(
+    dataset: xr.Dataset, pictures: Mapping[str, tuple[bytes, str]], *, result_name: str = "results.nc"
+) -> str:
     """Build the page as one string without external references.
 
     Parameters
@@ -103,18 +114,19 @@ def render(dataset: xr.Dataset, pictures: Mapping[str, tuple[bytes, str]], *, re
     )
     description = html.escape(
         f"{dataset.attrs.get('bank_description', '')}; {dataset.attrs.get('num_samples_done', 0)} samples, "
-        f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, {settings.get('precision')}"
+        f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, "
+        f"{settings.get('precision')}"
     )
     cost = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{_CSS}</style></head><body>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
+initial-scale=1"> <title>{title}</title><style>{_CSS}</style></head><body>
 <h1>{title}</h1><p class=subtitle>{description}</p>
 {warnings}<div class=headline>{headline}</div><ul class=findings>{others}</ul>
 <h2>Theory and measurement</h2>{_table_html(table(dataset))}
-<p class=subtitle>Errors are one standard error (jackknife over batches of samples). σ is the standard deviation of the
-noise in image units, data in [-1, 1]; t_ou = ½ ln(1+σ²), ᾱ = 1/(1+σ²), log-SNR = -2 ln σ.</p>
-<h2>Figures</h2>{images}
+<p class=subtitle>Errors are one standard error (jackknife over batches of samples). σ is the standard
+deviation of the noise in image units, data in [-1, 1]; t_ou = ½ ln(1+σ²), ᾱ = 1/(1+σ²), log-SNR = -2 ln
+σ.</p> <h2>Figures</h2>{images}
 <h2>Repeat this run</h2><pre>critjax criticality --from {html.escape(result_name)} --out another-folder</pre>
 <p>or, in Python:</p><pre>import xarray as xr
 from critjax.studies import criticality
@@ -122,6 +134,7 @@ old = xr.load_dataset("{html.escape(result_name)}", engine="h5netcdf")
 new = criticality.run(criticality.settings_of(old))</pre>
 <details><summary>Settings</summary>{_pairs_html(settings)}</details>
 <details><summary>Versions</summary>{_pairs_html(versions)}</details>
-<details><summary>Cost</summary><p>{html.escape(cost)}; finished {html.escape(str(dataset.attrs.get("created", "")))}.</p></details>
-</body></html>
+<details><summary>Cost</summary><p>{html.escape(cost)}; finished {
+        html.escape(str(dataset.attrs.get("created", "")))
+    }.</p></details> </body></html>
 """

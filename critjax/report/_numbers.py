@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
 """Numbers as people write them: digits that the error allows, noise levels in every unit."""
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def read(dataset: xr.Dataset, name: str, error: str | None = None) -> Measured:
 
 
 def curve_at(dataset: xr.Dataset, name: str, sigma: float, error: str | None = None) -> Measured:
-    """Read a curve over noise at a given noise, interpolating linearly in ln sigma; NaN outside the ladder."""
+    """Read a curve at a given noise, interpolating linearly in ln sigma; NaN outside the ladder."""
     if name not in dataset or not math.isfinite(sigma):
         return Measured(math.nan)
     values = dataset[name]

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
 """The result table: quantity, theory, measured, error."""
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _row(quantity: str, theory: float, measured: Measured, note: str = "") -> Ro
 
 
 def _noise_rows(quantity: str, theory: float, measured: Measured, note: str = "") -> list[Row]:
-    """One critical noise: sigma, then the same in the units of other conventions."""
+    """Write one critical noise: sigma, then the same in the units of other conventions."""
     rows = [_row(quantity, theory, measured, note)]
     predicted, found = in_units(Measured(theory)), in_units(measured)
     return rows + [_row(f"   as {unit}", predicted[unit].value, found[unit]) for unit in predicted]
@@ -45,18 +46,27 @@ def table(dataset: xr.Dataset) -> list[Row]:
     settings = settings_of(dataset)
     eta = float(settings.get("eta", 0.0))
     measured = read(dataset, "critical_sigma_measured")
-    status = "" if read(dataset, "critical_sigma_bare").known else str(dataset.attrs.get("instability_kind", ""))
+    status = (
+        "" if read(dataset, "critical_sigma_bare").known else str(dataset.attrs.get("instability_kind", ""))
+    )
     rows = _noise_rows(
-        "critical noise σ_c, softest mode: bare theory", read(dataset, "critical_sigma_bare").value, measured, status
+        "critical noise σ_c, softest mode: bare theory",
+        read(dataset, "critical_sigma_bare").value,
+        measured,
+        status,
     )
     if "critical_sigma_closure" in dataset:
         rows += _noise_rows(
-            "critical noise, softest mode: Gaussian closure", read(dataset, "critical_sigma_closure").value, measured
+            "critical noise, softest mode: Gaussian closure",
+            read(dataset, "critical_sigma_closure").value,
+            measured,
         )
     if read(dataset, "critical_wavenumber_bare").value > 1e-9:
         uniform = read(dataset, "critical_sigma_uniform_measured")
         rows += _noise_rows(
-            "critical noise, uniform mode: bare theory", read(dataset, "critical_sigma_uniform_bare").value, uniform
+            "critical noise, uniform mode: bare theory",
+            read(dataset, "critical_sigma_uniform_bare").value,
+            uniform,
         )
         if "critical_sigma_uniform_closure" in dataset:
             closure = read(dataset, "critical_sigma_uniform_closure").value
@@ -80,7 +90,11 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
     """Wavenumber, frequency, non-reciprocal size and the gap of the mean Jacobian."""
     wavenumber = read(dataset, "critical_wavenumber_bare").value
     rows = [
-        _row("critical wavenumber |k_c| (rad per pixel)", wavenumber, read(dataset, "critical_wavenumber_measured"))
+        _row(
+            "critical wavenumber |k_c| (rad per pixel)",
+            wavenumber,
+            read(dataset, "critical_wavenumber_measured"),
+        )
     ]
     imag, found = read(dataset, "critical_imag_bare").value, read(dataset, "critical_imag_measured")
     frequency = Measured((1 + eta) * found.value, (1 + eta) * found.error)
@@ -90,8 +104,18 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
     if "nonreciprocal" in dataset and math.isfinite(at):
         i = int(np.argmin(np.abs(np.log(dataset["probe_sigma"].values / at))))
         nonreciprocal = Measured(float(dataset["nonreciprocal"][i]), float(dataset["nonreciprocal_error"][i]))
-        note = f"theory at bare σ_c; measured on the mean Jacobian at σ = {plain(float(dataset['probe_sigma'][i]))}"
-    rows.append(_row("non-reciprocal size of the Jacobian", read(dataset, "nonreciprocal_bare").value, nonreciprocal, note))
+        note = (
+            "theory at bare σ_c; measured on the mean Jacobian at σ = "
+            f"{plain(float(dataset['probe_sigma'][i]))}"
+        )
+    rows.append(
+        _row(
+            "non-reciprocal size of the Jacobian",
+            read(dataset, "nonreciprocal_bare").value,
+            nonreciprocal,
+            note,
+        )
+    )
     if "mean_jacobian_softest" in dataset:
         values = dataset["mean_jacobian_softest"].values
         best = int(np.nanargmax(values))
@@ -99,16 +123,24 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
         level = Measured(float(dataset["probe_sigma"].values[best]))
         units = ", ".join(f"{unit} {plain(v.value)}" for unit, v in in_units(level).items())
         rows.append(
-            _row("smallest gap of the mean Jacobian, softest mode", math.nan, gap, f"at σ = {plain(level.value)} ({units})")
+            _row(
+                "smallest gap of the mean Jacobian, softest mode",
+                math.nan,
+                gap,
+                f"at σ = {plain(level.value)} ({units})",
+            )
         )
     return rows
 
 
 def _mean_field_rows(dataset: xr.Dataset) -> list[Row]:
-    """The mean-field value, with the spread over random banks, beside this bank's own value."""
+    """Set the mean-field value, with the spread over random banks, beside this bank's own."""
     if "mean_field_squared" not in dataset:
         return []
-    mean, own = read(dataset, "mean_field_squared").value, read(dataset, "bank_critical_uniform_squared").value
+    mean, own = (
+        read(dataset, "mean_field_squared").value,
+        read(dataset, "bank_critical_uniform_squared").value,
+    )
     spread = read(dataset, "mean_field_squared_spread").value
     draws = dataset["draw_critical_uniform"].values
     drawn = f"{len(draws)} drawn: {plain(float(draws.mean()))} ± {plain(float(draws.std(ddof=1)), 2)}"
@@ -126,9 +158,18 @@ def _mean_field_rows(dataset: xr.Dataset) -> list[Row]:
     units = in_units(Measured(math.sqrt(mean), width))
     bank = in_units(Measured(math.sqrt(own)) if own > 0 else Measured(math.nan))
     sigma = math.sqrt(own) if own > 0 else math.nan
-    rows.append(Row("mean-field critical noise σ_c (the same)", plain(math.sqrt(mean), 4), plain(sigma, 4), plain(width, 2)))
+    rows.append(
+        Row(
+            "mean-field critical noise σ_c (the same)",
+            plain(math.sqrt(mean), 4),
+            plain(sigma, 4),
+            plain(width, 2),
+        )
+    )
     for unit, value in units.items():
-        rows.append(Row(f"   as {unit}", plain(value.value, 4), plain(bank[unit].value, 4), plain(value.error, 2)))
+        rows.append(
+            Row(f"   as {unit}", plain(value.value, 4), plain(bank[unit].value, 4), plain(value.error, 2))
+        )
     return rows
 
 
@@ -152,7 +193,11 @@ def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
             )
         )
         rows.append(
-            _row(f"correlation length {place}, denoised field, 1/e (px)", math.nan, curve_at(dataset, "xi_denoised", sigma))
+            _row(
+                f"correlation length {place}, denoised field, 1/e (px)",
+                math.nan,
+                curve_at(dataset, "xi_denoised", sigma),
+            )
         )
     return rows
 

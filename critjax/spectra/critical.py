@@ -31,11 +31,11 @@ STATUS = {
 
 
 class CriticalPoint(NamedTuple):
-    """Result of `critical_point`; every number but ``status``, ``crossings`` and their count is NaN without a crossing."""
+    """Result of `critical_point`; without a crossing the first four fields are NaN and ``modes`` is False."""
 
     sigma: Float[Array, ""]
     """Critical noise, a standard deviation: the largest of the scanned range at which a mode grows."""
-    wavevector: Float[Array, "2"]
+    wavevector: Float[Array, " 2"]
     """(k_y, k_x) in rad per pixel of the first critical mode in FFT order."""
     frequency: Float[Array, ""]
     """(1+eta) Im Dhat(k_c), rad per unit tau = -ln sigma: the mode is exp(i(k.j + frequency tau))."""
@@ -44,7 +44,7 @@ class CriticalPoint(NamedTuple):
     status: Int[Array, ""]
     """Code, see `STATUS`."""
     modes: Any
-    """Boolean (H, W) in FFT order: all modes critical at ``sigma``, k and -k and symmetry partners included."""
+    """Boolean (H, W) in FFT order: all modes critical at ``sigma``: k, -k and symmetry partners."""
     crossings: Float[Array, " max_crossings"]
     """All levels where max_k Gamma changes sign, decreasing, re-entrant ones included; padded with NaN."""
     num_crossings: Int[Array, ""]
@@ -220,7 +220,7 @@ def _classify(
 
 
 def _implicit_root(symbol_fn: SymbolFn, root: Array, index: Array, eta: Any, frame: str) -> Array:
-    """Attach to a root of Gamma(k_c, sigma; theta) its derivative with respect to theta, leaving the value alone."""
+    """Attach to a root of Gamma(k_c, sigma; theta) its derivative in theta, leaving the value alone."""
 
     def rate(sigma: Array) -> Array:
         table = symbol_fn(sigma)
@@ -337,10 +337,11 @@ def instability_kind(point: CriticalPoint, *, frequency_tolerance: float | None 
     check(shape == (), "point", "one critical point", f"a batch of shape {shape}", "index the batch first")
     if int(point.status) != CROSSING:
         return STATUS[int(point.status)]
-    if frequency_tolerance is None:
-        frequency_tolerance = float(jnp.finfo(point.sigma.dtype).eps) ** 0.5
+    least = (
+        float(jnp.finfo(point.sigma.dtype).eps) ** 0.5 if frequency_tolerance is None else frequency_tolerance
+    )
     uniform = not np.any(np.asarray(point.wavevector))
-    moving = abs(float(point.frequency)) > frequency_tolerance
+    moving = abs(float(point.frequency)) > least
     if uniform:
         return "oscillatory" if moving else "uniform"
     return "travelling" if moving else "finite wavelength"

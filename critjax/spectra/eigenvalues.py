@@ -41,11 +41,7 @@ def _roots_of_three(m: Array) -> Array:
     t = traceless / scale[..., None, None]
     minors = [t[..., i, i] * t[..., j, j] - t[..., i, j] * t[..., j, i] for i, j in ((0, 1), (0, 2), (1, 2))]
     a = minors[0] + minors[1] + minors[2]
-    cofactors = [
-        t[..., 1, (j + 1) % 3] * t[..., 2, (j + 2) % 3] - t[..., 1, (j + 2) % 3] * t[..., 2, (j + 1) % 3]
-        for j in range(3)
-    ]
-    b = -sum(t[..., 0, j] * cofactors[j] for j in range(3))
+    b = -jnp.sum(t[..., 0, :] * jnp.cross(t[..., 1, :], t[..., 2, :]), axis=-1)
 
     a0, b0 = jax.lax.stop_gradient((a, b))
     inner = jnp.sqrt((b0 / 2) ** 2 + (a0 / 3) ** 3)
@@ -98,10 +94,10 @@ def leading_eigenvalue(matrix: Inexact[ArrayLike, "*batch C C"]) -> Complex[Arra
     """
     m = jnp.asarray(matrix)
     shape = tuple(m.shape)
-    good = len(shape) >= 2 and shape[-1] == shape[-2] >= 1
+    good = len(shape) >= 2 and len(set(shape[-2:])) == 1 and shape[-1] >= 1
     check(good, "matrix", "shape (..., C, C)", f"shape {shape}", "pass square matrices on the last two axes")
     m = m.astype(jnp.promote_types(m.dtype, jnp.complex64))
-    channels = shape[-1]
+    channels = m.shape[-1]
     if channels == 1:
         return m[..., 0, 0]
     if channels == 2:
@@ -188,8 +184,10 @@ def growth_rate(
 
     Example
     -------
-    >>> print(growth_rate(jnp.full((1, 1, 1, 1), 1.5), 2.0, eta=1.0), growth_rate(jnp.ones((1, 1, 1, 1)), 2.0, frame="vp"))
-    [[1.]] [[0.8]]
+    >>> print(growth_rate(jnp.full((1, 1, 1, 1), 1.5), 2.0, eta=1.0))
+    [[1.]]
+    >>> print(growth_rate(jnp.full((1, 1, 1, 1), 1.5), 2.0, frame="vp"))
+    [[1.3]]
     """
     check_rank("symbol", symbol, "H W C C")
     check_sigma(sigma)

@@ -10,14 +10,14 @@ denoiser is a correlation with a kernel, and plane waves are its eigenvectors (T
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_grid, check_rank, check_sigmas, is_concrete
+from critjax._checks import check, check_grid, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import kernel_to_symbol
@@ -202,18 +202,32 @@ def uniform_symbol(
     check_bank(bank, readout)
     check_sigma(sigma)
     state = check_state(bank, state)
-    return uniform_response(bank, sigma, state, readout=readout, block_size=block_size)[1]
+    return uniform_response(bank, sigma, state, readout=readout, block_size=block_size).jacobian
+
+
+class UniformResponse(NamedTuple):
+    """What one pass over a bank tells about the dynamics of constant images."""
+
+    value: Array
+    """D(m), (C,)."""
+    jacobian: Array
+    """dD/dm, (C, C)."""
+    drift: Array
+    """dD/dtau at fixed m, tau = -ln sigma, (C,)."""
+    scale: Array
+    """Root mean square of what is averaged in D, (C,): rounding errors of ``value`` are proportional to it."""
 
 
 def uniform_response(
     bank: Bank, sigma: Any, state: Array, *, readout: str, block_size: int | None
-) -> tuple[Array, Array, Array]:
-    """Return D(m) (C,), dD/dm (C, C) and dD/dtau (C,) on constant images, tau = -ln sigma, in one pass."""
+) -> UniformResponse:
+    """Compute value and derivatives of the denoiser on constant images from one pass over the bank."""
     moments = posterior_moments(bank, sigma, state, readout=readout, uniform=True, block_size=block_size)
     variance = jnp.asarray(sigma).astype(moments.first.dtype) ** 2
     channels = bank.channels
-    response = moments.covariance / variance
-    return moments.first, response[:, :channels], -response[:, channels]
+    sums, distance, features = jnp.split(moments.covariance, [channels, channels + 1], axis=1)
+    scale = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(jnp.diagonal(features) + moments.first**2), 0))
+    return UniformResponse(moments.first, sums / variance, -distance[:, 0] / variance, scale)
 
 
 def mean_field_critical_sigma(

@@ -36,13 +36,14 @@ def rayleigh_quotient(
     denoise_fn: DenoiseFn,
     x: Float[ArrayLike, "H W C"],
     sigma: Scalar,
-    wavevector: Float[ArrayLike, "2"],
+    wavevector: Float[ArrayLike, " 2"],
     *,
     polarisation: Inexact[ArrayLike, " C"] | None = None,
 ) -> Complex[Array, ""]:
     r"""Measure a denoiser's response to one plane wave, the diagonal element of its Jacobian.
 
-    .. math:: \lambda = \frac{e^\dagger J e}{e^\dagger e}, \qquad e(j) = a\, e^{i k \cdot j}, \quad J = \partial D / \partial x
+    .. math:: \lambda = \frac{e^\dagger J e}{e^\dagger e}, \qquad e(j) = a\, e^{i k \cdot j}, \quad
+              J = \partial D / \partial x
 
     With e = c + i s: Re = (c.Jc + s.Js)/(e.e), Im = (c.Js - s.Jc)/(e.e).
 
@@ -311,7 +312,7 @@ def regression_symbol(
         "pair them up",
     )
     check_option("centre", centre, CENTRES)
-    count, height, width, channels = x.shape
+    count, channels = x.shape[0], x.shape[-1]
     # C channels need C independent fluctuations per mode, and the mean has used up one sample.
     check(count > channels, "x", f"at least {channels + 1} samples", count, "draw more samples")
     axes = 0 if centre == "ensemble" else (0, 1, 2)

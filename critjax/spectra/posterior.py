@@ -108,7 +108,7 @@ def check_state(bank: PatchBank | ImageBank, state: Any) -> Array:
 
 
 def _window_sums(y: Array, size: int) -> tuple[Array, Array]:
-    """Return mean (C, h, w, B) and squared spread (h, w, B) of every window of y (C, h + p - 1, w + p - 1, B).
+    """Return mean (C, h, w, B) and squared spread (h, w, B) of the windows of y (C, h + p - 1, w + p - 1, B).
 
     Rows are merged into windows by the parallel-axis theorem: O(p) operations per pixel instead of O(p^2),
     and every term is a square.
@@ -119,7 +119,7 @@ def _window_sums(y: Array, size: int) -> tuple[Array, Array]:
 
 
 def _merge_shifts(mean: Array, spread: Array, size: int, axis: int, weight: int) -> tuple[Array, Array]:
-    """Merge the means and squared spreads of ``size`` neighbours along an axis, each made of ``weight`` pixels.
+    """Merge means and squared spreads of ``size`` neighbours along an axis, each made of ``weight`` pixels.
 
     A loop rather than a sum of slices, because compilers fuse the latter into every consumer, which would
     repeat it for each noise level.
@@ -145,7 +145,7 @@ def _slices(y: Array, size: int, axis: int) -> list[Array]:
 
 
 def _image_block(bank: ImageBank, readout: str, uniform: bool, images: Array, log_prior: Array) -> _Block:
-    """Prepare a block of whole images; candidates are laid out (h, w, B), images innermost, where shifts are free."""
+    """Prepare a block of whole images, laid out (C, h, w, B): with images innermost shifts are free."""
     size, dtype = bank.size, working_dtype(bank)
     before, after = (size - 1) // 2, size // 2
     y = jnp.transpose(images, (3, 1, 2, 0)).astype(dtype)
@@ -171,8 +171,14 @@ def _image_block(bank: ImageBank, readout: str, uniform: bool, images: Array, lo
 
     log_prior = jnp.broadcast_to(log_prior.astype(dtype), spread.shape)
     features = mean if readout == "average" else y[:, before : before + height, before : before + width]
-    flat = [a.reshape(*a.shape[:-3], -1) for a in (log_prior, spread, mean, features)]
-    return _Block(*flat, entries)  # flat, so that loops over candidates vectorise
+    # Flat, so that loops over candidates vectorise.
+    return _Block(
+        log_prior.reshape(-1),
+        spread.reshape(-1),
+        mean.reshape(channels, -1),
+        features.reshape(channels, -1),
+        entries,
+    )
 
 
 def _patch_block(dtype: Any, readout: str, uniform: bool, patches: Array, log_prior: Array) -> _Block:
@@ -251,7 +257,7 @@ def posterior_moments(
     readout : "centre" or "average"
         Features: the patch's centre (F = C) or the whole patch (F = P C, ordered row, column, channel).
     uniform : bool
-        Entries: the window sum of each channel and |phi - m|^2 (G = C + 1) instead of the whole patch (G = P
+        Entries: the window sum of each channel, |phi - m|^2 and the features (G = 2 C + 1) instead of the whole patch (G = P
         C); features of the average readout: the window mean (F = C). No correlations are formed.
     prior_only : bool
         Weights pi_mu instead of the posterior's, the limit of large sigma.
@@ -290,7 +296,7 @@ def posterior_moments(
         first = scale * jnp.sum(weights * block.features, axis=1)
         rows = jnp.concatenate([weights[None], weights * (block.features - first[:, None])])
         if uniform:
-            values = jnp.concatenate([pixels * block.mean, distance[None]])
+            values = jnp.concatenate([pixels * block.mean, distance[None], block.features])
             products = scale * jnp.matmul(rows, values.T, precision=_EXACT)
         else:
             products = scale * block.entries(rows)
@@ -315,15 +321,15 @@ def posterior_moments(
         return (top, weight, moments), None
 
     num_features = pixels * bank.channels if readout == "average" and not uniform else bank.channels
-    num_entries = bank.channels + 1 if uniform else pixels * bank.channels
+    num_entries = 2 * bank.channels + 1 if uniform else pixels * bank.channels
     zeros = (jnp.zeros(s, dtype) for s in ((), (num_features,), (num_entries,), (num_features, num_entries)))
     carry = (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype), Moments(*zeros))
     data = (bank.patches if isinstance(bank, PatchBank) else bank.images, bank.log_prior)
     whole = count // length
     if whole > 1:
-        split = tuple(a[: whole * length].reshape(whole, length, *a.shape[1:]) for a in data)
+        split = jax.tree.map(lambda a: a[: whole * length].reshape(whole, length, *a.shape[1:]), data)
         carry, _ = jax.lax.scan(jax.checkpoint(merge), carry, split)
-        data = tuple(a[whole * length :] for a in data)
+        data = jax.tree.map(lambda a: a[whole * length :], data)
     if data[1].shape[0]:
         carry, _ = merge(carry, data)
     top, weight, moments = carry

@@ -13,7 +13,7 @@ _MAX_ITERATIONS = 60
 
 
 def _inverse_quadratic(a: Array, b: Array, c: Array, f_a: Array, f_b: Array, f_c: Array) -> Array:
-    """Return the fraction of the way from a to b at which the inverse quadratic through three points vanishes.
+    """Return how far from a towards b the inverse quadratic through three points vanishes.
 
     One half, a bisection, where that curve does not stay within the bracket (Chandrupatla's criterion).
     """
@@ -27,7 +27,7 @@ def _inverse_quadratic(a: Array, b: Array, c: Array, f_a: Array, f_b: Array, f_c
 def bracketed_root(
     fn: Callable[[Array], Array], low: Array, high: Array, f_low: Array, f_high: Array
 ) -> Array:
-    """Refine the sign change of ``fn`` in each bracket by Chandrupatla's method, in the logarithm of its argument.
+    """Refine the sign change of ``fn`` in each bracket by Chandrupatla's method, in ln of the argument.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def interpolated_root(positions: Array, values: Array, lower: Array) -> Array:
         line = f_low + (f_high - f_low) * (at - low) / (high - low)
         return jnp.where(sound, cubic, line)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         below, above = ends
         middle = (below + above) / 2
         inside = jnp.sign(curve(middle)) == jnp.sign(f_low)

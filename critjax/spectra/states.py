@@ -11,11 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Inexact
 
 from critjax._checks import check, check_eta, check_sigmas, is_concrete
 from critjax._typing import Array, ArrayLike, Float, Scalar
-from critjax.banks import PatchBank
 from critjax.spectra.eigenvalues import growth_rate
 from critjax.spectra.kernels import Bank, uniform_response, uniform_symbol
 from critjax.spectra.posterior import check_bank, check_state, posterior_moments, working_dtype
@@ -97,8 +95,7 @@ def homogeneous_state(
 
     Example
     -------
-    >>> from critjax.banks import PatchBank
-    >>> bank = PatchBank(jnp.array([1.0, -0.5]).reshape(2, 1, 1, 1))
+    >>>     >>> bank = PatchBank(jnp.array([1.0, -0.5]).reshape(2, 1, 1, 1))
     >>> print(homogeneous_state(bank, jnp.array([100.0, 1.0]))[0])
     [0.25]
     """
@@ -115,12 +112,11 @@ def homogeneous_state(
     start = posterior_moments(
         bank, levels[0], zero, readout=readout, uniform=True, prior_only=True, block_size=block_size
     ).first
-    scale = jnp.max(jnp.abs(bank.patches if isinstance(bank, PatchBank) else bank.images)).astype(dtype)
     identity = jnp.eye(bank.channels, dtype=dtype)
 
     def response(state: Array, sigma: Array) -> tuple[Array, Array, Array]:
-        value, slope, drift = uniform_response(bank, sigma, state, readout=readout, block_size=block_size)
-        return _without_rounding(value - state, scale), slope - identity, drift
+        now = uniform_response(bank, sigma, state, readout=readout, block_size=block_size)
+        return _without_rounding(now.value - state, now.scale), now.jacobian - identity, now.drift
 
     def relax(state: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
         sigma, step = data
@@ -164,7 +160,7 @@ def homogeneous_growth_rate(
     readout: str = "centre",
     block_size: int | None = None,
 ) -> Float[Array, " num"]:
-    r"""Compute the growth rate of uniform perturbations of the homogeneous state: is it stable?
+    r"""Compute the growth rate of uniform perturbations, which tells whether the homogeneous state is stable.
 
     .. math:: \Gamma(0, \sigma) = (1 + \eta) (\max \mathrm{Re\,eig}\, \hat D(0, \sigma) - 1)
 
@@ -206,7 +202,6 @@ def homogeneous_growth_rate(
     check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
 
     def rate(sigma: Array, state: Array) -> Array:
-        matrix: Inexact[Array, "1 1 C C"]
         matrix = uniform_symbol(bank, sigma, state=state, readout=readout, block_size=block_size)[None, None]
         return growth_rate(matrix, sigma, eta=eta, frame=frame)[0, 0]
 

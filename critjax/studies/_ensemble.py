@@ -155,7 +155,7 @@ def _one_over_e(power: Array, width: int) -> Array:
 
 
 def low_mode_groups(grid: tuple[int, int], count: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``count`` smallest distinct |k| and weights (count, H, h) that average over the modes of each."""
+    """Return the ``count`` smallest distinct |k| and the weights (count, H, h) of their averages."""
     n_y = np.fft.fftfreq(grid[0])[:, None]
     n_x = np.fft.rfftfreq(grid[1])[None, :]
     squared = np.round((n_y**2 + n_x**2) * (grid[0] * grid[1]) ** 2).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What theory says before anything is simulated: the bank, its symbols, critical points and structure factors."""
+"""What theory says before anything is simulated: bank, symbols, critical points, structure factors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 
 
 def bank_key(seed: int) -> Array:
-    """Key of the random bank: the seed itself, so that ``random_pattern_bank(jax.random.key(seed), ...)`` is it."""
+    """Return the key of the random bank, that of the seed itself: ``jax.random.key(seed)``."""
     return jax.random.key(seed)
 
 
@@ -110,12 +110,14 @@ def _largest_sigma(problem: Problem) -> float:
 
 
 def make_symbol_fn(problem: Problem, scan: Array, eta: float) -> tuple[SymbolFn, Array]:
-    """Return the bare symbol along the homogeneous state, valid on the range of ``scan``, and the states there.
+    """Return the bare symbol along the homogeneous state, valid on the range of ``scan``.
 
     The states start a little above the scan, so that every level of it lies inside.
     """
     if problem.symmetric:
-        return bank_symbol_fn(problem.bank, problem.grid), jnp.zeros((len(scan), problem.channels), scan.dtype)
+        return bank_symbol_fn(problem.bank, problem.grid), jnp.zeros(
+            (len(scan), problem.channels), scan.dtype
+        )
     levels = jnp.concatenate([4 * scan[:1], 1.01 * scan[:1], scan[1:-1], 0.99 * scan[-1:]])
     states = jax.jit(lambda levels: homogeneous_state(problem.bank, levels, eta=eta))(levels)
     return bank_symbol_fn(problem.bank, problem.grid, sigmas=levels, states=states), states
@@ -309,7 +311,7 @@ def closure_prediction(
 
 
 def crossing(sigmas: np.ndarray, curve: np.ndarray, threshold: np.ndarray) -> float:
-    """Return sigma where a curve first reaches the threshold on the way down; NaN if it does not or starts above."""
+    """Return sigma where a curve first reaches the threshold; NaN if it never does or starts above."""
     offset = np.asarray(curve) - threshold
     passed = np.flatnonzero(offset >= 0)
     if passed.size == 0 or passed[0] == 0:
@@ -336,7 +338,7 @@ def null_model(problem: Problem, prediction: Prediction) -> Variables:
 
 
 def bank_spread(problem: Problem, settings: CriticalitySettings) -> Variables:
-    """Bare critical noise, squared, of many random banks in closed form, and of this one (equal norms, Dhat = 1)."""
+    """Draw many random banks and give their bare critical noise, squared, in closed form, and this one's."""
     if settings.bank != "random-pattern" or not settings.num_banks:
         return {}
     size, number, grid = problem.bank.size, settings.num_random, problem.grid

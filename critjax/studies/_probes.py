@@ -37,7 +37,7 @@ def _odd_even_norms(kernels: np.ndarray) -> tuple[float, float]:
 
 
 def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
-    """Estimate ||(J - J^T)/2|| / ||J|| of the mean kernel without the bias of its noise, with a jackknife error."""
+    """Estimate ||(J - J^T)/2|| / ||J|| of the mean kernel free of noise bias, with a jackknife error."""
 
     def fraction(part: np.ndarray) -> float:
         odd, whole = _odd_even_norms(part)

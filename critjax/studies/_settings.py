@@ -35,7 +35,7 @@ _IMAGE_DEFAULTS = {
     "num_levels": (40, 16),
     "batch_size": (2, 2),
     "closure_samples": (4, 2),
-    "probe_samples": (4, 2),
+    "probe_samples": (6, 4),
 }
 
 
@@ -57,9 +57,10 @@ class CriticalitySettings:
         M, random patterns of the random-pattern bank.
     wavelength : float
         Period of the stripes in pixels.
-    num_images, classes, positions
-        Training images taken, their classes (default all), and which of their patches count (``"all"`` wraps,
-        as the samples do; ``"interior"`` takes only patches that fit).
+    num_images, classes, positions, value_range
+        Training images taken (the first so many), their classes (default all), which of their patches count
+        (``"interior"``: only those that fit; ``"all"``: images wrap, as the samples do), and for your own
+        files the values that become -1 and 1 (default: from the dtype, see `critjax.data.load_images`).
     grid : (H, W), optional
         Sample size in pixels. Default 64 x 64 for patterns, the size of the images otherwise.
     num_samples : int, optional
@@ -105,7 +106,7 @@ class CriticalitySettings:
     wavelength: float = 6.0
     num_images: int | None = None
     classes: tuple[int | str, ...] | None = None
-    positions: str = "all"
+    positions: str = "interior"
     value_range: tuple[float, float] | None = None
     grid: tuple[int, int] | None = None
     num_samples: int | None = None
@@ -179,6 +180,15 @@ class CriticalitySettings:
             object.__setattr__(self, "classes", tuple(self.classes))
             advice = "leave --classes out"
             check(self.uses_images, "classes", "an image bank", f"bank {self.bank!r}", advice)
+        if self.value_range is not None:
+            low, high = (float(v) for v in self.value_range)
+            object.__setattr__(self, "value_range", (low, high))
+            own = self.uses_images and self.bank not in IMAGE_BANKS
+            advice = "leave --value-range out"
+            check(own, "value_range", "an image bank of your own", f"bank {self.bank!r}", advice)
+            good = math.isfinite(low) and math.isfinite(high) and low < high
+            check(good, "value_range", "two finite numbers, low < high", (low, high), "pass e.g. 0 1")
+        check(self.wavelength > 2, "wavelength", "a period > 2 pixels", self.wavelength, "shorter waves alias")
 
     @property
     def uses_images(self) -> bool:

@@ -158,7 +158,7 @@ class _Clock:
 
 
 def kept_levels(num_levels: int) -> np.ndarray:
-    """Return the indices of the levels whose fields are kept for probes and films: spread over the ladder, both ends."""
+    """Return the levels whose fields are kept for probes and films, spread over the whole ladder."""
     return np.unique(np.rint(np.linspace(0, num_levels - 1, NUM_PROBE_LEVELS)).astype(int))
 
 
@@ -211,7 +211,7 @@ def _simulate(problem, settings, prediction, key, report, on_checkpoint, saved):
 def _measure(
     problem: theory.Problem, prediction: theory.Prediction, batches: list[BatchSums], own_start: bool
 ) -> theory.Variables:
-    """Estimate everything from the sums, with jackknife errors over batches (NaN if there is one batch only)."""
+    """Estimate everything from the sums, with jackknife errors over batches (NaN for one batch)."""
     estimator = Estimator(
         problem.grid,
         problem.bank.size,

@@ -1,0 +1,486 @@
+"""The criticality study: streaming statistics against brute force, known limits, resuming, settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.sampling import sample
+from critjax.studies import _prediction as theory
+from critjax.studies import criticality
+from critjax.studies._ensemble import (
+    BatchSums,
+    Estimator,
+    combine,
+    full_plane,
+    low_mode_groups,
+    make_batch_fn,
+    statistics,
+)
+from critjax.studies._probes import nonreciprocal_estimate
+from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
+
+TINY = CriticalitySettings(
+    bank="two-pattern",
+    size=3,
+    grid=(8, 10),
+    num_samples=12,
+    batch_size=2,
+    num_levels=9,
+    closure_samples=2,
+    probe_samples=3,
+    precision="float64",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return run(TINY)
+
+
+# --- Streaming statistics against brute force --------------------------------------------------------------------
+
+
+def brute_force_sums(x, denoised, symmetric=True):
+    """Sums over trajectories (B, L, H, W, C), by explicit loops over modes."""
+    count, levels, height, width, channels = x.shape
+    half = width // 2 + 1
+    rows, columns = np.arange(height), np.arange(width)
+
+    def transform(field):
+        out = np.zeros((height, half, channels), complex)
+        for n in range(height):
+            for m in range(half):
+                wave = np.exp(-2j * np.pi * (n * rows[:, None] / height + m * columns / width))
+                out[n, m] = (wave[..., None] * field).sum((0, 1))
+        return out
+
+    sums = [np.zeros((levels, height, half, *tail), complex) for tail in ((channels,), (channels,))]
+    power, cross = (np.zeros((levels, height, half, channels, channels), complex) for _ in range(2))
+    d_power, s_power = (np.zeros((levels, height, half)) for _ in range(2))
+    for b in range(count):
+        for level in range(levels):
+            centre = 0 if symmetric else x[:, level].mean((0, 1, 2))
+            x_k, d_k = transform(x[b, level]), transform(denoised[b, level])
+            sums[0][level] += x_k
+            sums[1][level] += d_k
+            power[level] += x_k[..., :, None] * x_k[..., None, :].conj()
+            cross[level] += d_k[..., :, None] * x_k[..., None, :].conj()
+            d_power[level] += (np.abs(d_k) ** 2).sum(-1)
+            s_power[level] += (np.abs(transform(np.sign(x[b, level] - centre))) ** 2).sum(-1)
+    return *sums, power, cross, d_power, s_power
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
+    mix = jnp.array([[0.5, 0.2], [-0.1, 0.3]])
+
+    def denoise(x, sigma):
+        return jnp.tanh(jnp.roll(x, 1, 0) @ mix / sigma) + 0.2
+
+    sigmas = jnp.array([3.0, 1.5, 1.0])
+    keys = jax.random.split(jax.random.key(0), 3)
+    simulate = make_batch_fn(
+        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", symmetric=symmetric
+    )
+    sums, kept = simulate(keys)
+    paths = [sample(denoise, key, (4, 5, 2), sigmas, eta=0.5) for key in keys]
+    x, denoised = (np.stack([np.asarray(getattr(p, n)) for p in paths]) for n in ("x", "denoised"))
+    for got, expected in zip(sums[:6], brute_force_sums(x, denoised, symmetric), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-10)
+    np.testing.assert_allclose(sums.order, x.mean((2, 3, 4)), atol=1e-13)
+    np.testing.assert_allclose(kept.x, x[:2][:, [0, 2]], atol=1e-13)
+    np.testing.assert_allclose(kept.denoised, denoised[:2][:, [0, 2]], atol=1e-13)
+    # Wall density by hand: bonds to the right and downward, periodic.
+    y = denoised - (0 if symmetric else denoised.mean((0, 2, 3), keepdims=True))
+    walls = [(np.sign(y) * np.sign(np.roll(y, -1, axis)) < 0).mean((2, 3, 4)) for axis in (2, 3)]
+    np.testing.assert_allclose(sums.walls, (walls[0] + walls[1]) / 2, atol=1e-13)
+
+
+def make_estimator(grid, sigmas, **changes):
+    levels, groups = len(sigmas), len(low_mode_groups(grid)[0])
+    values = {
+        "grid": grid,
+        "size": 3,
+        "sigmas": jnp.asarray(sigmas),
+        "threshold": jnp.ones(levels),
+        "softest": (0, 0),
+        "linear_growth": jnp.ones((levels, groups)),
+        "own_start": False,
+    }
+    return Estimator(**(values | changes))
+
+
+def test_statistics_against_numpy_on_whole_fields():
+    """Every measured quantity again from the fields themselves, centred by the ensemble mean."""
+    rng = np.random.default_rng(0)
+    count, grid, sigmas = 24, (6, 8), np.array([2.0, 1.0, 0.5])
+    smooth = rng.normal(size=(count, 3, *grid))
+    smooth = smooth + 0.7 * np.roll(smooth, 1, -1) + 0.3
+    denoised = 0.4 * np.roll(smooth, 1, -2) ** 3 + 0.6 * smooth + rng.normal(size=smooth.shape) * 0.1
+    x_hat, d_hat = np.fft.fft2(smooth), np.fft.fft2(denoised)
+    half = np.s_[..., : grid[1] // 2 + 1]
+    batches = []
+    for part in np.split(np.arange(count), 6):
+        x, d, s = x_hat[part], d_hat[part], np.fft.fft2(np.sign(smooth[part]))
+        batches.append(
+            BatchSums(
+                x[half].sum(0)[..., None],
+                d[half].sum(0)[..., None],
+                (np.abs(x[half]) ** 2).sum(0)[..., None, None].astype(complex),
+                (d[half] * x[half].conj()).sum(0)[..., None, None],
+                (np.abs(d[half]) ** 2).sum(0),
+                (np.abs(s[half]) ** 2).sum(0),
+                smooth[part].mean((-2, -1)),
+                np.full((4, 3), 0.25),
+            )
+        )
+    got = statistics(combine(batches), make_estimator(grid, sigmas, softest=(1, 7)))
+    x, d = x_hat - x_hat.mean(0), d_hat - d_hat.mean(0)
+    power = (np.abs(x) ** 2).sum(0) / (count - 1) / 48
+    cross = (d * x.conj()).sum(0) / (count - 1) / 48
+    n_y, n_x = np.meshgrid(np.fft.fftfreq(6), np.fft.fftfreq(8), indexing="ij")
+    shell = np.rint(np.hypot(n_y, n_x) * 8).astype(int)
+    for s in range(4):
+        inside = (shell == s) & (np.hypot(n_y, n_x) <= 0.5)
+        np.testing.assert_allclose(got["structure_factor"][:, s], power[:, inside].mean(1), rtol=1e-10)
+        expected = cross[:, inside].sum(1).real / power[:, inside].sum(1)
+        np.testing.assert_allclose(got["lambda_reg"][:, s], expected, rtol=1e-10)
+    softest = cross[:, 1, 7] / power[:, 1, 7]
+    np.testing.assert_allclose(got["lambda_reg_softest"], softest.real, rtol=1e-10)
+    np.testing.assert_allclose(got["lambda_reg_softest_imag"], softest.imag, rtol=1e-10)
+    np.testing.assert_allclose(got["lambda_reg_uniform"], (cross / power)[:, 0, 0].real, rtol=1e-10)
+    nearest = (power[:, 0, 1] + power[:, 0, -1]) / 2
+    xi = np.sqrt((power[:, 0, 0] / nearest - 1 + 0j) / (4 * np.sin(np.pi / 8) ** 2))
+    expected = np.where(xi.imag == 0, xi.real, np.nan)
+    np.testing.assert_allclose(got["xi_second_moment"], expected, rtol=1e-9)
+    kernel = np.fft.fft2(cross / power, axes=(1, 2)) / 48  # g(r) = (1/N) sum_k lambda e^{-ik.r}
+    window = np.zeros_like(kernel)
+    for r_y in (-1, 0, 1):
+        for r_x in (-1, 0, 1):
+            window[:, r_y, r_x] = kernel[:, r_y, r_x].real
+    projected = np.fft.ifft2(window, axes=(1, 2)).real * 48
+    np.testing.assert_allclose(got["lambda_reg_top"], projected.max((1, 2)), rtol=1e-9)
+    order = smooth.mean((-2, -1))
+    order = order - order.mean(0)
+    np.testing.assert_allclose(got["binder"], 1 - (order**4).mean(0) / (3 * (order**2).mean(0) ** 2), rtol=1e-9)
+
+
+def test_linear_denoiser_of_three_channels_is_measured_exactly():
+    mix = np.array([[0.5, 0.3, 0.0], [-0.2, 0.4, 0.1], [0.0, 0.2, 0.6]])
+    sigmas = jnp.array([3.0, 2.0, 1.0])
+    simulate = make_batch_fn(
+        lambda x, sigma: jnp.roll(x, -1, 1) @ mix.T / sigma,
+        (4, 6, 3),
+        sigmas,
+        [0],
+        1,
+        eta=0.0,
+        solver="euler",
+        symmetric=True,
+    )
+    batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
+    got = statistics(combine(batches), make_estimator((4, 6), np.asarray(sigmas), softest=(0, 1)))
+    top = np.linalg.eigvals(mix)
+    top = top[np.argmax(top.real)]
+    at_zero = top.real / np.asarray(sigmas)
+    np.testing.assert_allclose(got["lambda_reg_uniform"], at_zero, rtol=1e-9)
+    turned = max((np.exp(2j * np.pi / 6) * np.linalg.eigvals(mix)), key=lambda v: v.real)
+    np.testing.assert_allclose(got["lambda_reg_softest"], turned.real / np.asarray(sigmas), rtol=1e-9)
+    np.testing.assert_allclose(got["lambda_reg_softest_imag"], turned.imag / np.asarray(sigmas), rtol=1e-9)
+
+
+@pytest.mark.parametrize("width", [5, 6])
+def test_full_plane_restores_the_other_half(width):
+    field = np.random.default_rng(1).normal(size=(3, 4, width))
+    full = full_plane(jnp.fft.rfft2(field), width)
+    np.testing.assert_allclose(full, np.fft.fft2(field), atol=1e-12)
+
+
+def test_low_modes_are_averaged_over_all_their_wavevectors():
+    grid = (8, 12)
+    values = np.abs(np.fft.fft2(np.random.default_rng(2).normal(size=grid))) ** 2
+    wavenumbers, weights = low_mode_groups(grid, 6)
+    n_y, n_x = np.meshgrid(np.fft.fftfreq(8), np.fft.fftfreq(12), indexing="ij")
+    size = 2 * np.pi * np.hypot(n_y, n_x)
+    assert np.allclose(wavenumbers, np.unique(np.round(size, 12))[:6])
+    for wavenumber, weight in zip(wavenumbers, weights, strict=True):
+        expected = values[np.isclose(size, wavenumber)].mean()
+        np.testing.assert_allclose((weight * values[:, :7]).sum(), expected, rtol=1e-12)
+
+
+def test_nonreciprocal_size_is_free_of_the_bias_of_noise():
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(size=(3, 3, 1, 1))
+    odd = (kernel - kernel[::-1, ::-1]) / 2
+    truth = np.sqrt((odd**2).sum() / (kernel**2).sum())
+    draws, naive = [], []
+    for _ in range(400):
+        noisy = kernel + 1.5 * rng.normal(size=(8, 3, 3, 1, 1))
+        draws.append(nonreciprocal_estimate(noisy)[0] ** 2)
+        mean = noisy.mean(0)
+        naive.append((((mean - mean[::-1, ::-1]) / 2) ** 2).sum() / (mean**2).sum())
+    error = np.std(draws) / np.sqrt(len(draws))
+    assert abs(np.mean(draws) - truth**2) < 4 * error + 0.02
+    assert abs(np.mean(naive) - truth**2) > abs(np.mean(draws) - truth**2)
+    value, spread = nonreciprocal_estimate(np.repeat(kernel[None], 4, 0))
+    assert value == pytest.approx(truth) and spread == pytest.approx(0.0, abs=1e-12)
+
+
+def test_crossing_interpolates_in_the_logarithm():
+    sigmas = np.array([4.0, 2.0, 1.0])
+    curve = 1.5 - np.log2(sigmas)  # -0.5, 0.5, 1.5
+    assert theory.crossing(sigmas, curve, np.ones(3)) == pytest.approx(np.sqrt(2.0))
+    assert np.isnan(theory.crossing(sigmas, curve, np.full(3, 9.0)))
+    assert np.isnan(theory.crossing(sigmas, curve, np.full(3, -9.0)))
+
+
+# --- The study on banks with known answers --------------------------------------------------------------------
+
+
+def test_linear_theory_of_two_patterns_holds_in_its_regime():
+    """512 samples, sigma^2 >= 4 sigma_c^2: S(k) over its start within 5 per cent, ten smallest |k|."""
+    settings = CriticalitySettings(
+        bank="two-pattern", num_levels=6, sigma_min=18.0, closure_samples=0, probe_samples=0, num_samples=512
+    )
+    result = run(settings)
+    assert float(result.critical_sigma_bare) == pytest.approx(9.0, rel=1e-5)
+    assert float(result.critical_wavenumber_bare) == 0
+    assert result.attrs["instability_kind"] == "uniform"
+    assert result.linear_ratio.shape == (6, 10)
+    np.testing.assert_allclose(result.linear_ratio, 1.0, atol=0.05)
+    # The same linear theory in closed form: S = t exp(2 c (1/t - 1/T)) / ... with c(k) = P at k = 0 and eta = 0.
+    t = result.sigma.values.astype(float) ** 2
+    expected = t / t[0] * np.exp(81 * (1 / t - 1 / t[0]))
+    np.testing.assert_allclose(result.low_growth_linear[:, 0], expected, rtol=2e-5)
+    # Theory's error is systematic and resolved: fluctuations can only slow the growth.
+    assert float(result.linear_ratio_mean[-1]) < 1 - 3 * float(result.linear_ratio_mean_error[-1])
+
+
+def test_effective_critical_noise_of_two_patterns(tiny):
+    """Simulation and closure agree with each other and not with bare theory; numbers are stored with errors."""
+    assert float(tiny.critical_sigma_bare) == pytest.approx(3.0, rel=1e-6)
+    assert float(tiny.critical_sigma_bare_ve) == pytest.approx(3.0, rel=1e-6)
+    measured, error = float(tiny.critical_sigma_measured), float(tiny.critical_sigma_measured_error)
+    assert error > 0
+    assert measured < 2.6
+    assert float(tiny.critical_sigma_closure) < 2.6
+    sigma = tiny.sigma.values
+    np.testing.assert_allclose(tiny.lambda_bare_softest, 9 / sigma**2, rtol=1e-6)
+    np.testing.assert_allclose(tiny.growth_rate[:, 0], 9 / sigma**2 - 1, rtol=1e-6)
+    xi = np.sqrt(9 / sigma**2 * 8 / 24 / np.abs(1 - 9 / sigma**2))  # K = (P/sigma^2)(p^2-1)/24
+    np.testing.assert_allclose(tiny.xi_eq_bare, xi, rtol=1e-6)
+
+
+def test_every_measured_quantity_has_an_error_and_axes(tiny):
+    measured = [n for n in tiny.data_vars if f"{n}_error" in tiny]
+    assert {"structure_factor", "lambda_reg", "mean_jacobian_softest", "effective_patches", "binder"} <= set(measured)
+    for name in measured:
+        assert tiny[name].dims == tiny[f"{name}_error"].dims
+        finite = np.isfinite(tiny[name].values)
+        assert np.all(tiny[f"{name}_error"].values[finite & np.isfinite(tiny[f"{name}_error"])] >= 0)
+    assert tiny.sigma.attrs["units"].startswith("image units")
+    assert tiny.wavenumber.attrs["units"] == "rad per pixel"
+    assert tiny.xi_raw.attrs["units"] == "pixels"
+
+
+def test_jackknife_is_over_batches(tiny):
+    """The error of a mean over samples is that of the batch means."""
+    problem = theory.build_problem(TINY.resolved())
+    prediction = theory.predict(problem, TINY.resolved())
+    seen = {}
+    run(dataclasses.replace(TINY, probe_samples=0, closure_samples=0), on_checkpoint=lambda i, s, k: seen.update({i: s}))
+    means = np.array([np.asarray(seen[i].walls).mean(0) for i in range(6)])
+    np.testing.assert_allclose(tiny.wall_density, means.mean(0), rtol=1e-10)
+    np.testing.assert_allclose(tiny.wall_density_error, means.std(0, ddof=1) / np.sqrt(6), rtol=1e-8)
+    assert len(prediction.sigmas) == 9
+
+
+def test_spread_over_random_banks_is_the_mean_field_one():
+    settings = CriticalitySettings(size=5, num_random=4, grid=(8, 8), num_banks=400, precision="float64").resolved()
+    problem = theory.build_problem(settings)
+    found = theory.bank_spread(problem, settings)
+    draws = found["draw_critical_uniform"][1]
+    mean, spread = 1 + 24 / 5, np.sqrt(4 * 24) / 5
+    assert found["mean_field_squared"][1] == pytest.approx(mean)
+    assert abs(draws.mean() - mean) < 4 * spread / np.sqrt(400)
+    assert draws.std() == pytest.approx(spread, rel=0.15)
+    patches = np.asarray(problem.bank.patches, float)[..., 0]
+    own = (patches[:, 2, 2, None, None] * patches).mean(0).sum()
+    assert found["bank_critical_uniform_squared"][1] == pytest.approx(own)
+    assert np.all(found["draw_critical_softest"][1] >= draws)
+
+
+def test_images_have_a_null_model_and_a_moving_state(tmp_path):
+    rng = np.random.default_rng(4)
+    images = np.clip(rng.normal(size=(6, 8, 8)) * 0.2 + rng.normal(size=(6, 1, 1)) * 0.4 - 0.2, -1, 1)
+    images[0, 0, 0] = -0.9
+    np.save(tmp_path / "blobs.npy", images.astype(np.float32))
+    settings = CriticalitySettings(
+        bank=str(tmp_path / "blobs.npy"), size=3, num_samples=4, num_levels=6, closure_samples=2, probe_samples=0
+    )
+    result = run(settings)
+    assert result.attrs["title"].endswith("blobs")
+    centred = images.astype(np.float32) - images.astype(np.float32).mean((0, 1, 2))
+    spectrum = (np.abs(np.fft.fft2(centred)) ** 2).mean(0) / 64
+    null = spectrum[0, 0] / (spectrum[0, 0] + result.sigma.values**2)
+    centre = images.astype(np.float32).mean(0)
+    about_image = (np.abs(np.fft.fft2(images.astype(np.float32) - centre)) ** 2).mean(0) / 64
+    null_image = about_image[0, 0] / (about_image[0, 0] + result.sigma.values**2)
+    got = result.lambda_null_uniform.values
+    assert np.allclose(got, null, rtol=1e-3) or np.allclose(got, null_image, rtol=1e-3)
+    assert result.num_patches == 6 * 36
+
+
+def test_variance_preserving_frame_has_no_critical_point_for_the_flow():
+    """eta = 0 and c >= 1: the mode grows at every noise level, and the result must say that."""
+    settings = dataclasses.replace(TINY, frame="vp", closure_samples=0, probe_samples=0, num_samples=4).resolved()
+    prediction = theory.predict(theory.build_problem(settings), settings)
+    assert prediction.attributes["instability_kind"] == "grows at every noise level"
+    assert np.isnan(prediction.variables["critical_sigma_bare"][1])
+    assert prediction.variables["critical_sigma_bare_ve"][1] == pytest.approx(3.0, rel=1e-6)
+    sigma = np.asarray(prediction.sigmas)
+    np.testing.assert_allclose(prediction.threshold, 1 - sigma**2 / (1 + sigma**2), rtol=1e-10)
+
+
+def test_variance_preserving_frame_of_the_reverse_sde():
+    """eta = 1: t solves t^2 - 2 (c - 1) t - 2 c = 0, c = 9."""
+    settings = dataclasses.replace(TINY, frame="vp", eta=1.0).resolved()
+    prediction = theory.predict(theory.build_problem(settings), settings)
+    t = 8 + np.sqrt(64 + 18)
+    assert prediction.variables["critical_sigma_bare"][1] == pytest.approx(np.sqrt(t), rel=1e-6)
+
+
+# --- Repeating, interrupting, resuming ----------------------------------------------------------------------------
+
+
+def test_a_result_repeats_its_run(tiny, tmp_path):
+    from critjax.report import save_dataset
+
+    path = save_dataset(tiny, tmp_path / "results.nc")
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        again = run(settings_of(stored))
+        for name in tiny.data_vars:
+            np.testing.assert_array_equal(again[name], stored[name], err_msg=name)
+    assert settings_of(tiny) == TINY.resolved()
+
+
+def test_an_interrupted_run_keeps_what_was_done_and_resumes_to_the_same_numbers(tiny):
+    saved = {}
+
+    def stop_after_three(stage, done, total):
+        if stage == "simulation" and done == 3:
+            raise KeyboardInterrupt
+
+    part = run(TINY, progress=stop_after_three, on_checkpoint=lambda i, s, k: saved.update({i: (s, k)}))
+    assert part.attrs["status"] == "interrupted"
+    assert part.attrs["num_samples_done"] == 6
+    assert "mean_jacobian" not in part
+    assert np.isfinite(float(part.lambda_reg_softest[0]))
+    new = []
+    whole = run(TINY, saved=saved, on_checkpoint=lambda i, s, k: new.append(i))
+    assert new == [3, 4, 5]
+    assert whole.attrs["status"] == "complete"
+    for name in tiny.data_vars:
+        np.testing.assert_array_equal(whole[name], tiny[name], err_msg=name)
+
+
+def test_interrupting_before_the_first_batch_leaves_nothing():
+    def stop(stage, done, total):
+        if stage == "simulation":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(TINY, progress=stop)
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_those_of_the_specification():
+    patterns = CriticalitySettings().resolved()
+    assert (patterns.bank, patterns.size, patterns.num_random, patterns.seed) == ("random-pattern", 9, 8, 0)
+    assert patterns.grid == (64, 64) and patterns.num_samples == 512 and patterns.num_levels >= 60
+    assert (patterns.eta, patterns.solver, patterns.frame) == (0.0, "heun", "ve")
+    images = CriticalitySettings(bank="fashion-mnist").resolved()
+    assert images.size == 7 and images.num_images >= 100 and images.num_samples == 24 and images.num_levels == 40
+    quick = CriticalitySettings(quick=True).resolved()
+    assert quick.num_samples < 512 and quick.quick
+
+
+def test_samples_are_rounded_up_to_whole_batches():
+    assert CriticalitySettings(num_samples=100, batch_size=32).resolved().num_samples == 128
+    few = CriticalitySettings(num_samples=3, batch_size=32).resolved()
+    assert few.num_samples // few.batch_size >= 2  # errors need two batches
+
+
+def test_settings_survive_storage():
+    settings = CriticalitySettings(bank="fashion-mnist", classes=(1, "Bag"), value_range=None, eta=0.5).resolved()
+    assert CriticalitySettings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bank": "no-such-bank"}, "bank: expected .*'fashion-mnist' or the path"),
+        ({"size": 4}, "size: expected an odd window, got 4"),
+        ({"size": 0}, "size: expected an integer >= 1, got 0"),
+        ({"num_samples": 1}, "num_samples: expected an integer >= 2"),
+        ({"num_levels": 2}, "num_levels: expected an integer >= 3"),
+        ({"eta": -0.1}, "eta: expected a finite number >= 0"),
+        ({"solver": "rk4"}, "solver: expected 'heun' or 'euler', got 'rk4'"),
+        ({"frame": "flow"}, "frame: expected 've' or 'vp'"),
+        ({"precision": "float16"}, "precision: expected"),
+        ({"positions": "same"}, "positions: expected 'all' or 'interior'"),
+        ({"sigma_max": -1.0}, "sigma_max: expected a finite standard deviation > 0"),
+        ({"sigma_max": 1.0, "sigma_min": 2.0}, "sigma_min: expected less than sigma_max"),
+        ({"bank": "fashion-mnist", "grid": (8, 8)}, "grid: expected none"),
+        ({"classes": (1,)}, "classes: expected an image bank"),
+        ({"value_range": (0.0, 1.0)}, "value_range: expected an image bank of your own"),
+        ({"probe_samples": 1}, "probe_samples: expected 0 or at least 2"),
+        ({"wavelength": 1.0}, "wavelength: expected a period > 2"),
+    ],
+)
+def test_bad_settings(options, words):
+    with pytest.raises(ValueError, match=words):
+        CriticalitySettings(**options)
+
+
+def test_bad_stored_settings():
+    with pytest.raises(ValueError, match="settings: expected known option names, got \\['colour'\\]"):
+        CriticalitySettings.from_json('{"colour": 1}')
+    with pytest.raises(ValueError, match="settings: expected a JSON object, got unreadable text"):
+        CriticalitySettings.from_json("{")
+    with pytest.raises(ValueError, match="dataset: expected an attribute 'settings'"):
+        import xarray as xr
+
+        settings_of(xr.Dataset())
+
+
+def test_window_must_fit_the_grid():
+    with pytest.raises(ValueError, match="size: expected a window that fits the 8 x 8 grid, got 9"):
+        theory.build_problem(CriticalitySettings(grid=(8, 8), size=9).resolved())
+
+
+def test_ladder_covers_the_linear_regime_and_the_end():
+    high, low = ladder_ends(CriticalitySettings(), 9.0, 100.0)
+    assert high**2 >= 5 * 81 and low == pytest.approx(0.9)
+    assert ladder_ends(CriticalitySettings(bank="fashion-mnist"), 3.5, 100.0)[1] == 0.05
+    assert ladder_ends(CriticalitySettings(), float("nan"), 10.0)[0] == 10.0
+    assert ladder_ends(CriticalitySettings(sigma_max=20.0, sigma_min=2.0), 9.0, 100.0) == (20.0, 2.0)
+    with pytest.raises(ValueError, match="sigma_min: expected less than sigma_max"):
+        ladder_ends(CriticalitySettings(sigma_min=50.0), 9.0, 100.0)
+
+
+def test_cost_grows_with_the_work():
+    small = criticality.estimate_cost(dataclasses.replace(TINY, closure_samples=0, probe_samples=0))
+    twice = criticality.estimate_cost(
+        dataclasses.replace(TINY, closure_samples=0, probe_samples=0, num_samples=24)
+    )
+    assert small["evaluations"] == 6 * 17  # batches times evaluations of Heun's method on nine levels
+    assert twice["evaluations"] == 2 * small["evaluations"]
+    assert twice["bytes"] > small["bytes"] > 0

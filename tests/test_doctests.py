@@ -1,0 +1,24 @@
+"""The example of every public docstring runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import critjax
+
+MODULES = [name for _, name, _ in pkgutil.walk_packages(critjax.__path__, "critjax.") if "__main__" not in name]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    module = importlib.import_module(name)
+    globs = {"jax": jax, "jnp": jnp, "np": np} | vars(critjax) | vars(module)
+    # Users run the examples in JAX's default precision.
+    with jax.enable_x64(False):
+        result = doctest.testmod(module, globs=globs)
+    assert result.failed == 0

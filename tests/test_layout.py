@@ -1,0 +1,86 @@
+"""The modules import one way down, the package is light, and nothing is exported that does not exist."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import critjax
+
+PACKAGE = Path(critjax.__file__).parent
+ROWS = [
+    ("_typing", "_checks"),
+    ("noise",),
+    ("fourier",),
+    ("banks",),
+    ("patch_score",),
+    ("closed_form",),
+    ("sampling",),
+    ("observables",),
+    ("spectra",),
+    ("landau",),
+    ("fluctuations",),
+    ("guidance",),
+    ("eigenmodes",),
+    ("data", "sweeps"),
+    ("networks",),
+    ("studies",),
+    ("plotting",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+]
+ROW = {name: number for number, names in enumerate(ROWS) for name in names}
+
+
+def room(path: Path) -> str:
+    """Name the module or subpackage of the layout table that a file belongs to."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+            if node.module == "critjax":
+                names = [f"critjax.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("critjax."):
+                yield name.split(".")[1]
+
+
+def test_modules_import_only_from_earlier_rows():
+    arrows = []
+    for path in PACKAGE.rglob("*.py"):
+        here = room(path)
+        if here == "__init__":
+            continue
+        assert here in ROW, f"{path} has no row in the layout"
+        for there in imported_rooms(path):
+            if there.startswith("__"):
+                continue
+            assert there in ROW, f"{path} imports critjax.{there}, which has no row"
+            if there != here and ROW[there] >= ROW[here]:
+                arrows.append(f"{here} -> {there} ({path.name})")
+    assert not arrows, arrows
+
+
+def test_every_exported_name_exists():
+    for name in critjax.__all__:
+        assert getattr(critjax, name).__doc__, name
+
+
+def test_importing_the_package_loads_no_plotting_data_or_file_library():
+    heavy = ["matplotlib", "xarray", "pandas", "scipy", "PIL", "h5netcdf", "tqdm", "platformdirs", "flax", "optax"]
+    # jax itself loads scipy lazily; what jax brings does not count.
+    code = (
+        "import jax, sys; before = set(sys.modules); import critjax; "
+        f"print(sorted(m for m in {heavy!r} if m in sys.modules and m not in before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
