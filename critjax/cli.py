@@ -257,7 +257,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--from", dest="source", type=Path, metavar="results.nc", help="repeat the run of "
                                                                                        "this result; "
-                        "further options change it")  # fmt: skip
+                                                                                       "further options "
+                                                                                       "change it")  # fmt: skip
     output.add_argument(
         "--dry-run", action="store_true", help="print predicted time and memory, simulate nothing"
     )
@@ -325,8 +326,8 @@ def _print_estimate(settings: CriticalitySettings) -> None:
     full = settings.resolved()
     print(f"bank                {full.label}, p = {full.size}")
     print(
-        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} "
-        "noise levels"
+        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise "
+        "levels"
     )
     print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
     print(f"evaluations         {cost['evaluations']:.0f} batches")
@@ -361,7 +362,11 @@ def _criticality(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         bar.close()
         print("critjax: interrupted before the first batch was done; nothing to report", file=sys.stderr)
+        store.discard()
         return 130
+    except Exception:
+        store.discard()
+        raise
     finally:
         bar.close()
     complete = dataset.attrs["status"] == "complete"

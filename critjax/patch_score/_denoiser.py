@@ -78,7 +78,7 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
         return methods[0]
     if isinstance(bank, PatchBank):
         return "convolution" if bank.patches.shape[-4] <= 64 else "product"
-    return "box" if bank.size**2 * bank.channels > 120 else "product"
+    return "box" if bank.size**2 * bank.channels > 80 else "product"
 
 
 def _divisor(count: int, target: int) -> int:
@@ -87,15 +87,18 @@ def _divisor(count: int, target: int) -> int:
     return best if 4 * best >= min(count, target) else target
 
 
-def _choose_block(plan_method: str, bank: PatchBank | ImageBank, block_size: int | None) -> int:
+def _choose_block(method: str, bank: PatchBank | ImageBank, block_size: int | None) -> int:
     """Translate a number of candidates a block into patches or images a block."""
     if isinstance(bank, PatchBank):
         count, per_item, target = bank.patches.shape[-4], 1, 512
+    elif bank.positions == "same":
+        count, per_item, target = bank.images.shape[-4], 1, 32
     else:
         count, height, width = bank.images.shape[-4:-1]
         lost = bank.size - 1 if bank.positions == "interior" else 0
-        per_item = 1 if bank.positions == "same" else (height - lost) * (width - lost)
-        target = 32 if bank.positions == "same" else 1024
+        per_item = (height - lost) * (width - lost)
+        # A box block meets one row of pixels at a time: it must be wide enough to occupy all threads.
+        target = 4096 if method == "box" else 1024
     if block_size is None:
         return _divisor(count, max(1, target // per_item))
     good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from critjax._typing import Array
-from critjax.patch_score._routes import Plan, Query, fold, lay_out, query_shape
+from critjax.patch_score._routes import Plan, Query, Split, excluded_logit, fold, lay_out, query_shape
 
 
 class Posterior(NamedTuple):
@@ -38,7 +38,7 @@ class _Running(NamedTuple):
 
 
 #: Compensated sums below sigma^2 = SPLIT_FACTOR * p^2 C * max|phi|^2; benchmarks/accuracy.py shows the errors.
-SPLIT_FACTOR = 3e-4
+SPLIT_FACTOR = 1.5e-4
 
 
 def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array | None:
@@ -64,29 +64,29 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
     return candidates.reshape(num_blocks, -1), log_prior.reshape(num_blocks, plan.block)
 
 
-def _logits(high, low, reference, log_prior, inverse_variance):
-    scores = low if high is None else (high - reference[..., None]) + low
-    return scores * inverse_variance + log_prior
+def _logits(sigma, scores: Array | Split, reference: Array, allowed: Array | None) -> Array:
+    """Logits relative to the reference score."""
+    if isinstance(scores, Split):
+        logits = ((scores.high - reference[..., None]) + scores.low) / sigma**2 + scores.log_prior
+    else:
+        logits = scores
+    return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
 
 
 def _finite(values: Array) -> Array:
     return jnp.where(jnp.isfinite(values), values, 0)
 
 
-def _absorb(sigma, state: _Running, _fixed, high, low, allowed, log_prior, contract) -> _Running:
+def _absorb(sigma, state: _Running, _fixed, scores, allowed, contract) -> _Running:
     """Update the online softmax with one block of scores."""
-    inverse_variance = 1 / sigma**2
-    if allowed is not None:
-        log_prior = jnp.where(allowed, log_prior, -jnp.inf)
-    if high is None:
-        reference, top = state.reference, state.top
-    else:
-        gate = jnp.where(jnp.isfinite(log_prior), 0, -jnp.inf).astype(low.dtype)
-        reference = jnp.maximum(state.reference, jnp.max(high + gate, axis=-1))
-        top = state.top + jnp.where(
-            jnp.isfinite(state.reference), (state.reference - _finite(reference)) * inverse_variance, 0
-        )
-    logits = _logits(high, low, _finite(reference), log_prior, inverse_variance)
+    reference, top = state.reference, state.top
+    if isinstance(scores, Split):
+        kept = jnp.isfinite(scores.log_prior) if allowed is None else jnp.isfinite(scores.log_prior) & allowed
+        highest = jnp.max(jnp.where(kept, scores.high, -jnp.inf), axis=-1)
+        reference = jnp.maximum(state.reference, highest)
+        shift = (state.reference - _finite(reference)) / sigma**2
+        top = top + jnp.where(jnp.isfinite(state.reference), shift, 0)
+    logits = _logits(sigma, scores, _finite(reference), allowed)
     new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
     origin = _finite(new_top)
     sums = state.sums * jnp.exp(top - origin)[..., None] + contract(jnp.exp(logits - origin[..., None]))
@@ -102,7 +102,7 @@ def _reduce(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array], fixed
     split = _split_below(plan, sigma, x.shape[-1], scales[1])
 
     def local(x, sigma, blocks, fixed, scales, split):
-        query = Query(x, lay_out(plan, x), fixed, scales)
+        query = Query(x, sigma, lay_out(plan, x), fixed, scales)
         step = functools.partial(consume, sigma)
 
         def body(state, block):
@@ -156,23 +156,19 @@ def posterior(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> 
 
     running = _reduce(plan, x, sigma, bank, None, start, _absorb, merge)
     total = running.sums[..., :1]
+    # With every candidate excluded there is no posterior: NaN, not the mean of what was excluded.
+    total = jnp.where(running.top[..., None] > 0.5 * excluded_logit(x.dtype), total, jnp.nan)
     return Posterior(
         _finite(running.reference), running.top + jnp.log(total[..., 0]), running.sums[..., 1:] / total
     )
 
 
-def _log_weights(sigma, fixed: Posterior, high, low, allowed, log_prior) -> Array:
-    if allowed is not None:
-        log_prior = jnp.where(allowed, log_prior, -jnp.inf)
-    logits = _logits(high, low, fixed.reference, log_prior, 1 / sigma**2)
-    return logits - fixed.log_normaliser[..., None]
-
-
 def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, term) -> Array:
     """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known."""
 
-    def consume(sigma, state, fixed, high, low, allowed, log_prior, contract):
-        return state + term(_log_weights(sigma, fixed, high, low, allowed, log_prior), contract)
+    def consume(sigma, state, fixed: Posterior, scores, allowed, contract):
+        logits = _logits(sigma, scores, fixed.reference, allowed)
+        return state + term(logits - fixed.log_normaliser[..., None], contract)
 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)

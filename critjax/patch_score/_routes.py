@@ -59,13 +59,22 @@ class Query(NamedTuple):
     """The noisy image, laid out once for all blocks."""
 
     x: Array  # (H, W, C)
+    sigma: Array  # ()
     layout: Any  # what `lay_out` made of it
     fixed: Any  # per-window arrays that a consumer reads, leading axes (H, W); rows are handed over with the rows
     scales: tuple[Array, Array]  # largest absolute values of the noisy image and of the whole bank
 
 
-# A consumer takes (state, fixed, high, low, allowed, log_prior, contract) and returns the new state.
-#   high, low: scores (..., B) split in an exact and a small part (high is None in plain arithmetic)
+class Split(NamedTuple):
+    """Scores in an exact and a small part; the logits are ``(high + low)/sigma^2 + log_prior``."""
+
+    high: Array  # (..., B)
+    low: Array  # (..., B)
+    log_prior: Array  # (B,)
+
+
+# A consumer takes (state, fixed, logits, allowed, contract) and returns the new state.
+#   logits: (..., B) in plain arithmetic, or a Split in compensated arithmetic
 #   allowed: None or a boolean array that broadcasts to (..., B)
 #   contract: weights (..., B) -> (..., 1 + R), their sum and their sum times the readout values
 Consumer = Callable[..., Any]
@@ -78,7 +87,7 @@ def lay_out(plan: Plan, x: Array) -> Any:
         return x
     if plan.method == "convolution":
         return padded
-    windows = unfold(padded, plan.size, feature_axis=-1)
+    windows = unfold(padded, plan.size)
     if plan.method == "product":
         return windows
     return windows, unfold_rows(padded, plan.size)
@@ -100,10 +109,10 @@ def fold(plan: Plan, query: Query, block: tuple[Array, Array], state: Any, consu
         values = candidates if plan.readout == "average" else candidates[:, plan.size // 2, plan.size // 2]
         contract = _matrix_contract(values.reshape(count, -1))
         if plan.method == "convolution":
-            high, low = _convolution_scores(plan, query, candidates, split)
+            logits = _convolution(plan, query, candidates, log_prior, split)
         else:
-            high, low = _product_scores(plan, query, candidates.reshape(count, -1).T, split)
-        return consume(state, query.fixed, high, low, None, log_prior, contract)
+            logits = _product(plan, query, candidates.reshape(count, -1).T, log_prior, split)
+        return consume(state, query.fixed, logits, None, contract)
     return _fold_images(plan, query, candidates, log_prior, state, consume, split)
 
 
@@ -118,34 +127,68 @@ def _steps(plan: Plan, query: Query) -> tuple[Array, Array]:
     return grid_step(query.scales[0], bits), grid_step(query.scales[1], bits)
 
 
-def _bilinear_scores(correlate, x_part, bank_part, steps, half_norm, split: bool, axes: tuple[int, int]):
-    """Scores by any bilinear ``correlate(x, bank)``; split: heads exactly, tails along the feature axes."""
-    if not split:
-        return None, correlate(x_part, bank_part) - half_norm(bank_part * bank_part)
-    x_head, bank_head = head(x_part, steps[0]), head(bank_part, steps[1])
-    high = correlate(x_head, bank_head) - half_norm(bank_head * bank_head)
-    x_both = jnp.concatenate([x_head, x_part - x_head], axis=axes[0])
-    bank_both = jnp.concatenate([bank_part - bank_head, bank_part], axis=axes[1])
-    low = correlate(x_both, bank_both) - half_norm((bank_part - bank_head) * (bank_part + bank_head))
-    return high, low
+def excluded_logit(dtype) -> float:
+    """Stand for -inf where the arithmetic needs a finite number; no allowed logit comes near it."""
+    return -0.25 * float(jnp.finfo(dtype).max)
+
+
+def _half_norms(bank: Array, step: Array, axis) -> tuple[Array, Array]:
+    """Half the squared norms of the candidates, of their heads exactly and of the rest."""
+    bank_head = head(bank, step)
+    tail = (bank - bank_head) * (bank + bank_head)
+    return 0.5 * jnp.sum(bank_head * bank_head, axis=axis), 0.5 * jnp.sum(tail, axis=axis)
+
+
+def _bias(query: Query, bank: Array, log_prior: Array, axis) -> Array:
+    """Logit of each candidate at a noisy image of zeros."""
+    return log_prior - 0.5 * jnp.sum(bank * bank, axis=axis) / query.sigma**2
 
 
 def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _product_scores(plan: Plan, query: Query, candidates: Array, split: bool):
-    """Scores of windows (H, W, K) against candidates (K, B)."""
+def _scores(plan: Plan, query: Query, windows: Array, bank: Array, offsets: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Multiply windows (..., K) by a bank (K, B) and add offsets (B,): logits, or the two parts of scores.
 
-    def half_norm(squares: Array) -> Array:
-        return 0.5 * jnp.sum(squares, axis=0)
+    One offset asks for plain arithmetic, two for compensated. Offsets enter as one more feature, so that nothing
+    passes over the pairs again.
+    """
+    ones = jnp.ones_like(windows[..., :1])
 
+    def join(*parts: Array) -> Array:
+        return jnp.concatenate([*parts, ones], axis=-1)
+
+    if len(offsets) == 1:
+        return (_matmul(join(windows / query.sigma**2), jnp.concatenate([bank, offsets[0][None]])),)
     steps = _steps(plan, query)
-    return _bilinear_scores(_matmul, query.layout, candidates, steps, half_norm, split, (-1, 0))
+    window_head, bank_head = head(windows, steps[0]), head(bank, steps[1])
+    high = _matmul(join(window_head), jnp.concatenate([bank_head, offsets[0][None]]))
+    both = jnp.concatenate([bank - bank_head, bank, offsets[1][None]])
+    return high, _matmul(join(window_head, windows - window_head), both)
 
 
-def _convolution_scores(plan: Plan, query: Query, patches: Array, split: bool):
-    """Scores of a padded image (H', W', C) against patches (B, p, p, C)."""
+def _offsets(plan: Plan, query: Query, bank: Array, log_prior: Array, split: bool) -> tuple[Array, ...]:
+    """What `_scores` adds for each candidate of a bank (K, B)."""
+    if split:
+        high, low = _half_norms(bank, _steps(plan, query)[1], 0)
+        return -high, -low
+    # Finite, because the derivative multiplies it by zero.
+    return (jnp.maximum(_bias(query, bank, log_prior, 0), excluded_logit(bank.dtype)),)
+
+
+def _as_logits(parts: tuple[Array, ...], log_prior: Array) -> Array | Split:
+    return parts[0] if len(parts) == 1 else Split(*parts, log_prior)
+
+
+def _product(plan: Plan, query: Query, candidates: Array, log_prior: Array, split: bool) -> Array | Split:
+    """Logits of windows (H, W, K) against candidates (K, B)."""
+    offsets = _offsets(plan, query, candidates, log_prior, split)
+    return _as_logits(_scores(plan, query, query.layout, candidates, offsets), log_prior)
+
+
+def _convolution(plan: Plan, query: Query, patches: Array, log_prior: Array, split: bool) -> Array | Split:
+    """Logits of a padded image (H', W', C) against patches (B, p, p, C)."""
 
     def correlate(a: Array, b: Array) -> Array:
         return lax.conv_general_dilated(
@@ -157,11 +200,15 @@ def _convolution_scores(plan: Plan, query: Query, patches: Array, split: bool):
             precision=lax.Precision.HIGHEST,
         )[0]
 
-    def half_norm(squares: Array) -> Array:
-        return 0.5 * jnp.sum(squares, axis=(1, 2, 3))
-
-    steps = _steps(plan, query)
-    return _bilinear_scores(correlate, query.layout, patches, steps, half_norm, split, (-1, -1))
+    features = (1, 2, 3)
+    if split:
+        steps = _steps(plan, query)
+        x_head, bank_head = head(query.layout, steps[0]), head(patches, steps[1])
+        norms = _half_norms(patches, steps[1], features)
+        x_both = jnp.concatenate([x_head, query.layout - x_head], axis=-1)
+        low = correlate(x_both, jnp.concatenate([patches - bank_head, patches], axis=-1))
+        return Split(correlate(x_head, bank_head) - norms[0], low - norms[1], log_prior)
+    return correlate(query.layout / query.sigma**2, patches) + _bias(query, patches, log_prior, features)
 
 
 def allowed_rows(length: int, size: int) -> np.ndarray:
@@ -198,8 +245,8 @@ def _fold_images(plan: Plan, query: Query, images, log_prior, state, consume, sp
         allowed = by_row & by_column
         allowed = jnp.broadcast_to(allowed, (rows, columns, rows, count, columns)).reshape(rows, columns, -1)
     if plan.method == "product":
-        high, low = _product_scores(plan, query, features, split)
-        return consume(state, query.fixed, high, low, allowed, log_prior, contract)
+        logits = _product(plan, query, features, log_prior, split)
+        return consume(state, query.fixed, logits, allowed, contract)
     return _fold_rows(plan, query, features, rows, log_prior, state, consume, contract, split)
 
 
@@ -207,41 +254,31 @@ def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, 
     """Walk down the rows of the noisy image; correlations of row i+1 and candidate row j+1 follow from (i, j)."""
     windows, strips = query.layout  # (H, W, K), (H + p - 1, W, p C)
     size, height = plan.size, windows.shape[0]
-    strip_features = strips.shape[-1]
-    steps = _steps(plan, query)
-    by_row = features.reshape(size, strip_features, rows, -1)
+    num_strip = strips.shape[-1]
+    by_row = features.reshape(size, num_strip, rows, -1)
+    per_row = by_row.shape[-1]
+    offsets = _offsets(plan, query, features, log_prior, split)
+    start = _scores(plan, query, windows[0], features, offsets)
+    first = features[:, :per_row], tuple(part[:per_row] for part in offsets)
     # The strip under the windows of candidate row j enters, the topmost strip of row j - 1 leaves.
-    change = jnp.concatenate([by_row[size - 1, :, 1:], by_row[0, :, :-1]]).reshape(2 * strip_features, -1)
+    change = jnp.concatenate([by_row[size - 1, :, 1:], by_row[0, :, :-1]]).reshape(2 * num_strip, -1)
+    if not split:
+        # All patches of an image share its prior, which cancels here; it may be -inf.
+        offsets = (_bias(query, features, jnp.zeros_like(log_prior), 0),)
+    change_offsets = tuple(part[per_row:] - part[:-per_row] for part in offsets)
     moves = jnp.concatenate([jnp.roll(strips, -size, axis=0)[:height], -strips[:height]], axis=-1)
-    first = by_row[:, :, 0].reshape(features.shape[0], -1)
 
-    def correlate(a: Array, b: Array):
-        return _bilinear_scores(_matmul, a, b, steps, lambda squares: jnp.zeros((), squares.dtype), split, (-1, 0))
+    def slide(part: Array, fresh: Array, step: Array) -> Array:
+        return jnp.concatenate([fresh, part[:, : step.shape[1]] + step], axis=1)
 
-    def half_norms() -> tuple[Array | None, Array]:
-        if not split:
-            return None, 0.5 * jnp.sum(features * features, axis=0)
-        bank_head = head(features, steps[1])
-        tail = (features - bank_head) * (features + bank_head)
-        return 0.5 * jnp.sum(bank_head * bank_head, axis=0), 0.5 * jnp.sum(tail, axis=0)
-
-    def minus(part: Array | None, norm: Array | None) -> Array | None:
-        return None if part is None else part - norm
-
-    def slide(part: Array | None, fresh: Array, step: Array) -> Array | None:
-        return None if part is None else jnp.concatenate([fresh, part[:, : step.shape[1]] + step], axis=1)
-
-    norms = half_norms()
-
-    def visit(carry, inputs):
+    def visit(parts, inputs):
         row_state, fixed, next_window, move = inputs
-        scores = [minus(part, norm) for part, norm in zip(carry, norms, strict=True)]
-        row_state = consume(row_state, fixed, *scores, None, log_prior, contract)
-        fresh, step = correlate(next_window, first), correlate(move, change)
-        return tuple(map(slide, carry, fresh, step)), row_state
+        row_state = consume(row_state, fixed, _as_logits(parts, log_prior), None, contract)
+        fresh = _scores(plan, query, next_window, *first)
+        step = _scores(plan, query, move, change, change_offsets)
+        return tuple(map(slide, parts, fresh, step)), row_state
 
-    inputs = (state, query.fixed, jnp.roll(windows, -1, axis=0), moves)
-    _, state = lax.scan(visit, correlate(windows[0], features), inputs)
+    _, state = lax.scan(visit, start, (state, query.fixed, jnp.roll(windows, -1, axis=0), moves))
     return state
 
 
@@ -257,11 +294,11 @@ def _fold_same(plan: Plan, query: Query, images, log_prior, state, consume, spli
     if split:
         largest = (query.scales[0] + query.scales[1]) ** 2 * images.shape[-1]
         coarse = head(squares, grid_step(largest, sum_bits(plan.size**2, squares.dtype)))
-        high, low = score(coarse), score(squares - coarse)
+        logits = Split(score(coarse), score(squares - coarse), log_prior)
     else:
-        high, low = None, score(squares)
+        logits = score(squares) / query.sigma**2 + log_prior
     if plan.readout == "average":
-        values = unfold(pad(images, plan.size, plan.query_pad, axes=(1, 2)), plan.size, feature_axis=-1)
+        values = unfold(pad(images, plan.size, plan.query_pad, axes=(1, 2)), plan.size)
     else:
         values = images
 
@@ -270,4 +307,4 @@ def _fold_same(plan: Plan, query: Query, images, log_prior, state, consume, spli
         mean = jnp.sum(weights[..., None] * jnp.moveaxis(values, 0, 2), axis=2)
         return jnp.concatenate([total, mean], axis=-1)
 
-    return consume(state, query.fixed, high, low, None, log_prior, contract)
+    return consume(state, query.fixed, logits, None, contract)

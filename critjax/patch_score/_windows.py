@@ -55,18 +55,9 @@ def _run_sum(array: Array, size: int, axis: int) -> Array:
         width *= 2
 
 
-def unfold(image: Array, size: int, *, feature_axis: int) -> Array:
-    """Stack all windows of a padded image ``(..., H, W, C)``, features ordered (row, column, channel).
-
-    Returns ``(..., Ho, Wo, P C)`` for ``feature_axis=-1`` and ``(P C, ..., Ho, Wo)`` for ``feature_axis=0``.
-    """
-    rows = _slide(image, size, image.ndim - 3)
-    shifted = [window for row in rows for window in _slide(row, size, image.ndim - 2)]
-    if feature_axis == 0:
-        stacked = jnp.stack(shifted)  # (P, ..., Ho, Wo, C)
-        stacked = jnp.moveaxis(stacked, -1, 1)
-        return stacked.reshape(-1, *stacked.shape[2:])
-    return jnp.concatenate(shifted, axis=-1)
+def unfold(image: Array, size: int) -> Array:
+    """Stack all windows of a padded image: ``(..., H, W, C)`` to ``(..., Ho, Wo, P C)``, in the order (row, column, C)."""
+    return jnp.concatenate(_slide(unfold_rows(image, size), size, image.ndim - 3), axis=-1)
 
 
 def unfold_rows(image: Array, size: int) -> Array:

@@ -58,17 +58,16 @@ FIGURES: dict[str, FigureKind] = {
         softest_mode_figure,
         ("lambda_bare_softest",),
         "Three different symbols of one mode. Bare: the response about the uniform state. λ_reg: the "
-        "regression of the "
-        "denoised on the noisy field, which drives the structure factor; where it crosses one is the "
-        "effective critical "
-        "noise. ⟨J⟩: the mean Jacobian, what a probe of a trained network sees.",
+        "regression of the denoised on the noisy field, which drives the structure factor; where it "
+        "crosses one is the effective critical noise. ⟨J⟩: the mean Jacobian, what a probe of a trained "
+        "network sees.",
     ),
     "growth-rate": FigureKind(
         growth_rate_figure,
         ("growth_rate",),
-        "Growth rate of linear theory; in each shell of wavenumbers the fastest mode. Black: where theory "
-        "says a mode "
-        "neither grows nor decays. Circles: where the simulated λ_reg of that shell first reaches one.",
+        "Growth rate of linear theory, for the fastest mode of each shell of wavenumbers. Black: where it "
+        "neither grows nor decays. Dashed: the same by the Gaussian closure. Circles: where λ_reg of the "
+        "simulated ensemble becomes marginal.",
     ),
     "film-strip": FigureKind(
         film_strip_figure,
@@ -84,23 +83,22 @@ FIGURES: dict[str, FigureKind] = {
     "linear-check": FigureKind(
         linear_check_figure,
         ("linear_ratio",),
-        "Simulated structure factor, divided by its own value at the first noise level, over the same ratio "
-        "of linear "
-        "theory. Below the grey band fluctuations have made the field grow less than linear theory says.",
+        "Simulated structure factor, divided by its own value at the first noise level, over the same "
+        "ratio of linear theory. Below the grey band fluctuations have made the field grow less than "
+        "linear theory says.",
     ),
     "correlation-length": FigureKind(
         correlation_length_figure,
         ("xi_raw",),
         "White noise hides correlations in the raw field; the denoised field and the second moment of S "
-        "show them. The "
-        "quasi-static length diverges where its symbol reaches one; the swept field cannot follow.",
+        "show them. The quasi-static length diverges where its symbol reaches one; the swept field cannot "
+        "follow.",
     ),
     "order": FigureKind(
         order_figure,
         ("binder", "wall_density"),
         "The Binder cumulant of the spatial mean is 0 for Gaussian fluctuations and 2/3 when each sample "
-        "settles in one "
-        "of two states. Walls are nearest neighbours of opposite sign in the denoised field.",
+        "settles in one of two states. Walls are nearest neighbours of opposite sign in the denoised field.",
     ),
     "condensation": FigureKind(
         condensation_figure,
@@ -111,8 +109,7 @@ FIGURES: dict[str, FigureKind] = {
         bank_spread_figure,
         ("draw_critical_uniform",),
         "Bare critical noise of random banks of the same size and number of patterns. The seed of this "
-        "study's bank is "
-        "given in the settings and was not chosen for its result.",
+        "study's bank is given in the settings and was not chosen for its result.",
     ),
 }
 

@@ -11,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from critjax.plotting._style import (
     BLACK,
     GREEN,
+    GREY,
+    ORANGE,
     POINTS,
     RED,
     THEORY,
@@ -52,8 +54,8 @@ def growth_rate_figure(dataset: xr.Dataset) -> Figure:
         axes.contour(sigma, wavenumber, values, levels=[0.0], colors="black", linewidths=2.0)
         axes.plot([], [], color="black", label=r"theory: $\Gamma = 0$ (bare)")
         bar.ax.axhline(0.0, color="black", linewidth=2.0)
-    if "lambda_closure" in dataset:
-        offset = (dataset["lambda_closure"] - dataset["threshold"]).values.T
+    if "lambda_closure_fastest" in dataset:
+        offset = (dataset["lambda_closure_fastest"] - dataset["threshold"]).values.T
         if offset.min() < 0 < offset.max():
             axes.contour(
                 sigma, wavenumber, offset, levels=[0.0], colors="white", linewidths=1.8, linestyles="--"
@@ -68,13 +70,23 @@ def growth_rate_figure(dataset: xr.Dataset) -> Figure:
             color="white",
             ecolor="white",
             markeredgecolor="black",
-            label=r"measured: $\lambda_{reg} = 1$",
+            label=r"measured: $\lambda_{reg}$ marginal",
             **POINTS,
         )
     noise_axis(axes, sigma)
     axes.set_ylim(0, float(wavenumber.max()))
     axes.set_ylabel(r"wavenumber $|k|$ (rad per pixel)")
-    title(axes, "Which wavelengths grow, and at which noise")
+    point = value(dataset, "critical_sigma_bare"), value(dataset, "critical_wavenumber_bare")
+    if np.isfinite(point[0]):
+        star = {
+            "marker": "*",
+            "markersize": 15,
+            "color": ORANGE,
+            "markeredgecolor": "black",
+            "linestyle": "none",
+        }
+        axes.plot(*point, **star, label=r"$\sigma_c$, $k_c$ (bare)", clip_on=False, zorder=6)
+    axes.set_title("Which wavelengths grow, and at which noise")
     if axes.get_legend_handles_labels()[1]:
         legend = axes.legend(
             loc="upper left", facecolor="#B8B8B8", framealpha=0.95, frameon=True, edgecolor="none"
@@ -110,7 +122,16 @@ def softest_mode_figure(dataset: xr.Dataset) -> Figure:
         label=r"mean Jacobian $\langle J\rangle$, simulated",
     ):
         fitted.append(dataset["mean_jacobian_softest"].values)
-    named_level(axes, 1.0, "marginal: neither grows nor decays", side="left", linestyle="-")
+    threshold = dataset["threshold"].values
+    axes.plot(dataset["sigma"].values, threshold, color=GREY, linewidth=1.0)
+    axes.annotate(
+        "marginal",
+        (float(dataset["sigma"][0]), float(threshold[0])),
+        xytext=(3, 2),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=GREY,
+    )
     limits(axes, [*fitted, [0.0, 1.35]], low=-0.4, high=2.2)
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
@@ -162,7 +183,7 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
     named_level(axes, 1.0, "white noise", below=True)
     axes.set_xlabel(r"wavenumber $|k|$ (rad per pixel)")
     axes.set_ylabel(r"structure factor $S(k)/\sigma^2$")
-    title(axes, "Structure factor: simulation (points) and linear theory (lines)")
+    axes.set_title("Structure factor: simulation (points) and linear theory (lines)")
     axes.legend(loc="upper right", title=r"$\sigma_c$ bare")
     return figure
 
@@ -173,7 +194,7 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     figure, axes = figure_with_axes()
     sigma = dataset["sigma"].values
     ratio, error = dataset["linear_ratio"].values, dataset["linear_ratio_error"].values
-    wavenumber = dataset["low_wavenumber"].values
+    wavenumber = dataset["checked_wavenumber"].values
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(wavenumber)))
     for i in range(len(wavenumber)):
         label = (
@@ -191,6 +212,7 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     noise_axis(axes, sigma)
     mark_critical(axes, dataset)
     axes.set_ylabel("simulated S(k) / linear theory")
-    title(axes, "Where linear theory holds: ten smallest wavenumbers")
-    axes.legend(loc="lower left")
+    near = "smallest wavenumbers" if wavenumber[0] == 0 else "wavenumbers nearest to $k_c$"
+    title(axes, f"Where linear theory holds: the ten {near}")
+    figure.legend(loc="outside lower center", ncols=5)
     return figure

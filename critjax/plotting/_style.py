@@ -73,9 +73,10 @@ def value(dataset: xr.Dataset, name: str) -> float:
 
 def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> None:
     """Mark the bare critical noise and the measured effective one by vertical lines, named above the axes."""
+    turned = r"$\lambda_{reg}=1$" if dataset.attrs.get("frame", "ve") == "ve" else r"$\lambda_{reg}$ marginal"
     marks = (
         ("critical_sigma_bare", r"bare $\sigma_c$", BLACK, "-."),
-        ("critical_sigma_measured", r"$\lambda_{reg}=1$", RED, ":"),
+        ("critical_sigma_measured", turned, RED, ":"),
     )
     found = [(value(dataset, name), *style) for name, *style in marks]
     found = sorted((mark for mark in found if np.isfinite(mark[0])), reverse=True)

@@ -108,8 +108,8 @@ def render(
     others = "".join(f"<li>{html.escape(s)}</li>" for s in sentences[2:])
     warnings = "".join(f"<p class=label>{html.escape(text)}</p>" for text in labels(dataset))
     images = "".join(
-        f'<figure id="{name}"><img alt="{html.escape(caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(png).decode("ascii")}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'<figure id="{name}"><img alt="{html.escape(caption)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for name, (png, caption) in pictures.items()
     )
     description = html.escape(

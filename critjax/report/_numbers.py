@@ -82,7 +82,8 @@ def with_error(number: Measured) -> tuple[str, str]:
     if not (math.isfinite(number.error) and number.error > 0):
         return plain(number.value, 4), "-" if not math.isfinite(number.error) else "0"
     decimals = _decimals(number.error)
-    return f"{number.value:.{decimals}f}", f"{number.error:.{decimals}f}"
+    shown = f"{number.value:.{decimals}f}"
+    return shown.lstrip("-") if float(shown) == 0 else shown, f"{number.error:.{decimals}f}"
 
 
 def text(number: Measured) -> str:

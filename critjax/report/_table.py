@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from critjax.report._findings import linear_ratios, settings_of
+from critjax.report._findings import checked_modes, linear_ratios, settings_of
 from critjax.report._numbers import Measured, curve_at, in_units, plain, read, with_error
 
 
@@ -73,10 +73,11 @@ def table(dataset: xr.Dataset) -> list[Row]:
             rows += _noise_rows("critical noise, uniform mode: Gaussian closure", closure, uniform)
     rows += _mode_rows(dataset, eta, measured)
     rows += _mean_field_rows(dataset)
+    which = checked_modes(dataset).removeprefix("the ").replace("wavenumbers", "|k|")
     for ratio, mean, worst in linear_ratios(dataset):
         rows.append(
             _row(
-                f"S(k) over linear theory at σ²/σ_c² = {ratio:g}, ten smallest |k|",
+                f"S(k) over linear theory at σ²/σ_c² = {ratio:g}, {which}",
                 1.0,
                 mean,
                 f"farthest from one: {with_error(worst)[0]} ± {with_error(worst)[1]}",
@@ -199,7 +200,7 @@ def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
                 curve_at(dataset, "xi_denoised", sigma),
             )
         )
-    return rows
+    return [row for row in rows if (row.theory, row.measured) != ("-", "-")]
 
 
 def format_table(rows: list[Row]) -> str:

@@ -19,7 +19,6 @@ from critjax.spectra.critical import (
 )
 from critjax.spectra.eigenvalues import dispersion, growth_rate, leading_eigenvalue, right_eigenvector
 from critjax.spectra.kernels import (
-    bank_symbol_fn,
     mean_field_critical_sigma,
     nonreciprocal_fraction,
     response_kernel,
@@ -34,7 +33,7 @@ from critjax.spectra.measured import (
     rayleigh_quotient,
     regression_symbol,
 )
-from critjax.spectra.states import homogeneous_growth_rate, homogeneous_state
+from critjax.spectra.states import bank_symbol_fn, homogeneous_growth_rate, homogeneous_state
 
 __all__ = [
     "ALWAYS_GROWING",

@@ -265,9 +265,10 @@ def critical_sigmas(
 
     Notes
     -----
-    The symbol is evaluated on the ladder only. Within a mode's bracket Gamma is the cubic in ln sigma through
-    the four nearest levels: error of fourth order in the ladder spacing (`critical_point` refines with the
-    symbol itself). Not differentiable. THEORY section 3.
+    The symbol is evaluated on the ladder only. Within a mode's bracket sigma^2 Gamma is the cubic in sigma^2
+    through the four nearest levels: exact for patches of equal norm in the VE frame, else with an error of
+    fourth order in the ladder spacing (`critical_point` refines with the symbol itself). Not differentiable.
+    THEORY section 3.
 
     Example
     -------
@@ -285,9 +286,11 @@ def critical_sigmas(
     reached = jnp.cumprod(finite.astype(jnp.int32), axis=0).astype(bool)
     grows = (rates >= 0) & reached
     first = jnp.argmax(grows, axis=0)
-    level = interpolated_root(jnp.log(ladder).astype(rates.dtype), rates, jnp.maximum(first, 1))
+    # sigma^2 Gamma is linear in sigma^2 for patches of equal norm, and nearly so wherever noise dominates.
+    variances = (ladder**2).astype(rates.dtype)
+    root = interpolated_root(variances, variances[:, None, None] * rates, jnp.maximum(first, 1))
     never = jnp.where(jnp.all(finite, axis=0), 0, jnp.nan).astype(rates.dtype)
-    result = jnp.where(first == 0, jnp.inf, jnp.exp(level))
+    result = jnp.where(first == 0, jnp.inf, jnp.sqrt(root))
     return jnp.where(jnp.any(grows, axis=0), result, never)
 
 

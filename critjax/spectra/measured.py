@@ -205,9 +205,9 @@ def measured_symbol(
 
     Notes
     -----
-    Unbiased. B * num_probes * C Jacobian-vector products. Zero variance where J is translation invariant;
-    otherwise the variance per probe is ``sum_{k'} |J_kk'|^2 / N`` over the other wavevectors. THEORY section
-    6.
+    Unbiased. B * num_probes * C Jacobian-vector products. In the unitary Fourier basis the variance of one
+    probe is ``sum_{k' != k} |J_kk'|^2``: none where J is translation invariant. Gaussian probes with a ratio
+    would have infinite variance. THEORY section 6.
 
     Example
     -------

@@ -257,8 +257,9 @@ def posterior_moments(
     readout : "centre" or "average"
         Features: the patch's centre (F = C) or the whole patch (F = P C, ordered row, column, channel).
     uniform : bool
-        Entries: the window sum of each channel, |phi - m|^2 and the features (G = 2 C + 1) instead of the whole patch (G = P
-        C); features of the average readout: the window mean (F = C). No correlations are formed.
+        Entries: the window sum of each channel, |phi - m|^2 and the features (G = 2 C + 1) instead of the
+        whole patch (G = P C); features of the average readout: the window mean (F = C). No correlations are
+        formed.
     prior_only : bool
         Weights pi_mu instead of the posterior's, the limit of large sigma.
     block_size : int, optional

@@ -6,16 +6,17 @@ On constant images the sampler's mean obeys ``dm/dtau = (1+eta) (D(m) - m)``, ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_sigmas, is_concrete
-from critjax._typing import Array, ArrayLike, Float, Scalar
+from critjax._checks import check, check_eta, check_grid, check_sigmas, is_concrete
+from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.spectra.eigenvalues import growth_rate
-from critjax.spectra.kernels import Bank, uniform_response, uniform_symbol
+from critjax.spectra.kernels import Bank, symbol, uniform_response, uniform_symbol
 from critjax.spectra.posterior import check_bank, check_state, posterior_moments, working_dtype
 
 # With eta = inf the state relaxes at fixed noise in pseudo-time steps of these lengths, in e-folds: the first
@@ -95,7 +96,8 @@ def homogeneous_state(
 
     Example
     -------
-    >>>     >>> bank = PatchBank(jnp.array([1.0, -0.5]).reshape(2, 1, 1, 1))
+    >>> from critjax.banks import PatchBank
+    >>> bank = PatchBank(jnp.array([1.0, -0.5]).reshape(2, 1, 1, 1))
     >>> print(homogeneous_state(bank, jnp.array([100.0, 1.0]))[0])
     [0.25]
     """
@@ -206,3 +208,74 @@ def homogeneous_growth_rate(
         return growth_rate(matrix, sigma, eta=eta, frame=frame)[0, 0]
 
     return jax.vmap(rate)(levels, values)
+
+
+def bank_symbol_fn(
+    bank: Bank,
+    grid: Sequence[int],
+    *,
+    sigmas: Float[ArrayLike, " num"] | None = None,
+    states: Float[ArrayLike, "num C"] | None = None,
+    readout: str = "centre",
+    block_size: int | None = None,
+) -> SymbolFn:
+    r"""Turn a bank into a symbol function of the noise level, along a ladder of homogeneous states.
+
+    Parameters
+    ----------
+    bank, readout, block_size
+        As for `response_kernel`.
+    grid : (H, W)
+        Static size of the noisy image.
+    sigmas : float array (num,), optional
+        The noise levels of ``states``, strictly decreasing.
+    states : float array (num, C), optional
+        Homogeneous states, as `homogeneous_state` returns them; linear interpolation in ln sigma between
+        levels. Default: zero at every noise level.
+
+    Returns
+    -------
+    SymbolFn
+        ``(sigma) -> (H, W, C, C)``, see `symbol`; NaN outside the range of ``sigmas``, where no state is
+        known.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `symbol`; if only one of ``sigmas`` and ``states`` is given or their lengths differ.
+
+    Notes
+    -----
+    Exact at the levels; between them the state's interpolation error is second order in the ladder spacing.
+
+    Example
+    -------
+    >>> from critjax.banks import two_pattern_bank
+    >>> symbol_fn = bank_symbol_fn(two_pattern_bank(3), (8, 8))
+    >>> complex(symbol_fn(1.5)[0, 0, 0, 0])
+    (4+0j)
+    """
+    check_bank(bank, readout)
+    grid = check_grid(grid)
+    given = "sigmas without states" if states is None else "states without sigmas"
+    advice = "pass homogeneous_state's ladder and its result together"
+    check((sigmas is None) == (states is None), "states", "both sigmas and states, or neither", given, advice)
+    if sigmas is None or states is None:
+        return lambda sigma: symbol(bank, sigma, grid, readout=readout, block_size=block_size)
+    check_sigmas("sigmas", sigmas)
+    ladder, values = jnp.asarray(sigmas), jnp.asarray(states)
+    wanted = (ladder.shape[0], bank.channels)
+    check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
+
+    def symbol_fn(sigma: Scalar) -> Complex[Array, "H W C C"]:
+        state = interpolate_states(sigma, ladder, values)
+        return symbol(bank, sigma, grid, state=state, readout=readout, block_size=block_size)
+
+    return symbol_fn
+
+
+def interpolate_states(sigma: Any, sigmas: Array, states: Array) -> Array:
+    """Interpolate (num, C) linearly in ln sigma between decreasing levels; NaN outside."""
+    rising = -jnp.log(sigmas)
+    position = -jnp.log(jnp.asarray(sigma).astype(sigmas.dtype))
+    return jax.vmap(lambda m: jnp.interp(position, rising, m, left=jnp.nan, right=jnp.nan), 1)(states)

@@ -63,8 +63,10 @@ class Estimator(NamedTuple):
     """Value of the symbol's real part at which a mode is critical, per level: 1 in the VE frame."""
     softest: tuple[int, int]
     """Index (row, column) in the full plane of the softest mode of theory."""
+    near: float
+    """Wavenumber near which ten are compared with linear theory."""
     linear_growth: Any
-    """Linear theory of S over its value at the first level, ten smallest |k| (L, 10)."""
+    """Linear theory of S over its value at the first level, for those ten (L, 10)."""
     own_start: bool
     """Divide spectra by the same ensemble's at the first level, where theory knows it: white noise. Along the
     probability flow the sampling error of a mode's power is nearly all inherited from there, and cancels."""
@@ -154,16 +156,27 @@ def _one_over_e(power: Array, width: int) -> Array:
     return jax.lax.map(length, fields)
 
 
-def low_mode_groups(grid: tuple[int, int], count: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``count`` smallest distinct |k| and the weights (count, H, h) of their averages."""
+def mode_groups(grid: tuple[int, int], near: float = 0.0, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``count`` distinct |k| nearest to ``near``, and weights (count, H, h) of averages."""
     n_y = np.fft.fftfreq(grid[0])[:, None]
     n_x = np.fft.rfftfreq(grid[1])[None, :]
+    scale = 2 * np.pi / (grid[0] * grid[1])
     squared = np.round((n_y**2 + n_x**2) * (grid[0] * grid[1]) ** 2).astype(np.int64)
-    distinct = np.unique(squared)[:count]
+    distinct = np.unique(squared)
+    nearest = np.argsort(np.abs(scale * np.sqrt(distinct) - near), kind="stable")[:count]
+    chosen = np.sort(distinct[nearest])
     multiplicity = np.where((n_x == 0) | (n_x == 0.5), 1.0, 2.0) * np.ones_like(n_y)
-    weights = np.stack([np.where(squared == value, multiplicity, 0.0) for value in distinct])
-    wavenumbers = 2 * np.pi * np.sqrt(distinct) / (grid[0] * grid[1])
-    return wavenumbers, weights / weights.sum((1, 2), keepdims=True)
+    weights = np.stack([np.where(squared == value, multiplicity, 0.0) for value in chosen])
+    return scale * np.sqrt(chosen), weights / weights.sum((1, 2), keepdims=True)
+
+
+def shell_maximum(values: Array, grid: tuple[int, int]) -> Array:
+    """Return the largest value in each shell, (L, H, W) -> (L, S)."""
+    with jax.ensure_compile_time_eval():
+        index = np.asarray(radial_shells(grid).index).ravel()
+    inside, count = np.flatnonzero(index >= 0), int(index.max()) + 1
+    flat = values.reshape(values.shape[0], -1)[:, inside]
+    return jax.vmap(lambda row: jax.ops.segment_max(row, index[inside], count))(flat)
 
 
 def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
@@ -194,7 +207,9 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     softest = modes[:, estimator.softest[0], estimator.softest[1]]
 
     projected = jax.vmap(lambda one_level: project_symbol(one_level, estimator.size))(plane)
-    projected = leading_eigenvalue(projected).reshape(len(sigmas), -1)
+    projected = leading_eigenvalue(projected)
+    fastest = shell_maximum(projected.real, estimator.grid)
+    projected = projected.reshape(len(sigmas), -1)
     best = jnp.argmax(projected.real, 1)
     top = jnp.take_along_axis(projected, best[:, None], 1)[:, 0]
 
@@ -206,8 +221,10 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     n_y, n_x = (jnp.asarray(np.fft.fftfreq(n) * 2 * np.pi, sigmas.dtype) for n in (height, width))
     wavenumber = jnp.sqrt(n_y[:, None] ** 2 + n_x**2).ravel()
 
-    _, groups = low_mode_groups(estimator.grid)
-    low = jnp.einsum("ghw,lhw->lg", jnp.asarray(groups, spectrum.dtype), spectrum, precision=_EXACT)
+    groups = jnp.asarray(mode_groups(estimator.grid, estimator.near)[1], spectrum.dtype)
+    checked = jnp.einsum("ghw,lhw->lg", groups, spectrum, precision=_EXACT)
+    origin = jnp.einsum("ghw,hw->g", groups, start, precision=_EXACT) * sigmas[0] ** 2
+    ratio = checked / origin / estimator.linear_growth
     fits = jax.lax.map(lambda s: fit_gap(s).correlation_length, modes)
     return {
         "structure_factor": shells(spectrum, width),
@@ -219,9 +236,10 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
         "lambda_reg_uniform": modes[:, 0, 0].real,
         "lambda_reg_top": top.real,
         "lambda_reg_top_wavenumber": wavenumber[best],
-        "linear_ratio": low / low[0] / estimator.linear_growth,
-        "linear_ratio_mean": (low / low[0] / estimator.linear_growth).mean(1),
-        "lambda_reg_crossing": jax.vmap(crossing, 1)(per_shell),
+        "linear_ratio": ratio,
+        "linear_ratio_mean": ratio.mean(1),
+        "lambda_reg_fastest": fastest,
+        "lambda_reg_crossing": jax.vmap(crossing, 1)(fastest),
         "critical_sigma_measured": crossing_softest,
         "critical_sigma_uniform_measured": crossing(modes[:, 0, 0].real),
         "critical_sigma_top_measured": crossing_top,

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check
 from critjax._typing import Array, SymbolFn
 from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
 from critjax.closed_form import gaussian_symbol, image_spectrum
 from critjax.fluctuations import gaussian_closure, linear_structure_factor
-from critjax.fourier import kernel_offsets, radial_shells, symbol_to_kernel, wavevectors
+from critjax.fourier import kernel_offsets, symbol_to_kernel, wavevectors
 from critjax.noise import frame_correction, geometric_sigmas
 from critjax.observables import second_moment_length
 from critjax.patch_score import patch_denoiser
@@ -28,8 +27,8 @@ from critjax.spectra import (
     mean_field_critical_sigma,
     nonreciprocal_fraction,
 )
-from critjax.studies._ensemble import low_mode_groups, shells
-from critjax.studies._settings import CriticalitySettings, ladder_ends
+from critjax.studies._ensemble import mode_groups, shell_maximum, shells
+from critjax.studies._settings import DEFAULT_NUM_IMAGES, CriticalitySettings, ladder_ends
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 _SCAN_LEVELS = 96
@@ -62,33 +61,39 @@ def bank_key(seed: int) -> Array:
     return jax.random.key(seed)
 
 
+def _load_images(settings: CriticalitySettings) -> Any:
+    """Load the training images; without a number given, the first hundred or all there are."""
+    from critjax.data import load_dataset  # brings the embedded images: only when images are asked for
+
+    options: dict[str, Any] = {"classes": settings.classes, "value_range": settings.value_range}
+    if settings.num_images is not None:
+        return load_dataset(settings.bank, num_images=settings.num_images, **options)
+    try:
+        return load_dataset(settings.bank, num_images=DEFAULT_NUM_IMAGES, **options)
+    except ValueError as error:
+        if not str(error).startswith("num_images"):
+            raise
+        return load_dataset(settings.bank, **options)  # there are fewer
+
+
 def build_problem(settings: CriticalitySettings) -> Problem:
     """Build or load the bank of resolved settings.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If images cannot be read, do not fit the window, or the window does not fit the grid.
+        If images cannot be read or are smaller than the window.
     """
     dtype = jnp.dtype(settings.precision)
     size = settings.size or 1
     if settings.uses_images:
-        from critjax.data import load_dataset  # loads the embedded images: only when they are asked for
-
-        found = load_dataset(
-            settings.bank,
-            num_images=settings.num_images,
-            classes=settings.classes,
-            value_range=settings.value_range,
-        )
+        found = _load_images(settings)
         images = np.asarray(found.images, dtype)
         bank = ImageBank(images, size, positions=settings.positions)
         count, height, width, channels = images.shape
         text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {size}"
         return Problem(bank, (height, width), channels, False, images, text)
     grid = settings.grid or (64, 64)
-    advice = "choose a larger --grid or a smaller --size"
-    check(size <= min(grid), "size", f"a window that fits the {grid[0]} x {grid[1]} grid", size, advice)
     if settings.bank == "random-pattern":
         bank = random_pattern_bank(bank_key(settings.seed), size, settings.num_random, dtype=dtype)
         text = f"{settings.num_random} random +-1 patterns, their negatives and the pair +-1, p = {size}"
@@ -140,12 +145,6 @@ def _equilibrium_lengths(modes: Array, size: int) -> Array:
     return jax.lax.map(length, modes)
 
 
-def _shell_maximum(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Largest value in each shell, (L, H, W) -> (L, S)."""
-    index = np.asarray(radial_shells(grid).index)
-    return np.stack([values[:, index == s].max(1) for s in range(int(index.max()) + 1)], axis=1)
-
-
 class Prediction(NamedTuple):
     """Theory of one problem."""
 
@@ -163,6 +162,8 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
     """Compute everything linear theory says; a few seconds, most of them compilation."""
     grid, eta, frame, dtype = problem.grid, settings.eta, settings.frame, jnp.dtype(settings.precision)
     top = max(_largest_sigma(problem), settings.sigma_max or 0.0)
+    if frame == "vp":  # a mode c/sigma^2 turns critical below sigma^2 = c (1+eta)/eta; for eta = 0 never
+        top *= min(np.sqrt((1 + eta) / eta), 10.0) if eta > 0 else 1.0
     bottom = min(0.02 * top, settings.sigma_min or np.inf, 0.05 if settings.uses_images else np.inf)
     scan = geometric_sigmas(top, bottom, _SCAN_LEVELS - 1, dtype=dtype)
     symbol_fn, _ = make_symbol_fn(problem, scan, eta)
@@ -175,10 +176,10 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         return ve, chosen, uniform
 
     ve, chosen, uniform = points(scan)
-    high, low = ladder_ends(settings, float(ve.sigma), top)
+    high, low = ladder_ends(settings, float(ve.sigma), top, frame_sigma=float(chosen.sigma))
     sigmas = geometric_sigmas(high, low, (settings.num_levels or 2) - 1, dtype=dtype)
     softest, vector = _softest_mode(problem, (chosen, ve), symbol_fn, sigmas)
-    low_weights = jnp.asarray(low_mode_groups(grid)[1], dtype)
+    groups = jnp.asarray(mode_groups(grid, float(np.hypot(*vector)))[1], dtype)
 
     @jax.jit
     def along(sigmas: Array, at: Array) -> dict[str, Array]:
@@ -186,14 +187,15 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         modes = leading_eigenvalue(symbols)
         linear = linear_structure_factor(symbol_fn, sigmas, eta=eta)
         power = jnp.trace(linear, axis1=-2, axis2=-1).real / problem.channels
-        low = jnp.einsum("ghw,lhw->lg", low_weights, power[..., : grid[1] // 2 + 1], precision="highest")
+        checked = jnp.einsum("ghw,lhw->lg", groups, power[..., : grid[1] // 2 + 1], precision="highest")
         special = symbol_fn(at)
+        rates = jax.vmap(lambda s, level: growth_rate(s, level, eta=eta, frame=frame))(symbols, sigmas)
         return {
-            "rates": jax.vmap(lambda s, level: growth_rate(s, level, eta=eta, frame=frame))(symbols, sigmas),
+            "rates": shell_maximum(rates, grid),
             "modes": modes,
             "shells": shells(modes.real, grid[1]),
             "linear": shells(power, grid[1]),
-            "low": low / low[0],
+            "checked": checked / checked[0],
             "xi": jax.lax.map(second_moment_length, power),
             "xi_eq": _equilibrium_lengths(modes, problem.bank.size),
             "imag": leading_eigenvalue(special[softest]).imag,
@@ -207,13 +209,13 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
     threshold = 1 - np.asarray(frame_correction(sigmas, frame), np.float64) / (1 + eta)
     at_softest = found["modes"][:, softest[0], softest[1]]
     variables: Variables = {
-        "growth_rate": (by_shell, _shell_maximum(found["rates"], grid)),
+        "growth_rate": (by_shell, found["rates"]),
         "lambda_bare": (by_shell, found["shells"]),
         "lambda_bare_softest": (by_sigma, at_softest.real),
         "lambda_bare_softest_imag": (by_sigma, at_softest.imag),
         "lambda_bare_uniform": (by_sigma, found["modes"].real[:, 0, 0]),
         "structure_factor_linear": (by_shell, found["linear"]),
-        "low_growth_linear": (("sigma", "low_mode"), found["low"]),
+        "linear_growth": (("sigma", "checked_mode"), found["checked"]),
         "xi_eq_bare": (by_sigma, found["xi_eq"]),
         "xi_second_moment_linear": (by_sigma, found["xi"]),
         "threshold": (by_sigma, threshold),
@@ -279,6 +281,7 @@ def closure_prediction(
         modes = leading_eigenvalue(result.symbol)
         power = jnp.trace(result.structure_factor, axis1=-2, axis2=-1).real / problem.channels
         return (
+            shell_maximum(modes.real, grid),
             modes.real,
             modes[:, prediction.softest[0], prediction.softest[1]],
             shells(power, grid[1]),
@@ -286,9 +289,10 @@ def closure_prediction(
             _equilibrium_lengths(modes, problem.bank.size),
         )
 
-    modes, softest, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
+    fastest, modes, softest, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
     return {
         "lambda_closure": (("sigma", "wavenumber"), np.asarray(shells(jnp.asarray(modes), grid[1]))),
+        "lambda_closure_fastest": (("sigma", "wavenumber"), fastest),
         "lambda_closure_softest": (("sigma",), softest.real),
         "lambda_closure_uniform": (("sigma",), modes[:, 0, 0]),
         "structure_factor_closure": (("sigma", "wavenumber"), power),
@@ -325,7 +329,9 @@ def null_model(problem: Problem, prediction: Prediction) -> Variables:
     """Symbols of the Gaussian with the training images' spectrum; nothing for pattern banks."""
     if problem.images is None:
         return {}
-    null_fn = gaussian_symbol(image_spectrum(jnp.asarray(problem.images)))
+    # About one mean for all pixels: patches, too, know nothing of where they are.
+    images = jnp.asarray(problem.images)
+    null_fn = gaussian_symbol(image_spectrum(images, mean=images.mean((0, 1, 2))))
     modes = np.asarray(
         jax.jit(lambda s: jax.lax.map(lambda v: leading_eigenvalue(null_fn(v)).real, s))(prediction.sigmas)
     )

@@ -28,13 +28,14 @@ _PATTERN_DEFAULTS = {
     "closure_samples": (16, 8),
     "probe_samples": (16, 4),
 }
+DEFAULT_NUM_IMAGES = 100
 _IMAGE_DEFAULTS = {
     "size": (7, 7),
-    "num_images": (100, 20),
+    "num_images": (DEFAULT_NUM_IMAGES, 20),
     "num_samples": (24, 8),
     "num_levels": (40, 16),
     "batch_size": (2, 2),
-    "closure_samples": (4, 2),
+    "closure_samples": (8, 4),
     "probe_samples": (6, 4),
 }
 
@@ -58,9 +59,10 @@ class CriticalitySettings:
     wavelength : float
         Period of the stripes in pixels.
     num_images, classes, positions, value_range
-        Training images taken (the first so many), their classes (default all), which of their patches count
-        (``"interior"``: only those that fit; ``"all"``: images wrap, as the samples do), and for your own
-        files the values that become -1 and 1 (default: from the dtype, see `critjax.data.load_images`).
+        Training images taken (default: the first 100, or all if your own are fewer), their classes (default
+        all), which of their patches count (``"interior"``: only those that fit; ``"all"``: images wrap, as
+        the samples do), and for your own files the values that become -1 and 1 (default: from the dtype, see
+        `critjax.data.load_images`).
     grid : (H, W), optional
         Sample size in pixels. Default 64 x 64 for patterns, the size of the images otherwise.
     num_samples : int, optional
@@ -188,7 +190,9 @@ class CriticalitySettings:
             check(own, "value_range", "an image bank of your own", f"bank {self.bank!r}", advice)
             good = math.isfinite(low) and math.isfinite(high) and low < high
             check(good, "value_range", "two finite numbers, low < high", (low, high), "pass e.g. 0 1")
-        check(self.wavelength > 2, "wavelength", "a period > 2 pixels", self.wavelength, "shorter waves alias")
+        check(
+            self.wavelength > 2, "wavelength", "a period > 2 pixels", self.wavelength, "shorter waves alias"
+        )
 
     @property
     def uses_images(self) -> bool:
@@ -204,12 +208,26 @@ class CriticalitySettings:
         """Return a copy with every default filled in (except the ladder's ends and an image bank's grid).
 
         ``num_samples`` is rounded up to whole batches, so that every batch compiles to the same program.
+
+        Raises
+        ------
+        ValueError
+            If the window does not fit the grid.
         """
         defaults = _IMAGE_DEFAULTS if self.uses_images else _PATTERN_DEFAULTS
         new = {n: pair[self.quick] for n, pair in defaults.items() if getattr(self, n) is None}
         if self.bank != "random-pattern":
             new["num_banks"] = 0
+        if self.uses_images and self.bank not in IMAGE_BANKS:
+            new.pop(
+                "num_images", None
+            )  # of one's own images all, but not more than the default: see the loading
         full = dataclasses.replace(self, **new)
+        if full.grid is not None:
+            height, width = full.grid
+            advice = "choose a larger --grid or a smaller --size"
+            fits = (full.size or 1) <= min(height, width)
+            check(fits, "size", f"a window that fits the {height} x {width} grid", full.size, advice)
         samples, batch = full.num_samples or 0, full.batch_size or 1
         batch = min(batch, max(1, samples // 2))  # at least two batches, or there would be no errors
         return dataclasses.replace(full, batch_size=batch, num_samples=-(-samples // batch) * batch)
@@ -244,16 +262,22 @@ class CriticalitySettings:
 
 
 def ladder_ends(
-    settings: CriticalitySettings, critical_sigma: float, largest_sigma: float
+    settings: CriticalitySettings,
+    critical_sigma: float,
+    largest_sigma: float,
+    *,
+    frame_sigma: float = math.nan,
 ) -> tuple[float, float]:
     """Choose the ends of the noise ladder from the predicted critical noise.
 
-    The ladder starts at sqrt(6) times the bare critical noise (sigma^2 = 6 sigma_c^2: the linear regime down
-    to 4 sigma_c^2 is on it), or at ``largest_sigma`` if nothing turns critical, and ends at a tenth of the
-    critical noise, at 0.05 for images.
+    The ladder starts at sqrt(6) times the bare critical noise (sigma^2 = 6 sigma_c^2, so that the linear
+    regime down to 4 sigma_c^2 is on it), above ``frame_sigma``, the critical noise in the chosen frame, or at
+    ``largest_sigma`` if nothing turns critical. It ends at a tenth of the critical noise, at 0.05 for images.
     """
     found = math.isfinite(critical_sigma) and critical_sigma > 0
     top = math.sqrt(6) * critical_sigma if found else largest_sigma
+    if math.isfinite(frame_sigma):
+        top = max(top, 1.3 * frame_sigma)
     high = settings.sigma_max if settings.sigma_max is not None else top
     low = 0.05 if settings.uses_images else (0.1 * critical_sigma if found else 0.04 * largest_sigma)
     low = settings.sigma_min if settings.sigma_min is not None else min(low, high / 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -83,6 +84,13 @@ class Store:
             except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
                 print(f"critjax: {path} cannot be read; that batch is simulated again", file=sys.stderr)
         return found
+
+    def discard(self) -> None:
+        """Undo the preparation of the folder if no batch came of it."""
+        if not list(self._partial.glob("batch-*.npz")):
+            self.clear()
+            with contextlib.suppress(OSError):  # not empty: there is something else in it
+                self.folder.rmdir()
 
     def clear(self) -> None:
         """Remove the saved batches: the result holds everything."""

@@ -36,8 +36,8 @@ from critjax.studies._ensemble import (
     Estimator,
     Kept,
     combine,
-    low_mode_groups,
     make_batch_fn,
+    mode_groups,
     statistics,
     wavenumbers,
 )
@@ -218,7 +218,8 @@ def _measure(
         prediction.sigmas,
         jnp.asarray(prediction.threshold, prediction.sigmas.dtype),
         prediction.softest,
-        jnp.asarray(prediction.variables["low_growth_linear"][1]),
+        float(prediction.variables["critical_wavenumber_bare"][1]),
+        jnp.asarray(prediction.variables["linear_growth"][1]),
         own_start,
     )
     stacked = combine(batches)
@@ -231,7 +232,7 @@ def _measure(
         return values, jackknife_error(lambda part: statistics(part, estimator), stacked)
 
     values, errors = jax.tree.map(lambda a: np.asarray(a, np.float64), both(stacked))
-    by_name = {"linear_ratio": ("sigma", "low_mode"), "lambda_reg_crossing": ("wavenumber",)}
+    by_name = {"linear_ratio": ("sigma", "checked_mode"), "lambda_reg_crossing": ("wavenumber",)}
     result: theory.Variables = {}
     for name, value in values.items():
         dims = by_name.get(name, ("sigma", "wavenumber")[: value.ndim])
@@ -257,7 +258,10 @@ def _dataset(problem, settings, prediction, variables, status, num_batches, seco
     coordinates = {
         "sigma": (("sigma",), np.asarray(prediction.sigmas)),
         "wavenumber": (("wavenumber",), wavenumbers(problem.grid)),
-        "low_wavenumber": (("low_mode",), low_mode_groups(problem.grid)[0]),
+        "checked_wavenumber": (
+            ("checked_mode",),
+            mode_groups(problem.grid, float(variables["critical_wavenumber_bare"][1]))[0],
+        ),
     }
     for name in ("film_sigma", "probe_sigma"):
         if name in variables:

@@ -1,0 +1,32 @@
+"""The README's example runs and prints matching numbers; its tables name functions and modules that exist."""
+
+import re
+from pathlib import Path
+
+import jax
+
+import critjax
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_example_prints_numbers_beside_their_analytic_values(capsys):
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    with jax.enable_x64(False):
+        exec(compile(code, "README.md", "exec"), {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "critical noise 9.0000, exact 9.0000, uniform"
+    measured, exact = map(float, second.split())
+    assert abs(measured - exact) < 1e-5
+
+
+def test_named_functions_exist():
+    rows = re.search(r"\| quantity \|.*?\n\n", README, re.S).group(0)
+    for row in rows.splitlines()[2:]:
+        if not row.startswith("|"):
+            continue
+        for name in re.findall(r"`([\w.]+)`", row):
+            if name.startswith("jax."):
+                continue
+            assert hasattr(critjax, name.removeprefix("critjax.")), name

@@ -1,0 +1,377 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
+"""Reports: opposite numbers give the opposite sentence, numbers carry their units, the page stands alone."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from critjax import report
+from critjax.report import _findings as f
+from critjax.report._numbers import Measured, in_units, noise, plain, text, with_error
+
+SIGMA = np.geomspace(9.8, 0.4, 24)
+PROBES = SIGMA[::4]
+
+
+def study(**changes):
+    """A complete, made-up result: bare crossing at 4, simulated at 2, closure at 2.01."""
+    levels, shells = len(SIGMA), 6
+    wavenumber = np.linspace(0, 3, shells)
+    falloff = np.exp(-(wavenumber**2))
+
+    def curve(crossing):
+        return np.minimum((crossing / SIGMA) ** 2, 1.4)
+
+    scalars = {
+        "critical_sigma_bare": 4.0,
+        "critical_sigma_bare_ve": 4.0,
+        "critical_sigma_uniform_bare": 4.0,
+        "critical_sigma_closure": 2.01,
+        "critical_sigma_uniform_closure": 2.01,
+        "critical_sigma_measured": 2.0,
+        "critical_sigma_measured_error": 0.02,
+        "critical_sigma_uniform_measured": 2.0,
+        "critical_sigma_uniform_measured_error": 0.02,
+        "critical_wavenumber_bare": 0.0,
+        "critical_wavenumber_measured": 0.0,
+        "critical_wavenumber_measured_error": 0.0,
+        "critical_imag_bare": 0.0,
+        "critical_imag_measured": 0.0,
+        "critical_imag_measured_error": 0.0,
+        "nonreciprocal_bare": 0.6,
+        "num_patches": 18.0,
+        "mean_field_squared": 10.0,
+        "mean_field_squared_spread": 3.0,
+        "bank_critical_uniform_squared": 11.0,
+        "bank_critical_softest_squared": 11.5,
+    }
+    over_sigma = {
+        "lambda_bare_softest": (4.0 / SIGMA) ** 2,
+        "lambda_closure_softest": curve(2.01),
+        "lambda_reg_softest": curve(2.0),
+        "lambda_reg_softest_error": np.full(levels, 0.01),
+        "threshold": np.ones(levels),
+        "linear_ratio_mean": np.where(SIGMA >= 7.9, 0.99, 0.7),
+        "linear_ratio_mean_error": np.full(levels, 0.002),
+        "binder": np.linspace(0.0, 0.05, levels),
+        "binder_error": np.full(levels, 0.05),
+        "wall_density": np.linspace(0.45, 0.1, levels),
+        "wall_density_error": np.full(levels, 0.01),
+        "xi_eq_bare": np.full(levels, 2.0),
+        "xi_eq_closure": np.full(levels, 2.0),
+        "xi_second_moment_closure": np.full(levels, 2.0),
+        **{n: np.linspace(1, 5, levels) for n in ("xi_raw", "xi_sign", "xi_denoised", "xi_second_moment")},
+        **{
+            f"{n}_error": np.full(levels, 0.1)
+            for n in ("xi_raw", "xi_sign", "xi_denoised", "xi_second_moment")
+        },
+    }
+    over_probes = {
+        "mean_jacobian_softest": np.linspace(0.1, 0.7, len(PROBES)),
+        "mean_jacobian_softest_error": np.full(len(PROBES), 0.02),
+        "nonreciprocal": np.full(len(PROBES), 0.5),
+        "nonreciprocal_error": np.full(len(PROBES), 0.02),
+        "effective_patches": np.geomspace(15, 1.1, len(PROBES)),
+        "effective_patches_error": np.full(len(PROBES), 0.1),
+    }
+    rng = np.random.default_rng(0)
+    both = ("sigma", "wavenumber")
+    fields = rng.normal(size=(2, 3, 6, 6, 1))
+    film = (("film_sample", "film_sigma", "y", "x", "channel"), fields)
+    variables = {
+        **{n: ((), v) for n, v in scalars.items()},
+        **{n: (("sigma",), v) for n, v in over_sigma.items()},
+        **{n: (("probe_sigma",), v) for n, v in over_probes.items()},
+        "growth_rate": (both, falloff * (4.0 / SIGMA[:, None]) ** 2 - 1),
+        "lambda_closure_fastest": (both, falloff * (2.01 / SIGMA[:, None]) ** 2),
+        "structure_factor_linear": (both, SIGMA[:, None] ** 2 * (1 + falloff)),
+        "structure_factor_cleaned": (both, SIGMA[:, None] ** 2 * (1 + 0.9 * falloff)),
+        "structure_factor_cleaned_error": (both, 0.01 * SIGMA[:, None] ** 2 * np.ones((levels, shells))),
+        "lambda_reg_crossing": (("wavenumber",), np.where(wavenumber < 1, 2.0 - wavenumber, np.nan)),
+        "lambda_reg_crossing_error": (("wavenumber",), np.full(shells, 0.05)),
+        "linear_ratio": (("sigma", "checked_mode"), over_sigma["linear_ratio_mean"][:, None] * np.ones(10)),
+        "linear_ratio_error": (("sigma", "checked_mode"), np.full((levels, 10), 0.002)),
+        "draw_critical_uniform": (("draw",), rng.normal(10, 3, 200)),
+        "draw_critical_softest": (("draw",), rng.normal(11, 3, 200)),
+        "film_x": film,
+        "film_denoised": film,
+    }
+    for name, value in changes.items():
+        if name in variables:
+            variables[name] = (variables[name][0], np.broadcast_to(value, np.shape(variables[name][1])))
+        else:
+            variables[name] = value
+    variables = {n: v for n, v in variables.items() if v[1] is not None and v[1] is not Ellipsis}
+    dataset = xr.Dataset(
+        variables,
+        {
+            "sigma": SIGMA,
+            "wavenumber": wavenumber,
+            "probe_sigma": PROBES,
+            "checked_wavenumber": ("checked_mode", np.linspace(0, 0.5, 10)),
+            "film_sigma": SIGMA[[0, 10, 20]],
+        },
+    )
+    dataset.attrs = {
+        "title": "critjax criticality: made up",
+        "settings": json.dumps({"eta": 0.0, "num_samples": 64, "quick": False, "precision": "float32"}),
+        "versions": json.dumps({"critjax": "1"}),
+        "seconds": json.dumps({"theory": 1.0}),
+        "status": "complete",
+        "num_samples_done": 64,
+        "frame": "ve",
+        "instability_kind": "uniform",
+        "bank_description": "made up",
+    }
+    return dataset
+
+
+def drop(dataset, *names):
+    return dataset.drop_vars([n for n in names if n in dataset])
+
+
+# --- Numbers
+# ------------------------------------------------------------------------------------------------------
+
+
+def test_noise_units_by_their_definitions():
+    units = in_units(Measured(2.0, 0.1))
+    assert units["t_ou"].value == pytest.approx(0.5 * np.log(5))
+    assert units["ᾱ"].value == pytest.approx(0.2)
+    assert units["log-SNR"].value == pytest.approx(-2 * np.log(2))
+    for name, convert in (
+        ("t_ou", lambda s: 0.5 * np.log(1 + s * s)),
+        ("ᾱ", lambda s: 1 / (1 + s * s)),
+        ("log-SNR", lambda s: -2 * np.log(s)),
+    ):
+        slope = abs(convert(2.001) - convert(1.999)) / 0.002
+        assert units[name].error == pytest.approx(0.1 * slope, rel=1e-5)
+    assert noise(Measured(2.0, 0.1)).startswith("σ = 2.00 ± 0.10 (t_ou 0.80, ᾱ 0.200, log-SNR -1.39)")
+
+
+def test_digits_follow_the_error():
+    assert with_error(Measured(3.14159, 0.021)) == ("3.14", "0.02")
+    assert with_error(Measured(3.14159, 0.013)) == ("3.142", "0.013")
+    assert with_error(Measured(123.4, 7.0)) == ("123", "7")
+    assert with_error(Measured(float("nan"), 1.0)) == ("-", "-")
+    assert text(Measured(1.5)) == "1.500"
+    assert plain(0.000012345) == "1.23e-05" and plain(1234.5, 2) == "1234"
+
+
+# --- Findings: opposite numbers, opposite sentence
+# ---------------------------------------------------------------
+
+
+def test_bare_theory_with_and_without_a_critical_noise():
+    assert "critical noise at σ_c = 4.000 (t_ou 1.417, ᾱ 0.05882, log-SNR -2.773)" in f.bare_sentence(study())
+    never = study(critical_sigma_bare=np.nan, lambda_bare_softest=0.5)
+    assert "no critical noise: no mode ever grows" in f.bare_sentence(never)
+    always = study(critical_sigma_bare=np.nan, lambda_bare_softest=1.5)
+    assert "grows at every noise level" in f.bare_sentence(always)
+
+
+def test_simulation_below_at_or_above_bare_theory():
+    assert "bare theory overestimates growth" in f.simulation_sentence(study())
+    same = f.simulation_sentence(study(critical_sigma_measured=4.01))
+    assert "do not shift" in same and "overestimates" not in same
+    assert "earlier than bare theory" in f.simulation_sentence(study(critical_sigma_measured=5.0))
+    never = study(critical_sigma_measured=np.nan, lambda_reg_softest=0.8)
+    assert "never stops decaying" in f.simulation_sentence(never)
+    always = study(critical_sigma_measured=np.nan, lambda_reg_softest=1.2)
+    assert "grows from the first noise level" in f.simulation_sentence(always)
+
+
+def test_closure_agreeing_and_not():
+    assert "in agreement with it (0.5 standard errors)" in f.closure_sentence(study())
+    off = f.closure_sentence(study(critical_sigma_closure=2.5))
+    assert "20.0 % below it" in off and "agreement" not in off
+    assert "20.0 % above it" in f.closure_sentence(study(critical_sigma_closure=2.0 / 1.2))
+    assert "means little" in f.closure_sentence(study(critical_sigma_closure=0.5))
+    assert "never crosses one" in f.closure_sentence(study(critical_sigma_closure=np.nan))
+    neither = study(critical_sigma_closure=np.nan, critical_sigma_measured=np.nan)
+    assert "like it, never crosses" in f.closure_sentence(neither)
+    assert "does not show" in f.closure_sentence(study(critical_sigma_measured=np.nan))
+
+
+def test_linear_theory_holding_and_failing():
+    holds = f.linear_sentence(study(linear_ratio=0.99, linear_ratio_mean=0.99))
+    assert "holds at the 5 % level" in holds and "it still holds" in holds
+    assert "at most 1.0 %" in holds
+    fails = f.linear_sentence(study(linear_ratio=0.9, linear_ratio_mean=0.9))
+    assert "fails at the 5 % level" in fails and "measured and bare values part" in fails
+    assert "0.9000 ± 0.002" in fails or "0.900 ± 0.002" in fails
+    noisy = study(linear_ratio=0.9, linear_ratio_mean=0.97, linear_ratio_error=0.06)
+    assert "samples do not decide at the 5 % level" in f.linear_sentence(noisy)
+    assert f.linear_sentence(study(critical_sigma_bare_ve=np.nan)) is None
+    assert "was not tested" in f.linear_sentence(study(critical_sigma_bare_ve=7.0))
+
+
+def test_linear_ratios_are_read_at_the_stated_noise():
+    ramp = np.log(SIGMA)
+    dataset = study(linear_ratio_mean=ramp)
+    for ratio, mean, _ in report.linear_ratios(dataset):
+        assert mean.value == pytest.approx(np.log(4.0 * np.sqrt(ratio)), abs=1e-6)
+    assert [r for r, *_ in report.linear_ratios(dataset)] == [4.0, 2.0, 1.5, 1.0, 0.7]
+
+
+def test_kind_of_structure():
+    assert "uniform change of grey" in f.kind_sentence(study())
+    assert "confirms" in f.kind_sentence(study())
+    pattern = study(critical_wavenumber_bare=1.2, critical_wavenumber_measured=1.2, critical_imag_bare=0.3)
+    sentence = f.kind_sentence(pattern)
+    assert "pattern with a wavelength" in sentence and "travelling at 0.300 rad" in sentence
+    assert "confirms" in sentence
+    other = f.kind_sentence(study(critical_wavenumber_bare=2.4, critical_wavenumber_measured=0.0))
+    assert "but in the simulation |k| = 0" in other
+
+
+def test_mean_field_typical_and_rare():
+    assert "a typical draw" in f.mean_field_sentence(study())
+    assert "an unusual draw" in f.mean_field_sentence(study(bank_critical_uniform_squared=15.0))
+    rare = f.mean_field_sentence(study(bank_critical_uniform_squared=30.0))
+    assert "a rare draw, above 100 %" in rare
+    assert f.mean_field_sentence(drop(study(), "draw_critical_uniform")) is None
+
+
+def test_mean_jacobian_crossing_or_not():
+    assert "never reaches one: its smallest gap is 0.30 ± 0.02" in f.jacobian_sentence(study())
+    assert "crosses one as well" in f.jacobian_sentence(study(mean_jacobian_softest=1.3))
+    assert "within errors" in f.jacobian_sentence(study(mean_jacobian_softest=1.01))
+
+
+def test_order_and_domains():
+    sentence = f.order_sentence(study())
+    assert "do not order" in sentence and "domains coarsen" in sentence
+    ordered = f.order_sentence(study(binder=0.64, binder_error=0.01))
+    assert "choose one state" in ordered
+    assert "not decided" in f.order_sentence(study(binder=0.35, binder_error=0.1))
+    assert "detail appears" in f.order_sentence(study(wall_density=np.linspace(0.1, 0.4, len(SIGMA))))
+    assert "hardly changes" in f.order_sentence(study(wall_density=0.3))
+
+
+def test_condensation():
+    assert "condenses on fewer than 2 of 18 patches" in f.condensation_sentence(study())
+    assert "does not condense: 9.00 of 18" in f.condensation_sentence(study(effective_patches=9.0))
+
+
+def test_null_model():
+    assert f.null_sentence(study()) is None
+    near = study(lambda_null_softest=(("sigma",), study().lambda_reg_softest.values + 0.05))
+    assert "within 0.1 at every noise" in f.null_sentence(near)
+    reg = study().lambda_reg_softest.values
+    late = study(lambda_null_softest=(("sigma",), np.where(SIGMA < 1.0, reg - 0.3, reg)))
+    assert "the simulation lies above it" in f.null_sentence(late)
+    early = study(lambda_null_softest=(("sigma",), reg + 0.3))
+    assert "lies below the Gaussian null model" in f.null_sentence(early)
+
+
+def test_all_findings_start_with_theory_and_simulation():
+    sentences = report.findings(study())
+    assert sentences[0].startswith("Linear theory") and sentences[1].startswith("In simulation")
+    theory_only = drop(
+        study(), "lambda_reg_softest", "linear_ratio", "mean_jacobian_softest", "binder", "effective_patches"
+    )
+    assert len(report.findings(theory_only)) < len(sentences)
+
+
+# --- Table
+# --------------------------------------------------------------------------------------------------------
+
+
+def test_every_critical_noise_comes_in_all_units():
+    rows = report.table(study(critical_wavenumber_bare=1.0))
+    noises = [i for i, r in enumerate(rows) if "critical noise" in r.quantity and "σ_c²" not in r.quantity]
+    noises = [i for i in noises if not r_is_length(rows[i])]
+    assert len(noises) >= 5
+    for i in noises:
+        assert [r.quantity.strip() for r in rows[i + 1 : i + 4]] == ["as t_ou", "as ᾱ", "as log-SNR"]
+    first = {r.quantity.strip(): r for r in rows[:4]}
+    assert first["as ᾱ"].theory == "0.05882" and first["as ᾱ"].measured == "0.200"
+
+
+def r_is_length(row):
+    return row.quantity.startswith("correlation length")
+
+
+def test_table_holds_wavenumber_frequency_nonreciprocity_and_mean_field():
+    by_name = {r.quantity: r for r in report.table(study(critical_imag_bare=0.5, critical_imag_measured=0.4))}
+    assert by_name["critical wavenumber |k_c| (rad per pixel)"].theory == "0"
+    assert by_name["frequency of the softest mode (rad per e-fold of σ)"].theory == "0.5000"
+    nonreciprocal = by_name["non-reciprocal size of the Jacobian"]
+    assert (nonreciprocal.theory, nonreciprocal.measured, nonreciprocal.error) == ("0.6000", "0.50", "0.02")
+    mean_field = next(r for n, r in by_name.items() if n.startswith("mean-field σ_c²"))
+    assert (mean_field.theory, mean_field.measured, mean_field.error) == ("10.00", "11.00", "3.0")
+    ratios = [r for n, r in by_name.items() if n.startswith("S(k) over linear theory")]
+    assert len(ratios) == 5 and all(r.theory == "1.000" for r in ratios)
+
+
+def test_frequency_scales_with_one_plus_eta():
+    dataset = study(critical_imag_bare=0.5)
+    dataset.attrs["settings"] = json.dumps({"eta": 1.0})
+    row = next(r for r in report.table(dataset) if r.quantity.startswith("frequency"))
+    assert row.theory == "1.000"
+
+
+def test_printed_columns_align():
+    lines = report.format_table(report.table(study())).splitlines()
+    rule = lines[1]
+    ends = [m.end() for m in re.finditer("-+", rule)]
+    for line in lines[2:]:
+        for end in ends[:3]:
+            assert line[end : end + 2].strip() == ""
+
+
+# --- Page
+# -----------------------------------------------------------------------------------------------------------
+
+
+def test_report_is_one_file_without_outside_references(tmp_path):
+    page = report.write_report(study(), tmp_path).read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
+    assert "http://" not in page and "https://" not in page
+    for sentence in report.findings(study()):
+        assert sentence.split("±")[0][:30] in page
+    names = {p.stem for p in (tmp_path / "figures").iterdir()}
+    assert {"softest-mode", "growth-rate", "structure-factor", "correlation-length", "film-strip"} <= names
+    assert page.count("data:image/png;base64,") == len(names)
+    assert "critjax criticality --from results.nc" in page
+    assert "Quick run" not in page and "Interrupted" not in page
+
+
+def test_quick_and_interrupted_runs_are_labelled(tmp_path):
+    dataset = study()
+    dataset.attrs["settings"] = json.dumps({"eta": 0.0, "num_samples": 64, "quick": True})
+    dataset.attrs["status"] = "interrupted"
+    dataset.attrs["num_samples_done"] = 32
+    page = report.render(dataset, {})
+    assert "Quick run" in page and "Interrupted: 32 of 64 samples" in page
+
+
+def test_names_from_outside_are_escaped():
+    dataset = study()
+    dataset.attrs["title"] = "critjax criticality: <script>alert(1)</script>"
+    assert "<script>" not in report.render(dataset, {})
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fails(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.write_atomically(target, fails)
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_dataset_survives_storage(tmp_path):
+    dataset = study()
+    path = report.save_dataset(dataset, tmp_path / "results.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        xr.testing.assert_identical(stored.load(), dataset)
