@@ -66,11 +66,10 @@ class Query(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Scores in an exact and a small part; the logits are ``(high + low)/sigma^2 + log_prior``."""
+    """Logits times sigma^2 in an exact and a small part; the prior is in the small part, exclusion in the exact one."""
 
     high: Array  # (..., B)
     low: Array  # (..., B)
-    log_prior: Array  # (B,)
 
 
 # A consumer takes (state, fixed, logits, allowed, contract) and returns the new state.
@@ -132,16 +131,20 @@ def excluded_logit(dtype) -> float:
     return -0.25 * float(jnp.finfo(dtype).max)
 
 
-def _half_norms(bank: Array, step: Array, axis) -> tuple[Array, Array]:
-    """Half the squared norms of the candidates, of their heads exactly and of the rest."""
-    bank_head = head(bank, step)
+def _offsets(plan: Plan, query: Query, bank: Array, log_prior: Array, axis, split: bool) -> tuple[Array, ...]:
+    """What is added to the correlations of each candidate: one array for plain logits, two for a `Split`.
+
+    Excluded candidates get a large finite number: the derivative multiplies it by zero, which -inf would not survive.
+    """
+    lowest = excluded_logit(bank.dtype)
+    variance = query.sigma**2
+    if not split:
+        return (jnp.maximum(log_prior - 0.5 * jnp.sum(bank * bank, axis=axis) / variance, lowest),)
+    bank_head = head(bank, _steps(plan, query)[1])
     tail = (bank - bank_head) * (bank + bank_head)
-    return 0.5 * jnp.sum(bank_head * bank_head, axis=axis), 0.5 * jnp.sum(tail, axis=axis)
-
-
-def _bias(query: Query, bank: Array, log_prior: Array, axis) -> Array:
-    """Logit of each candidate at a noisy image of zeros."""
-    return log_prior - 0.5 * jnp.sum(bank * bank, axis=axis) / query.sigma**2
+    kept = jnp.isfinite(log_prior)
+    high = jnp.where(kept, -0.5 * jnp.sum(bank_head * bank_head, axis=axis), lowest)
+    return high, jnp.where(kept, log_prior, 0) * variance - 0.5 * jnp.sum(tail, axis=axis)
 
 
 def _matmul(a: Array, b: Array) -> Array:
@@ -168,23 +171,14 @@ def _scores(plan: Plan, query: Query, windows: Array, bank: Array, offsets: tupl
     return high, _matmul(join(window_head, windows - window_head), both)
 
 
-def _offsets(plan: Plan, query: Query, bank: Array, log_prior: Array, split: bool) -> tuple[Array, ...]:
-    """What `_scores` adds for each candidate of a bank (K, B)."""
-    if split:
-        high, low = _half_norms(bank, _steps(plan, query)[1], 0)
-        return -high, -low
-    # Finite, because the derivative multiplies it by zero.
-    return (jnp.maximum(_bias(query, bank, log_prior, 0), excluded_logit(bank.dtype)),)
-
-
-def _as_logits(parts: tuple[Array, ...], log_prior: Array) -> Array | Split:
-    return parts[0] if len(parts) == 1 else Split(*parts, log_prior)
+def _as_logits(parts: tuple[Array, ...]) -> Array | Split:
+    return parts[0] if len(parts) == 1 else Split(*parts)
 
 
 def _product(plan: Plan, query: Query, candidates: Array, log_prior: Array, split: bool) -> Array | Split:
     """Logits of windows (H, W, K) against candidates (K, B)."""
-    offsets = _offsets(plan, query, candidates, log_prior, split)
-    return _as_logits(_scores(plan, query, query.layout, candidates, offsets), log_prior)
+    offsets = _offsets(plan, query, candidates, log_prior, 0, split)
+    return _as_logits(_scores(plan, query, query.layout, candidates, offsets))
 
 
 def _convolution(plan: Plan, query: Query, patches: Array, log_prior: Array, split: bool) -> Array | Split:
@@ -200,15 +194,14 @@ def _convolution(plan: Plan, query: Query, patches: Array, log_prior: Array, spl
             precision=lax.Precision.HIGHEST,
         )[0]
 
-    features = (1, 2, 3)
-    if split:
-        steps = _steps(plan, query)
-        x_head, bank_head = head(query.layout, steps[0]), head(patches, steps[1])
-        norms = _half_norms(patches, steps[1], features)
-        x_both = jnp.concatenate([x_head, query.layout - x_head], axis=-1)
-        low = correlate(x_both, jnp.concatenate([patches - bank_head, patches], axis=-1))
-        return Split(correlate(x_head, bank_head) - norms[0], low - norms[1], log_prior)
-    return correlate(query.layout / query.sigma**2, patches) + _bias(query, patches, log_prior, features)
+    offsets = _offsets(plan, query, patches, log_prior, (1, 2, 3), split)
+    if not split:
+        return correlate(query.layout / query.sigma**2, patches) + offsets[0]
+    steps = _steps(plan, query)
+    x_head, bank_head = head(query.layout, steps[0]), head(patches, steps[1])
+    x_both = jnp.concatenate([x_head, query.layout - x_head], axis=-1)
+    low = correlate(x_both, jnp.concatenate([patches - bank_head, patches], axis=-1))
+    return Split(correlate(x_head, bank_head) + offsets[0], low + offsets[1])
 
 
 def allowed_rows(length: int, size: int) -> np.ndarray:
@@ -257,14 +250,13 @@ def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, 
     num_strip = strips.shape[-1]
     by_row = features.reshape(size, num_strip, rows, -1)
     per_row = by_row.shape[-1]
-    offsets = _offsets(plan, query, features, log_prior, split)
+    offsets = _offsets(plan, query, features, log_prior, 0, split)
     start = _scores(plan, query, windows[0], features, offsets)
     first = features[:, :per_row], tuple(part[:per_row] for part in offsets)
     # The strip under the windows of candidate row j enters, the topmost strip of row j - 1 leaves.
     change = jnp.concatenate([by_row[size - 1, :, 1:], by_row[0, :, :-1]]).reshape(2 * num_strip, -1)
-    if not split:
-        # All patches of an image share its prior, which cancels here; it may be -inf.
-        offsets = (_bias(query, features, jnp.zeros_like(log_prior), 0),)
+    # All patches of an image share its prior, which cancels here.
+    offsets = _offsets(plan, query, features, jnp.zeros_like(log_prior), 0, split)
     change_offsets = tuple(part[per_row:] - part[:-per_row] for part in offsets)
     moves = jnp.concatenate([jnp.roll(strips, -size, axis=0)[:height], -strips[:height]], axis=-1)
 
@@ -273,7 +265,7 @@ def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, 
 
     def visit(parts, inputs):
         row_state, fixed, next_window, move = inputs
-        row_state = consume(row_state, fixed, _as_logits(parts, log_prior), None, contract)
+        row_state = consume(row_state, fixed, _as_logits(parts), None, contract)
         fresh = _scores(plan, query, next_window, *first)
         step = _scores(plan, query, move, change, change_offsets)
         return tuple(map(slide, parts, fresh, step)), row_state
@@ -294,7 +286,10 @@ def _fold_same(plan: Plan, query: Query, images, log_prior, state, consume, spli
     if split:
         largest = (query.scales[0] + query.scales[1]) ** 2 * images.shape[-1]
         coarse = head(squares, grid_step(largest, sum_bits(plan.size**2, squares.dtype)))
-        logits = Split(score(coarse), score(squares - coarse), log_prior)
+        kept = jnp.isfinite(log_prior)
+        prior = jnp.where(kept, log_prior, 0) * query.sigma**2
+        high = jnp.where(kept, score(coarse), excluded_logit(squares.dtype))
+        logits = Split(high, score(squares - coarse) + prior)
     else:
         logits = score(squares) / query.sigma**2 + log_prior
     if plan.readout == "average":

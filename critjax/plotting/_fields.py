@@ -35,7 +35,7 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
         ("xi_denoised", "s", GREEN, "white", "denoised field, 1/e"),
         ("xi_second_moment", "D", PURPLE, PURPLE, "second moment of S"),
     )
-    heights = [[0.0]]
+    heights = [np.zeros(1)]
     for name, marker, colour, face, label in measured:
         if points(axes, dataset, name, marker=marker, color=colour, markerfacecolor=face, label=label):
             heights.append(dataset[name].values)

@@ -102,7 +102,7 @@ def closure_sentence(dataset: xr.Dataset) -> str | None:
     if "lambda_closure_softest" not in dataset or "lambda_reg_softest" not in dataset:
         return None
     closure, measured = read(dataset, "critical_sigma_closure"), read(dataset, "critical_sigma_measured")
-    difference = np.abs(dataset["lambda_closure_softest"] - dataset["lambda_reg_softest"])
+    difference = abs(dataset["lambda_closure_softest"] - dataset["lambda_reg_softest"])
     if not measured.known:
         follows = (
             f"The Gaussian closure follows λ_reg within {plain(float(difference.max()), 2)} on the whole "

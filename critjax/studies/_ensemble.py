@@ -116,9 +116,9 @@ def make_batch_fn(
     def simulate(keys: Array) -> tuple[BatchSums, Kept]:
         run = jax.vmap(lambda key: sample(denoise_fn, key, shape, sigmas, eta=eta, solver=solver))(keys)
         by_level = (jnp.swapaxes(run.x, 0, 1), jnp.swapaxes(run.denoised, 0, 1))
-        *sums, order, walls = jax.lax.map(level_sums, by_level)
+        sums = BatchSums(*jax.lax.map(level_sums, by_level))
         kept = Kept(run.x[:num_kept][:, levels], run.denoised[:num_kept][:, levels])
-        return BatchSums(*sums, order.T, walls.T), kept
+        return sums._replace(order=sums.order.T, walls=sums.walls.T), kept
 
     return simulate
 

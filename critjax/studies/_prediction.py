@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._typing import Array, SymbolFn
-from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
+from critjax.banks import ImageBank, PatchBank, random_pattern_bank
 from critjax.closed_form import gaussian_symbol, image_spectrum
 from critjax.fluctuations import gaussian_closure, linear_structure_factor
 from critjax.fourier import kernel_offsets, symbol_to_kernel, wavevectors
@@ -28,90 +28,11 @@ from critjax.spectra import (
     nonreciprocal_fraction,
 )
 from critjax.studies._ensemble import mode_groups, shell_maximum, shells
-from critjax.studies._settings import DEFAULT_NUM_IMAGES, CriticalitySettings, ladder_ends
+from critjax.studies._problem import Problem, bank_key, largest_sigma
+from critjax.studies._settings import CriticalitySettings, ladder_ends
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 _SCAN_LEVELS = 96
-
-
-class Problem(NamedTuple):
-    """A bank on a grid."""
-
-    bank: PatchBank | ImageBank
-    grid: tuple[int, int]
-    channels: int
-    symmetric: bool
-    """The bank equals its negative, so that zero is its homogeneous state."""
-    images: Any
-    """Training images (N, H, W, C), or None."""
-    description: str
-
-    @property
-    def num_patches(self) -> int:
-        """Number of patches that compete in the posterior."""
-        if isinstance(self.bank, PatchBank):
-            return self.bank.patches.shape[0]
-        count, height, width, _ = self.bank.images.shape
-        lost = 0 if self.bank.positions == "all" else self.bank.size - 1
-        return count * (height - lost) * (width - lost)
-
-
-def bank_key(seed: int) -> Array:
-    """Return the key of the random bank, that of the seed itself: ``jax.random.key(seed)``."""
-    return jax.random.key(seed)
-
-
-def _load_images(settings: CriticalitySettings) -> Any:
-    """Load the training images; without a number given, the first hundred or all there are."""
-    from critjax.data import load_dataset  # brings the embedded images: only when images are asked for
-
-    options: dict[str, Any] = {"classes": settings.classes, "value_range": settings.value_range}
-    if settings.num_images is not None:
-        return load_dataset(settings.bank, num_images=settings.num_images, **options)
-    try:
-        return load_dataset(settings.bank, num_images=DEFAULT_NUM_IMAGES, **options)
-    except ValueError as error:
-        if not str(error).startswith("num_images"):
-            raise
-        return load_dataset(settings.bank, **options)  # there are fewer
-
-
-def build_problem(settings: CriticalitySettings) -> Problem:
-    """Build or load the bank of resolved settings.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If images cannot be read or are smaller than the window.
-    """
-    dtype = jnp.dtype(settings.precision)
-    size = settings.size or 1
-    if settings.uses_images:
-        found = _load_images(settings)
-        images = np.asarray(found.images, dtype)
-        bank = ImageBank(images, size, positions=settings.positions)
-        count, height, width, channels = images.shape
-        text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {size}"
-        return Problem(bank, (height, width), channels, False, images, text)
-    grid = settings.grid or (64, 64)
-    if settings.bank == "random-pattern":
-        bank = random_pattern_bank(bank_key(settings.seed), size, settings.num_random, dtype=dtype)
-        text = f"{settings.num_random} random +-1 patterns, their negatives and the pair +-1, p = {size}"
-    elif settings.bank == "two-pattern":
-        bank, text = two_pattern_bank(size, dtype=dtype), f"the two constant patches +1 and -1, p = {size}"
-    else:
-        bank = stripe_bank(size, settings.wavelength, dtype=dtype)
-        text = f"stripes of wavelength {settings.wavelength:g}, p = {size}"
-    return Problem(bank, grid, 1, True, None, text)
-
-
-def _largest_sigma(problem: Problem) -> float:
-    """Bound the bare critical noise: sum_r |Cov(phi(0), phi(r))| <= P C max |phi - centre|^2."""
-    data = problem.images if problem.images is not None else problem.bank.patches
-    data = np.asarray(data)
-    centre = 0.0 if problem.symmetric else data.mean((0, 1, 2))
-    bound = problem.bank.size * np.sqrt(problem.channels) * np.abs(data - centre).max()
-    return float(1.2 * bound) or 1.0
 
 
 def make_symbol_fn(problem: Problem, scan: Array, eta: float) -> tuple[SymbolFn, Array]:
@@ -161,7 +82,7 @@ class Prediction(NamedTuple):
 def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
     """Compute everything linear theory says; a few seconds, most of them compilation."""
     grid, eta, frame, dtype = problem.grid, settings.eta, settings.frame, jnp.dtype(settings.precision)
-    top = max(_largest_sigma(problem), settings.sigma_max or 0.0)
+    top = max(largest_sigma(problem), settings.sigma_max or 0.0)
     if frame == "vp":  # a mode c/sigma^2 turns critical below sigma^2 = c (1+eta)/eta; for eta = 0 never
         top *= min(np.sqrt((1 + eta) / eta), 10.0) if eta > 0 else 1.0
     bottom = min(0.02 * top, settings.sigma_min or np.inf, 0.05 if settings.uses_images else np.inf)
@@ -349,7 +270,7 @@ def bank_spread(problem: Problem, settings: CriticalitySettings) -> Variables:
         return {}
     size, number, grid = problem.bank.size, settings.num_random, problem.grid
 
-    def squares(bank: PatchBank) -> tuple[Array, Array]:
+    def squares(bank: PatchBank | ImageBank) -> tuple[Array, Array]:
         modes = mean_field_critical_sigma(bank, grid) ** 2
         return modes[0, 0], modes.max()
 

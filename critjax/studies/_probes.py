@@ -14,9 +14,11 @@ from critjax.fourier import kernel_to_symbol, symbol_to_kernel
 from critjax.patch_score import effective_patches, patch_denoiser
 from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._ensemble import Kept, shells
-from critjax.studies._prediction import Prediction, Problem, Variables
+from critjax.studies._prediction import Prediction, Variables
+from critjax.studies._problem import Problem
 from critjax.studies._settings import CriticalitySettings
 
+NUM_PROBE_LEVELS = 12
 _PROBES_PER_SAMPLE = 2
 _CONDENSATION_SAMPLES = 2
 
@@ -108,13 +110,14 @@ def _summary(
 ) -> Variables:
     """Average over samples: symbols (L, K, H, W), kernels (L, K, p, p, C, C), effective numbers (L, K')."""
     row, column = prediction.softest
-    flat = jnp.asarray(symbols.real.reshape(-1, *grid))
+    symbols = np.real(symbols)
+    flat = jnp.asarray(symbols.reshape(-1, *grid))
     per_shell = np.asarray(shells(flat, grid[1])).reshape(*symbols.shape[:2], -1)
     result: Variables = {"probe_sigma": (("probe_sigma",), sigmas)}
     measured: dict[str, tuple[tuple[str, ...], Any]] = {
         "mean_jacobian": (("probe_sigma", "wavenumber"), per_shell),
-        "mean_jacobian_softest": (("probe_sigma",), symbols.real[:, :, row, column]),
-        "mean_jacobian_uniform": (("probe_sigma",), symbols.real[:, :, 0, 0]),
+        "mean_jacobian_softest": (("probe_sigma",), symbols[:, :, row, column]),
+        "mean_jacobian_uniform": (("probe_sigma",), symbols[:, :, 0, 0]),
         "effective_patches": (("probe_sigma",), np.log(effective)),
     }
     for name, (dims, values) in measured.items():

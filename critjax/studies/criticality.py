@@ -20,6 +20,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from critjax._checks import check
 from critjax.observables import jackknife_error
 from critjax.patch_score import patch_denoiser
 from critjax.studies import _prediction as theory
+from critjax.studies._cost import estimate_cost
 from critjax.studies._ensemble import (
     BatchSums,
     Estimator,
@@ -41,12 +43,12 @@ from critjax.studies._ensemble import (
     statistics,
     wavenumbers,
 )
-from critjax.studies._probes import probe
+from critjax.studies._probes import NUM_PROBE_LEVELS, probe
+from critjax.studies._problem import Problem, bank_key, build_problem
 from critjax.studies._settings import CriticalitySettings, ladder_ends
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
 
-NUM_PROBE_LEVELS = 12
 NUM_FILM_SAMPLES = 2
 NUM_FILM_LEVELS = 8
 
@@ -106,18 +108,24 @@ def run(
     settings = (settings or CriticalitySettings()).resolved()
     wide = settings.precision == "float64"
     advice = "call jax.config.update('jax_enable_x64', True) first"
-    check(not wide or jax.config.jax_enable_x64, "precision", "float64 enabled in JAX", "it disabled", advice)
+    check(
+        not wide or jnp.zeros(0, float).dtype == np.float64,
+        "precision",
+        "float64 enabled in JAX",
+        "it disabled",
+        advice,
+    )
     report = progress or (lambda stage, done, total: None)
     clock = _Clock()
 
     report("theory", 0, 1)
-    problem = theory.build_problem(settings)
+    problem = build_problem(settings)
     prediction = theory.predict(problem, settings)
     variables: theory.Variables = dict(prediction.variables)
     variables.update(theory.null_model(problem, prediction))
     variables.update(theory.bank_spread(problem, settings))
     clock.stop("theory")
-    key = jax.random.fold_in(theory.bank_key(settings.seed), 1)
+    key = jax.random.fold_in(bank_key(settings.seed), 1)
     closure_key, sample_key, probe_key = jax.random.split(key, 3)
     if settings.closure_samples:
         report("closure", 0, 1)
@@ -162,7 +170,7 @@ def kept_levels(num_levels: int) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, num_levels - 1, NUM_PROBE_LEVELS)).astype(int))
 
 
-def _batch_fn(problem: theory.Problem, settings: CriticalitySettings, sigmas: jax.Array):
+def _batch_fn(problem: Problem, settings: CriticalitySettings, sigmas: jax.Array):
     num_kept = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
     return make_batch_fn(
         patch_denoiser(problem.bank),
@@ -209,7 +217,7 @@ def _simulate(problem, settings, prediction, key, report, on_checkpoint, saved):
 
 
 def _measure(
-    problem: theory.Problem, prediction: theory.Prediction, batches: list[BatchSums], own_start: bool
+    problem: Problem, prediction: theory.Prediction, batches: list[BatchSums], own_start: bool
 ) -> theory.Variables:
     """Estimate everything from the sums, with jackknife errors over batches (NaN for one batch)."""
     estimator = Estimator(
@@ -288,12 +296,10 @@ def _dataset(problem, settings, prediction, variables, status, num_batches, seco
 
 def versions() -> dict[str, str]:
     """Return the versions that decide the numbers."""
-    import jaxlib
-
     return {
         "critjax": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": version("jaxlib"),
         "numpy": np.__version__,
         "xarray": xr.__version__,
         "python": platform.python_version(),
@@ -312,48 +318,3 @@ def settings_of(dataset: xr.Dataset) -> CriticalitySettings:
     advice = "pass a results.nc written by this study"
     check("settings" in dataset.attrs, "dataset", "an attribute 'settings'", sorted(dataset.attrs), advice)
     return CriticalitySettings.from_json(str(dataset.attrs["settings"]))
-
-
-def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
-    """Predict wall time and memory of a run by timing the compiled denoiser of this very bank.
-
-    Parameters
-    ----------
-    settings : CriticalitySettings
-        The run to be estimated.
-
-    Returns
-    -------
-    dict
-        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
-        of the largest arrays held at once, ``overhead`` (compilation, theory, figures), from experience.
-    """
-    settings = settings.resolved()
-    problem = theory.build_problem(settings)
-    denoise = patch_denoiser(problem.bank)
-    batch, levels = settings.batch_size or 1, settings.num_levels or 2
-    dtype = jnp.dtype(settings.precision)
-    x = jax.random.normal(jax.random.key(0), (batch, *problem.grid, problem.channels), dtype)
-    evaluate = jax.jit(lambda x: jax.vmap(denoise, (0, None))(x, jnp.asarray(1.0, dtype)))
-    evaluate(x).block_until_ready()
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        evaluate(x).block_until_ready()
-        times.append(time.perf_counter() - start)
-    per_evaluation = float(np.median(times))
-    per_trajectory = (2 if settings.solver == "heun" else 1) * (levels - 1) + 1
-    extra = (settings.closure_samples or 0) * levels / batch
-    extra += (settings.probe_samples or 0) * NUM_PROBE_LEVELS * 12 / batch
-    evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
-    field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
-    trajectory = 4 * batch * levels * field
-    sums = ((settings.num_samples or 0) // batch + 2) * levels * 2 * field * (2 + 2 * problem.channels)
-    overhead = 18.0
-    return {
-        "seconds": overhead + evaluations * per_evaluation,
-        "seconds_per_evaluation": per_evaluation,
-        "evaluations": evaluations,
-        "bytes": trajectory + sums,
-        "overhead": overhead,
-    }

@@ -1,0 +1,59 @@
+"""What a run will cost, from one timed evaluation."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax.patch_score import patch_denoiser
+from critjax.studies._probes import NUM_PROBE_LEVELS
+from critjax.studies._problem import build_problem
+from critjax.studies._settings import CriticalitySettings
+
+
+def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing the compiled denoiser of this very bank.
+
+    Parameters
+    ----------
+    settings : CriticalitySettings
+        The run to be estimated.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
+        of the largest arrays held at once, ``overhead`` (compilation, theory, figures), from experience.
+    """
+    settings = settings.resolved()
+    problem = build_problem(settings)
+    denoise = patch_denoiser(problem.bank)
+    batch, levels = settings.batch_size or 1, settings.num_levels or 2
+    dtype = jnp.dtype(settings.precision)
+    x = jax.random.normal(jax.random.key(0), (batch, *problem.grid, problem.channels), dtype)
+    evaluate = jax.jit(lambda x: jax.vmap(denoise, (0, None))(x, jnp.asarray(1.0, dtype)))
+    evaluate(x).block_until_ready()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        evaluate(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    per_evaluation = float(np.median(times))
+    per_trajectory = (2 if settings.solver == "heun" else 1) * (levels - 1) + 1
+    extra = (settings.closure_samples or 0) * levels / batch
+    extra += (settings.probe_samples or 0) * NUM_PROBE_LEVELS * 12 / batch
+    evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
+    field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
+    trajectory = 4 * batch * levels * field
+    sums = ((settings.num_samples or 0) // batch + 2) * levels * 2 * field * (2 + 2 * problem.channels)
+    overhead = 18.0
+    return {
+        "seconds": overhead + evaluations * per_evaluation,
+        "seconds_per_evaluation": per_evaluation,
+        "evaluations": evaluations,
+        "bytes": trajectory + sums,
+        "overhead": overhead,
+    }
