@@ -259,7 +259,7 @@ def test_float32_derivatives_are_right_and_never_nan(case, method):
 def test_gradients_reach_every_member_of_a_stack_of_banks():
     case = CASES[0]
     problems = [case.arrays(seed) for seed in range(2)]
-    x, cotangent = problems[0][0], _cotangent(case)
+    x, cotangent = jnp.asarray(problems[0][0]), _cotangent(case)
     data, log_prior = (np.stack([p[i] for p in problems]) for i in (1, 2))
     fn = jax.vmap(_model(case, "auto"), (None, None, 0, 0))
     grad = jax.grad(lambda d, lp: jnp.sum(cotangent * fn(x, SIGMA, d, lp)), (0, 1))

@@ -293,6 +293,24 @@ def test_float32_survives_extreme_noise_levels(case, method):
         _check(found, case.reference(scale * x, sigma, data, log_prior), rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
+def test_float32_ties_at_little_noise_follow_the_prior(case, method):
+    """Half-way between two candidates the prior alone decides, whatever the noise level."""
+    _, data, log_prior = case.arrays(dtype=np.float32)
+    data[1] = data[0] + np.float32(0.25) * data[1]  # two that are alike: no third one comes between
+    x = (data[0] + data[1]) / 2
+    pixel = (3, 2)
+    if case.kind == "patches":
+        x = np.tile(x, (3, 2, 1))[: case.grid[0], : case.grid[1]]
+        pixel = (1, 1)
+    sigma = np.float32(0.01)
+    found = compiled(case.boundary, case.readout, method)(case.bank(data, log_prior), x, sigma)
+    _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-3, atol=1e-3)
+    if case.readout == "centre":
+        share = np.exp(log_prior[:2]) / np.exp(log_prior[:2]).sum()
+        np.testing.assert_allclose(found[0][pixel], share @ data[:2][(slice(None), *pixel)], atol=1e-3)
+
+
 def test_only_differences_of_the_log_prior_matter():
     for row in (LEGAL[0], LEGAL[2], LEGAL[7]):
         case = Case(*row)
@@ -377,11 +395,11 @@ def _check_float32(bank, x, sigma, patches, limit):
 @pytest.mark.parametrize(
     ("size", "num_images", "levels"),
     [
-        (7, 20, (0.02, 0.05, 0.13)),
-        (15, 10, (0.02, 0.05, 0.28)),
-        pytest.param(3, 20, (0.02, 0.05, 0.08), marks=pytest.mark.slow),
-        pytest.param(15, 20, (0.02, 0.05, 0.26, 0.28, 0.3, 0.35, 0.4, 0.5, 0.7, 1.0), marks=pytest.mark.slow),
-        pytest.param(7, 20, (0.1, 0.12, 0.14, 0.16, 0.2, 0.25, 0.3, 0.4, 0.6), marks=pytest.mark.slow),
+        (7, 20, (0.02, 0.05, 0.11, 0.15)),
+        (15, 8, (0.02, 0.05, 0.12, 0.2, 0.28)),
+        pytest.param(3, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
+        pytest.param(15, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
+        pytest.param(7, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
     ],
 )
 def test_float32_on_noised_pictures(size, num_images, levels):
@@ -396,7 +414,7 @@ def test_float32_on_noised_pictures(size, num_images, levels):
         _check_float32(bank, x, sigma, patches, 2e-5 if sigma >= 0.05 else 5e-5)
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.05, 0.28, 0.5])
+@pytest.mark.parametrize("sigma", [0.02, 0.05, 0.13, 0.28])
 def test_float32_list_of_patches_on_a_noised_picture(sigma):
     images = _cloth_images(5)
     patches, _ = reference.image_patches(images[:4], 15, "interior")

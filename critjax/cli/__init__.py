@@ -7,6 +7,8 @@ configured (precision, compilation cache) before the study is imported.
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +45,7 @@ def configure_jax(precision: str) -> None:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # one chosen by the user stays
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     try:
         options = build_parser().parse_args(arguments)

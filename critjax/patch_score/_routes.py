@@ -151,11 +151,13 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _scores(plan: Plan, query: Query, windows: Array, bank: Array, offsets: tuple[Array, ...]) -> tuple[Array, ...]:
+def _scores(
+    plan: Plan, query: Query, windows: Array, bank: Array, offsets: tuple[Array, ...], shift: Array | None = None
+) -> tuple[Array, ...]:
     """Multiply windows (..., K) by a bank (K, B) and add offsets (B,): logits, or the two parts of scores.
 
-    One offset asks for plain arithmetic, two for compensated. Offsets enter as one more feature, so that nothing
-    passes over the pairs again.
+    One offset asks for plain arithmetic, two for compensated. Offsets, and in plain arithmetic a shift (..., 1)
+    common to all candidates, enter as further features, so that nothing passes over the pairs again.
     """
     ones = jnp.ones_like(windows[..., :1])
 
@@ -163,7 +165,10 @@ def _scores(plan: Plan, query: Query, windows: Array, bank: Array, offsets: tupl
         return jnp.concatenate([*parts, ones], axis=-1)
 
     if len(offsets) == 1:
-        return (_matmul(join(windows / query.sigma**2), jnp.concatenate([bank, offsets[0][None]])),)
+        scaled, offset = windows / query.sigma**2, offsets[0][None]
+        if shift is None:
+            return (_matmul(join(scaled), jnp.concatenate([bank, offset])),)
+        return (_matmul(join(scaled, shift), jnp.concatenate([bank, jnp.ones_like(offset), offset])),)
     steps = _steps(plan, query)
     window_head, bank_head = head(windows, steps[0]), head(bank, steps[1])
     high = _matmul(join(window_head), jnp.concatenate([bank_head, offsets[0][None]]))
@@ -251,7 +256,11 @@ def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, 
     by_row = features.reshape(size, num_strip, rows, -1)
     per_row = by_row.shape[-1]
     offsets = _offsets(plan, query, features, log_prior, 0, split)
-    start = _scores(plan, query, windows[0], features, offsets)
+    # Running sums of squared distances instead of correlations: where it matters they are small, and round little.
+    strip_energy = jnp.sum(strips * strips, axis=-1, keepdims=True) / (2 * query.sigma**2)
+    window_shift = -jnp.sum(windows * windows, axis=-1, keepdims=True) / (2 * query.sigma**2)
+    move_shift = strip_energy[:height] - jnp.roll(strip_energy, -size, axis=0)[:height]
+    start = _scores(plan, query, windows[0], features, offsets, window_shift[0])
     first = features[:, :per_row], tuple(part[:per_row] for part in offsets)
     # The strip under the windows of candidate row j enters, the topmost strip of row j - 1 leaves.
     change = jnp.concatenate([by_row[size - 1, :, 1:], by_row[0, :, :-1]]).reshape(2 * num_strip, -1)
@@ -264,13 +273,14 @@ def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, 
         return jnp.concatenate([fresh, part[:, : step.shape[1]] + step], axis=1)
 
     def visit(parts, inputs):
-        row_state, fixed, next_window, move = inputs
+        row_state, fixed, (next_window, next_shift), (move, shift) = inputs
         row_state = consume(row_state, fixed, _as_logits(parts), None, contract)
-        fresh = _scores(plan, query, next_window, *first)
-        step = _scores(plan, query, move, change, change_offsets)
+        fresh = _scores(plan, query, next_window, *first, next_shift)
+        step = _scores(plan, query, move, change, change_offsets, shift)
         return tuple(map(slide, parts, fresh, step)), row_state
 
-    _, state = lax.scan(visit, start, (state, query.fixed, jnp.roll(windows, -1, axis=0), moves))
+    following = jnp.roll(windows, -1, axis=0), jnp.roll(window_shift, -1, axis=0)
+    _, state = lax.scan(visit, start, (state, query.fixed, following, (moves, move_shift)))
     return state
 
 

@@ -13,6 +13,9 @@ from critjax.studies._probes import NUM_PROBE_LEVELS
 from critjax.studies._problem import build_problem
 from critjax.studies._settings import CriticalitySettings
 
+#: Python, JAX, its compiler and matplotlib, before any array.
+_RUNTIME_BYTES = 450 * 2**20
+
 
 def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
     """Predict wall time and memory of a run by timing the compiled denoiser of this very bank.
@@ -47,13 +50,14 @@ def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
     extra += (settings.probe_samples or 0) * NUM_PROBE_LEVELS * 12 / batch
     evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
     field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
-    trajectory = 4 * batch * levels * field
-    sums = ((settings.num_samples or 0) // batch + 2) * levels * 2 * field * (2 + 2 * problem.channels)
+    trajectories = 4 * batch * levels * field  # x and D, by trajectory and by level
+    modes = (settings.num_samples or 0) // batch * levels * field * (4 + problem.channels * 2) / 2
+    bank = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.bank))
     overhead = 18.0
     return {
         "seconds": overhead + evaluations * per_evaluation,
         "seconds_per_evaluation": per_evaluation,
         "evaluations": evaluations,
-        "bytes": trajectory + sums,
+        "bytes": _RUNTIME_BYTES + trajectories + 3 * modes + 2 * bank,
         "overhead": overhead,
     }

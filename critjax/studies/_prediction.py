@@ -89,14 +89,13 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
     scan = geometric_sigmas(top, bottom, _SCAN_LEVELS - 1, dtype=dtype)
     symbol_fn, _ = make_symbol_fn(problem, scan, eta)
 
-    @jax.jit
-    def points(scan: Array) -> tuple[CriticalPoint, CriticalPoint, CriticalPoint]:
-        ve = critical_point(symbol_fn, scan, eta=eta, frame="ve")
-        chosen = ve if frame == "ve" else critical_point(symbol_fn, scan, eta=eta, frame=frame)
-        uniform = critical_point(lambda s: symbol_fn(s)[:1, :1], scan, eta=eta, frame=frame)
-        return ve, chosen, uniform
+    def find(fn: SymbolFn, frame: str) -> CriticalPoint:
+        return jax.jit(lambda scan: critical_point(fn, scan, eta=eta, frame=frame))(scan)
 
-    ve, chosen, uniform = points(scan)
+    ve = find(symbol_fn, "ve")
+    chosen = ve if frame == "ve" else find(symbol_fn, frame)
+    at_zero = bool(np.isfinite(float(chosen.sigma))) and not np.any(np.asarray(chosen.wavevector))
+    uniform = chosen if at_zero else find(lambda sigma: symbol_fn(sigma)[:1, :1], frame)
     high, low = ladder_ends(settings, float(ve.sigma), top, frame_sigma=float(chosen.sigma))
     sigmas = geometric_sigmas(high, low, (settings.num_levels or 2) - 1, dtype=dtype)
     softest, vector = _softest_mode(problem, (chosen, ve), symbol_fn, sigmas)

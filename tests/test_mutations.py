@@ -1,0 +1,60 @@
+"""The tests are tested: each deliberate mistake in the library must make some test fail."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "tools" / "mutate.py"
+
+
+def _mutate(*arguments, timeout):
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
+
+
+def _load():
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import mutate
+    finally:
+        sys.path.pop(0)
+    return mutate
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
+def test_every_mutation_still_finds_its_text_exactly_once():
+    for mutation in _load().MUTATIONS:
+        text = (ROOT / mutation.path).read_text(encoding="utf-8")
+        assert text.count(mutation.old) == 1, mutation.name
+        assert mutation.new not in (mutation.old, ""), mutation.name
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
+def test_the_script_reports_survivors_and_lost_texts(tmp_path):
+    """A mutation that changes nothing survives, one without its text is named, a broken run is no success."""
+    mutate = _load()
+    (tmp_path / "module.py").write_text("VALUE = 1\n", encoding="utf-8")
+    (tmp_path / "test_module.py").write_text(
+        "import module\n\ndef test_value():\n    assert module.VALUE == 1\n", encoding="utf-8"
+    )
+
+    def verdict(old, new, expression="value"):
+        tests = ("test_module.py", expression)
+        found = mutate.judge(mutate.Mutation("m", "module.py", old, new, tests), tmp_path, 60.0)[0]
+        assert (tmp_path / "module.py").read_text(encoding="utf-8") == "VALUE = 1\n"
+        return found
+
+    assert verdict("1", "2") == "noticed"
+    assert verdict("1", "1.0") == "SURVIVED"
+    assert verdict("3", "2") == "NO MATCH"
+    assert verdict("1", "2", expression="nothing") == "BROKEN RUN"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
+def test_every_mutant_is_noticed():
+    done = _mutate(timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr

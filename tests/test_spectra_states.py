@@ -1,0 +1,173 @@
+"""Homogeneous states against independent integration, fixed points and symmetry."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.banks import ImageBank, PatchBank, extract_patches, random_pattern_bank, two_pattern_bank
+from critjax.spectra import bank_symbol_fn, homogeneous_growth_rate, homogeneous_state, symbol
+
+LADDER = np.geomspace(4.0, 0.4, 6)
+follow = jax.jit(homogeneous_state, static_argnames=("readout", "num_substeps", "block_size"))
+
+
+def skewed_bank(seed=0, channels=2):
+    rng = np.random.default_rng(seed)
+    return ImageBank(rng.uniform(-1, 1, (6, 7, 6, channels)) ** 3 + 0.3, 3)
+
+
+def numpy_denoiser(bank, readout="centre"):
+    """D(m, sigma) on constant images from explicit patches."""
+    patches, log_prior = (np.asarray(a, np.float64) for a in (bank.patches, bank.log_prior))
+    features = patches[:, 1, 1] if readout == "centre" else patches.mean((1, 2))
+
+    def denoise(m, sigma):
+        exponent = log_prior - ((patches - m) ** 2).sum((1, 2, 3)) / (2 * sigma**2)
+        weights = np.exp(exponent - exponent.max())
+        return weights @ features / weights.sum()
+
+    return denoise, np.exp(log_prior) @ features / np.exp(log_prior).sum()
+
+
+def runge_kutta(denoise, start, sigmas, eta, steps=60):
+    """Classical fourth order in ln sigma, many steps per level."""
+    path, m = [start], start
+    for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
+        h = np.log(high / low) / steps
+        for n in range(steps):
+
+            def rate(m, t):
+                return (1 + eta) * (denoise(m, high * np.exp(-t)) - m)  # noqa: B023
+
+            t = n * h
+            a = rate(m, t)
+            b = rate(m + h / 2 * a, t + h / 2)
+            c = rate(m + h / 2 * b, t + h / 2)
+            m = m + h / 6 * (a + 2 * b + 2 * c + rate(m + h * c, t + h))
+        path.append(m)
+    return np.array(path)
+
+
+@pytest.mark.parametrize(("eta", "readout"), [(0.0, "centre"), (2.0, "average")])
+def test_against_independent_integration_with_second_order(eta, readout):
+    bank = skewed_bank()
+    denoise, start = numpy_denoiser(extract_patches(bank), readout)
+    expected = runge_kutta(denoise, start, LADDER, eta)
+    counts = np.array([8, 16, 32])
+    errors = [
+        np.abs(follow(bank, LADDER, eta=eta, readout=readout, num_substeps=int(n)) - expected).max() for n in counts
+    ]
+    order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert 1.8 < order < 2.3 and errors[-1] < 1e-4
+
+
+def test_infinite_eta_is_the_fixed_point_and_the_limit_of_large_eta():
+    bank = skewed_bank(1)
+    denoise, _ = numpy_denoiser(extract_patches(bank))
+    fixed = np.asarray(homogeneous_state(bank, LADDER, eta=jnp.inf))
+    for m, sigma in zip(fixed, LADDER, strict=True):
+        np.testing.assert_allclose(denoise(m, sigma), m, atol=1e-12)
+    large = follow(bank, LADDER, eta=1e4)
+    np.testing.assert_allclose(large[1:], fixed[1:], atol=1e-3)
+    assert np.all(np.isfinite(follow(bank, LADDER, eta=1e4, num_substeps=1)))
+
+
+def test_single_candidate_is_followed_exactly():
+    """D is a constant: the state starts there and stays, for any eta."""
+    bank = PatchBank(np.full((1, 3, 3, 2), [0.25, -0.5]))
+    for eta in (0.0, 7.0):
+        np.testing.assert_allclose(follow(bank, LADDER, eta=eta), np.tile([0.25, -0.5], (6, 1)), atol=1e-14)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0, jnp.inf])
+def test_symmetric_banks_stay_at_zero_far_below_their_critical_noise(eta):
+    ladder = np.geomspace(30.0, 0.5, 6)
+    for bank in (two_pattern_bank(5), random_pattern_bank(jax.random.key(0), 5, 6, dtype=jnp.float32)):
+        states = homogeneous_state(bank, ladder, eta=eta)
+        assert states.dtype == bank.patches.dtype and not np.any(states)
+        assert homogeneous_growth_rate(bank, ladder, states)[-1] > 5  # it is unstable there, and says so
+
+
+def test_a_broken_symmetry_leaves_zero():
+    bank = two_pattern_bank(5).replace(log_prior=np.log([0.5 + 1e-6, 0.5 - 1e-6]))
+    assert follow(bank, np.geomspace(30.0, 0.5, 12))[-1] > 0.9
+
+
+def test_growth_rate_is_the_slope_of_the_denoiser():
+    bank = skewed_bank(2, channels=1)
+    denoise, _ = numpy_denoiser(extract_patches(bank))
+    states = np.asarray(follow(bank, LADDER))
+    slopes = [(denoise(m + 1e-6, s) - denoise(m - 1e-6, s)) / 2e-6 for m, s in zip(states, LADDER, strict=True)]
+    rates = homogeneous_growth_rate(bank, LADDER, states, eta=0.5)
+    np.testing.assert_allclose(rates, 1.5 * (np.array(slopes)[:, 0] - 1), rtol=1e-7)
+
+
+def test_derivative_with_respect_to_the_bank():
+    bank = skewed_bank(3)
+    tangent = np.random.default_rng(4).normal(size=bank.images.shape)
+
+    def last(t):
+        return jnp.sum(homogeneous_state(bank.replace(images=bank.images + t * tangent), LADDER[:3])[-1])
+
+    step, value = 1e-5, jax.jit(last)
+    expected = (value(step) - value(-step)) / (2 * step)
+    np.testing.assert_allclose(jax.jit(jax.grad(last))(0.0), expected, rtol=1e-5)
+
+
+def test_symmetric_state_keeps_its_derivative():
+    """The dead zone hides rounding, not the response to a field: dm/dh is that of the linear flow."""
+    bank, ladder = two_pattern_bank(1), np.array([4.0, 3.0])
+
+    def tilted(h):
+        return homogeneous_state(bank.replace(log_prior=jnp.stack([h, -h])), ladder, num_substeps=64)[-1, 0]
+
+    # D = tanh(m/sigma^2 + h): d/dtau m' = (1/sigma^2 - 1) m' + 1 from m' = 1; in t = sigma^2, -2 t dm'/dt = ...
+    slope, steps = 1.0, 2000
+    h = np.log(4 / 3) / steps
+    for n in range(steps):
+        t = (4.0 * np.exp(-(n + 0.5) * h)) ** 2
+        factor = np.exp(h * (1 / t - 1))
+        slope = slope * factor + (factor - 1) / (1 / t - 1)
+    np.testing.assert_allclose(jax.grad(tilted)(0.0), slope, rtol=1e-4)
+
+
+def test_symbol_function_interpolates_the_state():
+    bank, grid = skewed_bank(5, channels=1), (7, 6)
+    states = follow(bank, LADDER)
+    symbol_fn = jax.jit(bank_symbol_fn(bank, grid, sigmas=LADDER, states=states))
+    at = jax.jit(lambda sigma, state: symbol(bank, sigma, grid, state=state))
+    np.testing.assert_allclose(symbol_fn(LADDER[2]), at(LADDER[2], states[2]), atol=1e-12)
+    middle = np.sqrt(LADDER[2] * LADDER[3])
+    np.testing.assert_allclose(symbol_fn(middle), at(middle, (states[2] + states[3]) / 2), atol=1e-12)
+    assert np.all(np.isnan(symbol_fn(5.0))) and np.all(np.isnan(symbol_fn(0.3)))
+    assert np.all(np.isfinite(symbol_fn(LADDER[0]))) and np.all(np.isfinite(symbol_fn(LADDER[-1])))
+
+
+def test_float32():
+    bank = skewed_bank(6)
+    single = bank.replace(images=bank.images.astype(jnp.float32))
+    for eta in (0.0, 50.0):
+        states = follow(single, LADDER, eta=eta)
+        assert states.dtype == jnp.float32
+        np.testing.assert_allclose(states, follow(bank, LADDER, eta=eta), atol=5e-6)
+
+
+def test_messages():
+    bank = two_pattern_bank(3)
+    with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing noise levels"):
+        homogeneous_state(bank, np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="eta: expected a finite number >= 0, got -0.5"):
+        homogeneous_state(bank, LADDER, eta=-0.5)
+    with pytest.raises(ValueError, match="num_substeps: expected an integer >= 1, got 0"):
+        homogeneous_state(bank, LADDER, num_substeps=0)
+    with pytest.raises(ValueError, match="positions: expected 'all' or 'interior', got 'same'"):
+        homogeneous_state(ImageBank(np.zeros((2, 5, 5, 1)), 3, positions="same"), LADDER)
+    with pytest.raises(ValueError, match=r"states: expected shape \(6, 1\), got shape \(5, 1\)"):
+        inspect.unwrap(homogeneous_growth_rate)(bank, LADDER, np.zeros((5, 1)))
+    with pytest.raises(ValueError, match="states: expected both sigmas and states, or neither, got sigmas without"):
+        bank_symbol_fn(bank, (4, 4), sigmas=LADDER)
+    with pytest.raises(ValueError, match=r"states: expected shape \(6, 1\), got shape \(6, 2\)"):
+        bank_symbol_fn(bank, (4, 4), sigmas=LADDER, states=np.zeros((6, 2)))

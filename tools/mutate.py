@@ -1,0 +1,353 @@
+"""Break the library on purpose, one place at a time, and see whether some test notices.
+
+Each mutation replaces one piece of text in a temporary copy of the package and runs a few tests against that
+copy; they must fail. A mutation whose text no longer occurs exactly once must be rewritten together with the
+code that it perturbs. Run from anywhere; names select mutations::
+
+    python tools/mutate.py [--list] [name ...]
+
+Exit status: 0 if every mutant was noticed, 1 if one survived, a text no longer matches, or a run broke down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+ORACLE, DERIVATIVES, FOURIER, SPECTRA = (
+    f"tests/{name}.py"
+    for name in (
+        "test_patch_score_oracle",
+        "test_patch_score_derivatives",
+        "test_fourier",
+        "test_spectra_kernels",
+    )
+)
+ROUTES, POSTERIOR, WINDOWS = (
+    f"critjax/patch_score/{name}.py" for name in ("_routes", "_posterior", "_windows")
+)
+
+
+class Mutation(NamedTuple):
+    """One perturbation: in ``path`` the only occurrence of ``old`` becomes ``new``; ``tests`` must notice."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # a test file and an expression for pytest's -k
+
+
+AGREES = "test_agrees_with_the_oracle"
+MUTATIONS = [
+    # Prior weights
+    Mutation(
+        "prior weight, correlations",
+        ROUTES,
+        "jnp.maximum(log_prior - 0.5 *",
+        "jnp.maximum(0.5 * log_prior - 0.5 *",
+        (ORACLE, f"{AGREES} and patches and p3 and product"),
+    ),
+    Mutation(
+        "prior weight, compensated correlations",
+        ROUTES,
+        "jnp.where(kept, log_prior, 0) * variance",
+        "jnp.where(kept, log_prior, 0)",
+        (ORACLE, "ties and patches and product"),
+    ),
+    Mutation(
+        "prior weight, same position",
+        ROUTES,
+        "/ query.sigma**2 + log_prior",
+        "/ query.sigma**2 + 0.5 * log_prior",
+        (ORACLE, f"{AGREES} and same-periodic-centre and p3"),
+    ),
+    Mutation(
+        "prior weight, compensated same position",
+        ROUTES,
+        "jnp.where(kept, log_prior, 0) * query.sigma**2",
+        "jnp.where(kept, log_prior, 0)",
+        (ORACLE, "ties and same-periodic-centre"),
+    ),
+    # Window offsets
+    Mutation(
+        "window offset, padding",
+        WINDOWS,
+        "widths[axis] = ((size - 1) // 2, size // 2)",
+        "widths[axis] = (size // 2 - 1, (size - 1) // 2 + 1)",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "window offset, even windows",
+        WINDOWS,
+        "before = (size - 1) // 2",
+        "before = size // 2",
+        (ORACLE, f"{AGREES} and patches-periodic-average and p4"),
+    ),
+    Mutation(
+        "window offset, readout of patches",
+        ROUTES,
+        "candidates[:, plan.size // 2, plan.size // 2]",
+        "candidates[:, plan.size // 2, plan.size // 2 - 1]",
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "window offset, readout of images",
+        ROUTES,
+        "values = candidates[middle, middle]",
+        "values = candidates[middle - 1, middle]",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and product"),
+    ),
+    # Factors of sigma^2
+    Mutation(
+        "sigma, convolution",
+        ROUTES,
+        "query.layout / query.sigma**2",
+        "query.layout / (2 * query.sigma**2)",
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and convolution"),
+    ),
+    Mutation(
+        "sigma, product",
+        ROUTES,
+        "windows / query.sigma**2",
+        "windows / (2 * query.sigma**2)",
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "sigma, norms of the candidates",
+        ROUTES,
+        "axis=axis) / variance, lowest)",
+        "axis=axis) / query.sigma, lowest)",
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "sigma, same position",
+        ROUTES,
+        "logits = score(squares) / query.sigma**2",
+        "logits = 2 * score(squares) / query.sigma**2",
+        (ORACLE, f"{AGREES} and same-periodic-centre and p3"),
+    ),
+    Mutation(
+        "sigma, compensated",
+        POSTERIOR,
+        "+ scores.low) / sigma**2",
+        "+ scores.low) / (2 * sigma**2)",
+        (ORACLE, "ties and patches and product"),
+    ),
+    # Edges
+    Mutation(
+        "wrap at the edge",
+        WINDOWS,
+        'mode="wrap" if mode == "wrap" else "constant"',
+        'mode="edge" if mode == "wrap" else "constant"',
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "noiseless padding",
+        ROUTES,
+        'return "none" if self.readout == "average" else "zero"',
+        'return "none" if self.readout == "average" else "wrap"',
+        (ORACLE, f"{AGREES} and same-zero-centre and p3"),
+    ),
+    Mutation(
+        "contained windows",
+        ROUTES,
+        'return "none" if self.readout == "average" else "zero"',
+        'return "zero"',
+        (ORACLE, f"{AGREES} and same-zero-average and p3"),
+    ),
+    # Which training patches a pixel meets
+    Mutation(
+        "interior rule, periodic",
+        ROUTES,
+        'return "none" if self.positions == "interior" else self.query_pad',
+        "return self.query_pad",
+        (ORACLE, f"{AGREES} and interior-periodic-centre and p3 and product"),
+    ),
+    Mutation(
+        "interior rule, zero boundary",
+        ROUTES,
+        "(index < length - reach)",
+        "(index <= length - reach)",
+        (ORACLE, f"{AGREES} and all-zero-centre and p3"),
+    ),
+    # Sums over channels and windows
+    Mutation(
+        "channel sum, same position",
+        ROUTES,
+        "jnp.sum(difference * difference, axis=-1)",
+        "jnp.mean(difference * difference, axis=-1)",
+        (ORACLE, f"{AGREES} and same-periodic-centre and p5"),
+    ),
+    Mutation(
+        "channel sum, norms of the candidates",
+        ROUTES,
+        "0.5 * jnp.sum(bank * bank, axis=axis) / variance",
+        "0.5 * jnp.sum(bank * bank, axis=axis) / (query.x.shape[-1] * variance)",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p5 and product"),
+    ),
+    Mutation(
+        "row that leaves the window, box",
+        ROUTES,
+        "by_row[0, :, :-1]]",
+        "by_row[0, :, 1:]]",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
+        "cover count, average readout",
+        WINDOWS,
+        "return total / (size * size)",
+        "return total / (size * size - 1)",
+        (ORACLE, f"{AGREES} and patches-periodic-average and p3 and product"),
+    ),
+    # Streaming and derivatives
+    Mutation(
+        "running sum is not rescaled",
+        POSTERIOR,
+        "state.sums * jnp.exp(top - origin)[..., None]",
+        "state.sums",
+        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+    ),
+    Mutation(
+        "covariance without the product of means",
+        POSTERIOR,
+        "sums[..., 1:] - value.mean * sums[..., :1]",
+        "sums[..., 1:]",
+        (DERIVATIVES, "covariance_form and patches-periodic-centre and product"),
+    ),
+    # Linear theory
+    Mutation(
+        "Fourier sign, symbol of a kernel",
+        "critjax/fourier.py",
+        'jnp.fft.ifft2(placed, axes=(0, 1), norm="forward")',
+        "jnp.fft.fft2(placed, axes=(0, 1))",
+        (FOURIER, "test_symbol_is_the_written_out_sum"),
+    ),
+    Mutation(
+        "Fourier sign, as the spectra see it",
+        "critjax/fourier.py",
+        'jnp.fft.ifft2(placed, axes=(0, 1), norm="forward")',
+        "jnp.fft.fft2(placed, axes=(0, 1))",
+        (SPECTRA, "plane_waves_are_eigenvectors"),
+    ),
+    Mutation(
+        "Fourier sign, kernel of a symbol",
+        "critjax/fourier.py",
+        'jnp.fft.fft2(symbol, axes=(0, 1), norm="forward")',
+        "jnp.fft.ifft2(symbol, axes=(0, 1))",
+        (FOURIER, "test_kernels_and_symbols_are_inverse"),
+    ),
+    Mutation(
+        "Fourier sign, plane wave",
+        "critjax/fourier.py",
+        "jnp.exp(1j * k[1] *",
+        "jnp.exp(-1j * k[1] *",
+        (FOURIER, "plane_wave_is_exp"),
+    ),
+    Mutation(
+        "kernel offset, symbol of a kernel",
+        "critjax/fourier.py",
+        "rows = (np.arange(p) - (p - 1) // 2) % height",
+        "rows = (np.arange(p) - p // 2 + 1) % height",
+        (FOURIER, "test_symbol_is_the_written_out_sum"),
+    ),
+    Mutation(
+        "sigma, response kernel",
+        "critjax/spectra/kernels.py",
+        "variance = jnp.asarray(sigma).astype(working_dtype(bank)) ** 2",
+        "variance = jnp.asarray(sigma).astype(working_dtype(bank))",
+        (SPECTRA, "plane_waves_are_eigenvectors"),
+    ),
+]
+
+
+def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, str]:
+    """Run tests against the package in ``copy``; return pytest's exit status and the end of its output."""
+    path, expression = tests
+    command = [sys.executable, "-m", "pytest", path, "-k", expression, "-x", "-q", "--no-header", "--tb=line"]
+    command += ["-m", "not slow", "-p", "no:cacheprovider"]
+    # The copy comes first on the path, before any installed critjax.
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"no result within {timeout:.0f} s"
+    return done.returncode, "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+
+
+def judge(mutation: Mutation, copy: Path, timeout: float) -> tuple[str, str]:
+    """Apply one mutation to the copy, run its tests, undo it; return a verdict and an explanation."""
+    target = copy / mutation.path
+    original = target.read_text(encoding="utf-8")
+    occurrences = original.count(mutation.old)
+    if occurrences != 1:
+        return "NO MATCH", f"text occurs {occurrences} times in {mutation.path}"
+    target.write_text(original.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        status, output = run_tests(copy, mutation.tests, timeout)
+    finally:
+        target.write_text(original, encoding="utf-8")
+    if status == 1:
+        return "noticed", ""
+    return ("SURVIVED", "") if status == 0 else ("BROKEN RUN", output)
+
+
+def make_copy(folder: Path) -> Path:
+    """Copy what the tests need."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("critjax", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, run the mutations, print a table."""
+    parser = argparse.ArgumentParser(description="Break the library on purpose and see whether tests notice.")
+    parser.add_argument("names", nargs="*", help="parts of mutation names; default all")
+    parser.add_argument("--list", action="store_true", help="list the mutations and stop")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for each run of tests")
+    options = parser.parse_args(arguments)
+    chosen = [m for m in MUTATIONS if not options.names or any(name in m.name for name in options.names)]
+    if not chosen:
+        parser.error(f"names: expected part of a mutation's name, got {options.names}; see --list")
+    width = max(len(m.name) for m in chosen)
+    if options.list:
+        for mutation in chosen:
+            print(f"{mutation.name:<{width}}  {mutation.path}")
+        return 0
+    good = True
+    with tempfile.TemporaryDirectory(prefix="critjax-mutants-") as folder:
+        copy = make_copy(Path(folder))
+        print(f"{'mutation':<{width}}  {'seconds':>7}  verdict")
+        # Unperturbed, the same tests must pass: a test that always fails notices nothing.
+        for path in dict.fromkeys(m.tests[0] for m in chosen):
+            expressions = dict.fromkeys(f"({m.tests[1]})" for m in chosen if m.tests[0] == path)
+            status, output = run_tests(copy, (path, " or ".join(expressions)), options.timeout)
+            if status != 0:
+                good = False
+                print(f"{path} fails without any mutation\n{output}", flush=True)
+        for mutation in chosen:
+            start = time.perf_counter()
+            verdict, explanation = judge(mutation, copy, options.timeout)
+            good = good and verdict == "noticed"
+            seconds = time.perf_counter() - start
+            print(f"{mutation.name:<{width}}  {seconds:7.1f}  {verdict}  {explanation}".rstrip(), flush=True)
+    print("every mutant was noticed" if good else "NOT every mutant was noticed")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
