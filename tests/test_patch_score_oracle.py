@@ -303,7 +303,7 @@ def test_float32_ties_at_little_noise_follow_the_prior(case, method):
     if case.kind == "patches":
         x = np.tile(x, (3, 2, 1))[: case.grid[0], : case.grid[1]]
         pixel = (1, 1)
-    sigma = np.float32(0.01)
+    sigma = np.float32(0.003)
     found = compiled(case.boundary, case.readout, method)(case.bank(data, log_prior), x, sigma)
     _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-3, atol=1e-3)
     if case.readout == "centre":

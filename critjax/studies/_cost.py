@@ -29,7 +29,7 @@ def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
     -------
     dict
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
-        of the largest arrays held at once, ``overhead`` (compilation, theory, figures), from experience.
+        resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
     """
     settings = settings.resolved()
     problem = build_problem(settings)
@@ -51,7 +51,13 @@ def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
     evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
     field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
     trajectories = 4 * batch * levels * field  # x and D, by trajectory and by level
-    modes = (settings.num_samples or 0) // batch * levels * field * (4 + problem.channels * 2) / 2
+    modes = (
+        (settings.num_samples or 0)
+        // batch
+        * levels
+        * field
+        * (2 + 2 * problem.channels + 1 / problem.channels)
+    )
     bank = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.bank))
     overhead = 18.0
     return {
