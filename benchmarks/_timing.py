@@ -61,7 +61,9 @@ def bare_product(queries: np.ndarray, candidates: np.ndarray) -> Callable[[], ob
     queries = jnp.asarray(queries)
 
     def run(queries, blocks):
-        return lax.scan(lambda total, block: (total + jnp.sum(queries @ block), None), jnp.float32(0), blocks)[0]
+        return lax.scan(
+            lambda total, block: (total + jnp.sum(queries @ block), None), jnp.float32(0), blocks
+        )[0]
 
     return compiled(run, queries, blocks)
 

@@ -34,7 +34,9 @@ def halfway_inputs(images: np.ndarray, size: int, num_pairs: int, seed: int = 0)
     return np.stack(pairs).astype(np.float32)
 
 
-def errors(size: int, method: str, num_images: int, num_pairs: int, sigmas: list[float]) -> dict[float, tuple]:
+def errors(
+    size: int, method: str, num_images: int, num_pairs: int, sigmas: list[float]
+) -> dict[float, tuple]:
     """Return the largest error on noised images and on half-way windows at each noise level."""
     images, held_out = np.split(embedded_fashion_mnist(num_images + 3).images, [num_images])
     centre = images.shape[1] // 2
@@ -46,13 +48,18 @@ def errors(size: int, method: str, num_images: int, num_pairs: int, sigmas: list
     for sigma in sigmas:
         noised = held_out + np.float32(sigma) * rng.normal(size=held_out.shape).astype(np.float32)
         level = np.float32(sigma)  # the same noise level in both precisions
-        error = max(np.abs(rounded(x, level) - exact(x.astype(np.float64), np.float64(level))).max() for x in noised)
+        error = max(
+            np.abs(rounded(x, level) - exact(x.astype(np.float64), np.float64(level))).max() for x in noised
+        )
         worst = 0.0
         for window in halfway_inputs(images, size, num_pairs):
             x = images[0].copy()
             x[first:last, first:last] = window
             pixel = (centre, centre)
-            worst = max(worst, abs(float(rounded(x, level)[pixel][0] - exact(x.astype(float), np.float64(level))[pixel][0])))
+            worst = max(
+                worst,
+                abs(float(rounded(x, level)[pixel][0] - exact(x.astype(float), np.float64(level))[pixel][0])),
+            )
         found[sigma] = (float(error) / 2, worst / 2)
     return found
 
@@ -70,7 +77,9 @@ def main() -> None:
         for method in ("product", "box"):
             for factor in (0.0, chosen[method]):
                 _posterior.SPLIT_FACTOR[method] = factor
-                name = "plain" if factor == 0 else f"compensated below sigma = {(factor * size**2) ** 0.5:.2f}"
+                name = (
+                    "plain" if factor == 0 else f"compensated below sigma = {(factor * size**2) ** 0.5:.2f}"
+                )
                 print(f"p = {size}, {method}, {name}\n  sigma   noised images   half-way")
                 table = errors(size, method, arguments.num_images, arguments.num_pairs, sigmas)
                 for sigma, (noised, halfway) in table.items():

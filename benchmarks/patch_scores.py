@@ -28,7 +28,12 @@ def data(side: int, channels: int, num_images: int) -> tuple[np.ndarray, np.ndar
 
 def evaluation(images, x, size: int, sigma: float, method: str = "auto"):
     """Compile one evaluation with the bank as an argument."""
-    return compiled(lambda im, x, s: patch_denoiser(ImageBank(im, size), method=method)(x, s), images, x, np.float32(sigma))
+    return compiled(
+        lambda im, x, s: patch_denoiser(ImageBank(im, size), method=method)(x, s),
+        images,
+        x,
+        np.float32(sigma),
+    )
 
 
 def memory(case: int, num_images: int) -> None:
@@ -42,7 +47,9 @@ def memory(case: int, num_images: int) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-images", type=int, default=400)
     parser.add_argument("--sigmas", type=float, nargs="+", default=[1.0, 0.05])
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
@@ -62,17 +69,41 @@ def main() -> None:
         seconds = interleaved(functions)
         peak = subprocess.run(
             [sys.executable, __file__, "--memory", str(number), "--num-images", str(arguments.num_images)],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         work = 2 * len(queries) * candidates.size
         for sigma in arguments.sigmas:
             taken = seconds[str(sigma)]
             rows.append(
-                [f"{side} x {side} x {channels}", size, sigma, f"{seconds['bare']:.3f}", f"{taken:.3f}",
-                 f"{taken / seconds['bare']:.2f}", bar, f"{work / taken / speed:.2f}", peak]
+                [
+                    f"{side} x {side} x {channels}",
+                    size,
+                    sigma,
+                    f"{seconds['bare']:.3f}",
+                    f"{taken:.3f}",
+                    f"{taken / seconds['bare']:.2f}",
+                    bar,
+                    f"{work / taken / speed:.2f}",
+                    peak,
+                ]
             )
         del images, candidates, functions
-    table(["image", "p", "sigma", "bare product, s", "critjax, s", "ratio", "bar", "of peak", "MB above imports"], rows)
+    table(
+        [
+            "image",
+            "p",
+            "sigma",
+            "bare product, s",
+            "critjax, s",
+            "ratio",
+            "bar",
+            "of peak",
+            "MB above imports",
+        ],
+        rows,
+    )
 
 
 if __name__ == "__main__":

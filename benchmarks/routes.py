@@ -14,7 +14,8 @@ def compare(bank, x, sigma: float = 1.0) -> list[object]:
     """Return the milliseconds of every method, with the automatic choice marked."""
     names = available_methods(bank)
     functions = {
-        m: compiled(lambda b, x, m=m: jax.vmap(lambda x: patch_denoiser(b, method=m)(x, sigma))(x), bank, x) for m in names
+        m: compiled(lambda b, x, m=m: jax.vmap(lambda x: patch_denoiser(b, method=m)(x, sigma))(x), bank, x)
+        for m in names
     }
     seconds = interleaved(functions)
     chosen = _choose_method(bank, names)

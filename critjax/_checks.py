@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def message(name: str, expected: str, got: Any, advice: str) -> str:
@@ -20,7 +21,7 @@ def message(name: str, expected: str, got: Any, advice: str) -> str:
 
 def is_concrete(array: Any) -> bool:
     """Tell whether the values of ``array`` can be read now (it is no tracer)."""
-    return not isinstance(array, jax.core.Tracer)
+    return not isinstance(array, Tracer)
 
 
 def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> None:
@@ -32,7 +33,9 @@ def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> N
 def check_option(name: str, value: Any, options: Iterable[str]) -> None:
     """Raise `ValueError` unless ``value`` is one of the named ``options``."""
     options = tuple(options)
-    check(value in options, name, " or ".join(map(repr, options)), repr(value), "choose one of the listed names")
+    check(
+        value in options, name, " or ".join(map(repr, options)), repr(value), "choose one of the listed names"
+    )
 
 
 def check_floating(name: str, array: Any) -> None:
@@ -40,7 +43,9 @@ def check_floating(name: str, array: Any) -> None:
     dtype = getattr(array, "dtype", None)
     if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
         got = type(array).__name__ if dtype is None else f"dtype {dtype}"
-        raise TypeError(message(name, "a floating-point array", got, "convert it, e.g. to float32 in [-1, 1]"))
+        raise TypeError(
+            message(name, "a floating-point array", got, "convert it, e.g. to float32 in [-1, 1]")
+        )
 
 
 def check_rank(name: str, array: Any, shape: str) -> None:
@@ -48,7 +53,13 @@ def check_rank(name: str, array: Any, shape: str) -> None:
     wanted = shape.split()
     got = tuple(array.shape)
     described = ", ".join(wanted)
-    check(len(got) == len(wanted), name, f"shape ({described})", f"shape {got}", "add or drop axes; batch with jax.vmap")
+    check(
+        len(got) == len(wanted),
+        name,
+        f"shape ({described})",
+        f"shape {got}",
+        "add or drop axes; batch with jax.vmap",
+    )
 
 
 def check_finite(name: str, array: Any) -> None:
@@ -57,25 +68,49 @@ def check_finite(name: str, array: Any) -> None:
         return
     values = np.asarray(array)
     bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-    check(bad == 0, name, "finite values", f"{bad} non-finite of {values.size}", "remove or repair those entries")
+    check(
+        bad == 0,
+        name,
+        "finite values",
+        f"{bad} non-finite of {values.size}",
+        "remove or repair those entries",
+    )
 
 
 def check_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> None:
     """Raise unless a concrete ``sigmas`` is one-dimensional, positive, finite and strictly decreasing."""
     check_rank(name, sigmas, "num")
-    check(sigmas.shape[0] >= minimum, name, f"at least {minimum} noise levels", sigmas.shape[0], "use a longer grid")
+    check(
+        sigmas.shape[0] >= minimum,
+        name,
+        f"at least {minimum} noise levels",
+        sigmas.shape[0],
+        "use a longer grid",
+    )
     if is_concrete(sigmas):
         values = np.asarray(sigmas)
         good = bool(np.all(np.isfinite(values)) and np.all(values > 0) and np.all(np.diff(values) < 0))
         shown = np.array2string(values, threshold=6, precision=4)
-        check(good, name, "positive, strictly decreasing noise levels", shown, "build the grid with geometric_sigmas")
+        check(
+            good,
+            name,
+            "positive, strictly decreasing noise levels",
+            shown,
+            "build the grid with geometric_sigmas",
+        )
 
 
 def check_eta(eta: Any) -> None:
     """Raise `ValueError` if a concrete stochasticity ``eta`` is negative or not finite."""
     if is_concrete(eta):
         value = float(eta)
-        check(np.isfinite(value) and value >= 0, "eta", "a finite number >= 0", value, "0 is the ODE, 1 the reverse SDE")
+        check(
+            np.isfinite(value) and value >= 0,
+            "eta",
+            "a finite number >= 0",
+            value,
+            "0 is the ODE, 1 the reverse SDE",
+        )
 
 
 def check_grid(grid: Any) -> tuple[int, int]:

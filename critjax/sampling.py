@@ -119,7 +119,13 @@ def sample(
     if is_concrete(langevin_step_size):
         step = float(langevin_step_size)
         check(0 < step < 2, "langevin_step_size", "a number in (0, 2)", step, "larger steps are unstable")
-    check(isinstance(save_every, int) and save_every >= 1, "save_every", "an integer >= 1", repr(save_every), "use 1")
+    check(
+        isinstance(save_every, int) and save_every >= 1,
+        "save_every",
+        "an integer >= 1",
+        repr(save_every),
+        "use 1",
+    )
     check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
     if x_init is not None:
         check_rank("x_init", x_init, "H W C")
@@ -142,7 +148,9 @@ def sample(
         width = sigma - sigma_next
         kick = jnp.zeros((), x.dtype)
         if noisy:
-            kick = jnp.sqrt(eta * width * (sigma + sigma_next)) * jax.random.normal(step_key, x.shape, x.dtype)
+            kick = jnp.sqrt(eta * width * (sigma + sigma_next)) * jax.random.normal(
+                step_key, x.shape, x.dtype
+            )
         x_next = x + width * drift + kick
         if solver == "heun":
             drift_next = (1 + eta) * (denoise_fn(x_next, sigma_next) - x_next) / sigma_next

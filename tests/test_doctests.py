@@ -11,7 +11,9 @@ import pytest
 
 import critjax
 
-MODULES = [name for _, name, _ in pkgutil.walk_packages(critjax.__path__, "critjax.") if "__main__" not in name]
+MODULES = [
+    name for _, name, _ in pkgutil.walk_packages(critjax.__path__, "critjax.") if "__main__" not in name
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -76,7 +76,18 @@ def test_every_exported_name_exists():
 
 
 def test_importing_the_package_loads_no_plotting_data_or_file_library():
-    heavy = ["matplotlib", "xarray", "pandas", "scipy", "PIL", "h5netcdf", "tqdm", "platformdirs", "flax", "optax"]
+    heavy = [
+        "matplotlib",
+        "xarray",
+        "pandas",
+        "scipy",
+        "PIL",
+        "h5netcdf",
+        "tqdm",
+        "platformdirs",
+        "flax",
+        "optax",
+    ]
     # jax itself loads scipy lazily; what jax brings does not count.
     code = (
         "import jax, sys; before = set(sys.modules); import critjax; "

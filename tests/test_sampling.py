@@ -31,8 +31,13 @@ def test_probability_flow_converges_at_its_nominal_order(solver, order):
     errors = []
     for count in counts:
         path = sample(
-            wiener(power), jax.random.key(0), SHAPE, geometric_sigmas(top, bottom, int(count)).astype(jnp.float64),
-            solver=solver, x_init=x, save_every=int(count),
+            wiener(power),
+            jax.random.key(0),
+            SHAPE,
+            geometric_sigmas(top, bottom, int(count)).astype(jnp.float64),
+            solver=solver,
+            x_init=x,
+            save_every=int(count),
         )
         errors.append(float(jnp.max(jnp.abs(path.x[-1] - exact))))
     slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -47,8 +52,12 @@ def test_marginals_of_an_exact_posterior_mean_do_not_depend_on_eta(solver, eta):
     keys = jax.random.split(jax.random.key(3), batch)
 
     def generate(key):
-        start = np.sqrt(power + top**2) * jax.random.normal(jax.random.fold_in(key, 9), (2, 2, 1), jnp.float64)
-        path = sample(wiener(power), key, (2, 2, 1), sigmas, eta=eta, solver=solver, x_init=start, save_every=200)
+        start = np.sqrt(power + top**2) * jax.random.normal(
+            jax.random.fold_in(key, 9), (2, 2, 1), jnp.float64
+        )
+        path = sample(
+            wiener(power), key, (2, 2, 1), sigmas, eta=eta, solver=solver, x_init=start, save_every=200
+        )
         return path.x
 
     x = np.asarray(jax.jit(jax.vmap(generate))(keys)).reshape(batch, 3, -1)
@@ -113,7 +122,9 @@ def test_saved_levels_are_points_of_the_full_path():
     some = sample(denoise, jax.random.key(0), SHAPE, sigmas, eta=0.7, save_every=3)
     assert saved_levels(7, 3) == [0, 3, 6, 7]
     for name in ("sigma", "x", "denoised"):
-        np.testing.assert_allclose(getattr(some, name), getattr(full, name)[jnp.array([0, 3, 6, 7])], atol=1e-13)
+        np.testing.assert_allclose(
+            getattr(some, name), getattr(full, name)[jnp.array([0, 3, 6, 7])], atol=1e-13
+        )
 
 
 def test_a_draw_depends_on_its_own_key_only():
@@ -138,7 +149,9 @@ def test_derivative_through_the_sampler_equals_finite_differences():
 
     def response(shift):
         moved = bank.replace(patches=bank.patches + shift * direction)
-        return jnp.sum(sample(patch_denoiser(moved), jax.random.key(1), SHAPE, sigmas, eta=0.5, x_init=start).x[-1] ** 3)
+        return jnp.sum(
+            sample(patch_denoiser(moved), jax.random.key(1), SHAPE, sigmas, eta=0.5, x_init=start).x[-1] ** 3
+        )
 
     slope = jax.grad(response)(jnp.float64(0.0))
     step = 1e-5

@@ -156,7 +156,9 @@ def test_excluded_candidates_and_classes_do_not_count():
     np.testing.assert_allclose(traced, expected, atol=1e-13)
     np.testing.assert_allclose(response_kernel(select(bank, 1), SIGMA), expected, atol=1e-13)
     # A gradient through excluded candidates is zero, not NaN.
-    gradient = jax.grad(lambda p: jnp.sum(response_kernel(select(bank, jnp.int32(1)).replace(patches=p), SIGMA)))
+    gradient = jax.grad(
+        lambda p: jnp.sum(response_kernel(select(bank, jnp.int32(1)).replace(patches=p), SIGMA))
+    )
     gradient = jax.jit(gradient)(bank.patches)
     assert not np.any(gradient[~kept]) and np.all(np.isfinite(gradient)) and np.any(gradient[kept])
     assert np.all(np.isnan(jax.jit(lambda label: response_kernel(select(bank, label), SIGMA))(7)))
@@ -214,7 +216,12 @@ def test_float32_is_accurate_also_far_from_the_state(sigma):
     patches = np.concatenate([flat, rng.uniform(-1, 1, (800, 3, 3, 1))]).astype(np.float32)
     log_prior = np.full(1000, -np.log(1000), np.float32)
     for state in (0.9, 0.0):
-        exact = (patches.astype(np.float64), np.float64(log_prior), np.float32(state), np.float64(np.float32(sigma)))
+        exact = (
+            patches.astype(np.float64),
+            np.float64(log_prior),
+            np.float32(state),
+            np.float64(np.float32(sigma)),
+        )
         expected = numpy_kernel(*exact)
         bank = PatchBank(patches, log_prior)
         kernel = kernel_of(bank, np.float32(sigma), state=jnp.full(1, state, jnp.float32), block_size=64)

@@ -58,7 +58,8 @@ def test_against_independent_integration_with_second_order(eta, readout):
     expected = runge_kutta(denoise, start, LADDER, eta)
     counts = np.array([8, 16, 32])
     errors = [
-        np.abs(follow(bank, LADDER, eta=eta, readout=readout, num_substeps=int(n)) - expected).max() for n in counts
+        np.abs(follow(bank, LADDER, eta=eta, readout=readout, num_substeps=int(n)) - expected).max()
+        for n in counts
     ]
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert 1.8 < order < 2.3 and errors[-1] < 1e-4
@@ -70,8 +71,8 @@ def test_infinite_eta_is_the_fixed_point_and_the_limit_of_large_eta():
     fixed = np.asarray(homogeneous_state(bank, LADDER, eta=jnp.inf))
     for m, sigma in zip(fixed, LADDER, strict=True):
         np.testing.assert_allclose(denoise(m, sigma), m, atol=1e-12)
-    large = follow(bank, LADDER, eta=1e4)
-    np.testing.assert_allclose(large[1:], fixed[1:], atol=1e-3)
+    large = follow(bank, LADDER, eta=1e4, num_substeps=32)
+    np.testing.assert_allclose(large[1:], fixed[1:], atol=1e-4)
     assert np.all(np.isfinite(follow(bank, LADDER, eta=1e4, num_substeps=1)))
 
 
@@ -92,7 +93,7 @@ def test_symmetric_banks_stay_at_zero_far_below_their_critical_noise(eta):
 
 
 def test_a_broken_symmetry_leaves_zero():
-    bank = two_pattern_bank(5).replace(log_prior=np.log([0.5 + 1e-6, 0.5 - 1e-6]))
+    bank = two_pattern_bank(5).replace(log_prior=np.log([0.501, 0.499]))
     assert follow(bank, np.geomspace(30.0, 0.5, 12))[-1] > 0.9
 
 
@@ -100,7 +101,9 @@ def test_growth_rate_is_the_slope_of_the_denoiser():
     bank = skewed_bank(2, channels=1)
     denoise, _ = numpy_denoiser(extract_patches(bank))
     states = np.asarray(follow(bank, LADDER))
-    slopes = [(denoise(m + 1e-6, s) - denoise(m - 1e-6, s)) / 2e-6 for m, s in zip(states, LADDER, strict=True)]
+    slopes = [
+        (denoise(m + 1e-6, s) - denoise(m - 1e-6, s)) / 2e-6 for m, s in zip(states, LADDER, strict=True)
+    ]
     rates = homogeneous_growth_rate(bank, LADDER, states, eta=0.5)
     np.testing.assert_allclose(rates, 1.5 * (np.array(slopes)[:, 0] - 1), rtol=1e-7)
 
@@ -167,7 +170,9 @@ def test_messages():
         homogeneous_state(ImageBank(np.zeros((2, 5, 5, 1)), 3, positions="same"), LADDER)
     with pytest.raises(ValueError, match=r"states: expected shape \(6, 1\), got shape \(5, 1\)"):
         inspect.unwrap(homogeneous_growth_rate)(bank, LADDER, np.zeros((5, 1)))
-    with pytest.raises(ValueError, match="states: expected both sigmas and states, or neither, got sigmas without"):
+    with pytest.raises(
+        ValueError, match="states: expected both sigmas and states, or neither, got sigmas without"
+    ):
         bank_symbol_fn(bank, (4, 4), sigmas=LADDER)
     with pytest.raises(ValueError, match=r"states: expected shape \(6, 1\), got shape \(6, 2\)"):
         bank_symbol_fn(bank, (4, 4), sigmas=LADDER, states=np.zeros((6, 2)))

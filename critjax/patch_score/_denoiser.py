@@ -34,7 +34,9 @@ METHODS = ("auto", "convolution", "product", "box")
 
 def _variant(bank: Any, boundary: str, readout: str) -> tuple[str, str | None, str, str]:
     if not isinstance(bank, (PatchBank, ImageBank)):
-        raise TypeError(message("bank", "a PatchBank or an ImageBank", type(bank).__name__, "build one of the two"))
+        raise TypeError(
+            message("bank", "a PatchBank or an ImageBank", type(bank).__name__, "build one of the two")
+        )
     check_option("boundary", boundary, ("periodic", "zero"))
     check_option("readout", readout, ("centre", "average"))
     kind, positions = ("patches", None) if isinstance(bank, PatchBank) else ("images", bank.positions)
@@ -46,7 +48,13 @@ def _variant(bank: Any, boundary: str, readout: str) -> tuple[str, str | None, s
         got = f"boundary={boundary!r}, readout={readout!r}"
         raise ValueError(message("variant", expected, got, "choose a listed combination or another bank"))
     if readout == "centre":
-        check(bank.size % 2 == 1, "size", "an odd window for readout='centre'", bank.size, "use readout='average'")
+        check(
+            bank.size % 2 == 1,
+            "size",
+            "an odd window for readout='centre'",
+            bank.size,
+            "use readout='average'",
+        )
     return variant
 
 
@@ -111,10 +119,18 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
     check_option("method", method, METHODS)
     methods = LEGAL[variant]
     got = repr(method)
-    check(method == "auto" or method in methods, "method", f"'auto' or one of {methods}", got, "use method='auto'")
+    check(
+        method == "auto" or method in methods,
+        "method",
+        f"'auto' or one of {methods}",
+        got,
+        "use method='auto'",
+    )
     chosen = _choose_method(bank, methods) if method == "auto" else method
     if mesh is not None:
-        check(axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it")
+        check(
+            axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it"
+        )
     block = _choose_block(chosen, bank, block_size)
     if mesh is not None:
         count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
@@ -127,11 +143,29 @@ def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -
     check_floating("x", x)
     check_rank("x", x, "H W C")
     got = f"shape {tuple(x.shape)}"
-    check(x.shape[-1] == bank.channels, "x", f"{bank.channels} channels, like the bank", got, "match the channels")
+    check(
+        x.shape[-1] == bank.channels,
+        "x",
+        f"{bank.channels} channels, like the bank",
+        got,
+        "match the channels",
+    )
     if plan.positions == "same" or plan.boundary == "zero":
         grid = tuple(candidates.shape[-3:-1])
-        check(tuple(x.shape[:2]) == grid, "x", f"height and width {grid} of the training images", got, "resize it")
-    check(min(x.shape[:2]) >= bank.size, "x", f"at least {bank.size} x {bank.size} pixels", got, "use a smaller window")
+        check(
+            tuple(x.shape[:2]) == grid,
+            "x",
+            f"height and width {grid} of the training images",
+            got,
+            "resize it",
+        )
+    check(
+        min(x.shape[:2]) >= bank.size,
+        "x",
+        f"at least {bank.size} x {bank.size} pixels",
+        got,
+        "use a smaller window",
+    )
     sigma = jnp.asarray(sigma)
     check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
     if is_concrete(sigma):

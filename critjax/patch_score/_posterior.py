@@ -58,7 +58,9 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
     shards = 1 if plan.mesh is None else plan.mesh.shape[plan.axis]
     missing = -candidates.shape[0] % (plan.block * shards)
     if missing:
-        candidates = jnp.concatenate([candidates, jnp.zeros((missing, *candidates.shape[1:]), candidates.dtype)])
+        candidates = jnp.concatenate(
+            [candidates, jnp.zeros((missing, *candidates.shape[1:]), candidates.dtype)]
+        )
         log_prior = jnp.concatenate([log_prior, jnp.full((missing,), -jnp.inf, log_prior.dtype)])
     # Flat rows: with the trailing axes of size one, XLA would choose another layout and copy the whole bank.
     num_blocks = candidates.shape[0] // plan.block
@@ -174,7 +176,9 @@ def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)
 
-    return _reduce(plan, x, sigma, bank, fixed, start, consume, lambda _sigma, state: lax.psum(state, plan.axis))
+    return _reduce(
+        plan, x, sigma, bank, fixed, start, consume, lambda _sigma, state: lax.psum(state, plan.axis)
+    )
 
 
 @posterior.defjvp
@@ -183,7 +187,9 @@ def _posterior_jvp(plan: Plan, primals, tangents):
 
     def moments(x, sigma, bank):
         num_sums = _shapes(plan, x)[1]
-        return _sum_over_bank(plan, x, sigma, bank, value, num_sums, lambda logw, contract: contract(jnp.exp(logw)))
+        return _sum_over_bank(
+            plan, x, sigma, bank, value, num_sums, lambda logw, contract: contract(jnp.exp(logw))
+        )
 
     _, sums = jax.jvp(moments, primals, tangents)
     change = Posterior(

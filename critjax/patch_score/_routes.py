@@ -98,7 +98,9 @@ def query_shape(plan: Plan, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0] - lost, shape[1] - lost
 
 
-def fold(plan: Plan, query: Query, block: tuple[Array, Array], state: Any, consume: Consumer, split: bool) -> Any:
+def fold(
+    plan: Plan, query: Query, block: tuple[Array, Array], state: Any, consume: Consumer, split: bool
+) -> Any:
     """Feed one block of the bank through the consumer; ``split`` selects the compensated arithmetic."""
     candidates, log_prior = block
     if plan.positions == "same":
@@ -152,7 +154,12 @@ def _matmul(a: Array, b: Array) -> Array:
 
 
 def _scores(
-    plan: Plan, query: Query, windows: Array, bank: Array, offsets: tuple[Array, ...], shift: Array | None = None
+    plan: Plan,
+    query: Query,
+    windows: Array,
+    bank: Array,
+    offsets: tuple[Array, ...],
+    shift: Array | None = None,
 ) -> tuple[Array, ...]:
     """Multiply windows (..., K) by a bank (K, B) and add offsets (B,): logits, or the two parts of scores.
 
@@ -248,7 +255,9 @@ def _fold_images(plan: Plan, query: Query, images, log_prior, state, consume, sp
     return _fold_rows(plan, query, features, rows, log_prior, state, consume, contract, split)
 
 
-def _fold_rows(plan: Plan, query: Query, features, rows: int, log_prior, state, consume, contract, split: bool):
+def _fold_rows(
+    plan: Plan, query: Query, features, rows: int, log_prior, state, consume, contract, split: bool
+):
     """Walk down the rows of the noisy image; correlations of row i+1 and candidate row j+1 follow from (i, j)."""
     windows, strips = query.layout  # (H, W, K), (H + p - 1, W, p C)
     size, height = plan.size, windows.shape[0]

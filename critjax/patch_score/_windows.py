@@ -42,17 +42,17 @@ def _run_sum(array: Array, size: int, axis: int) -> Array:
         index[axis] = slice(start, start + count)
         return values[tuple(index)]
 
-    total, power, width, offset = None, array, 1, 0  # power[i] holds the sum of `width` entries from i on
-    while True:
+    total, offset = jnp.zeros_like(cut(array, 0, length)), 0
+    power, width = array, 1  # power[i] holds the sum of `width` entries from i on
+    while width <= size:
         if size & width:
-            term = cut(power, offset, length)
-            total = term if total is None else total + term
+            total = total + cut(power, offset, length)
             offset += width
-        if 2 * width > size:
-            return total
-        count = power.shape[axis] - width
-        power = cut(power, 0, count) + cut(power, width, count)
+        if 2 * width <= size:
+            count = power.shape[axis] - width
+            power = cut(power, 0, count) + cut(power, width, count)
         width *= 2
+    return total
 
 
 def unfold(image: Array, size: int) -> Array:
@@ -65,7 +65,9 @@ def unfold_rows(image: Array, size: int) -> Array:
     return jnp.concatenate(_slide(image, size, image.ndim - 2), axis=-1)
 
 
-def overlap_mean(patches: Array, size: int, channels: int, shape: tuple[int, int], *, periodic: bool) -> Array:
+def overlap_mean(
+    patches: Array, size: int, channels: int, shape: tuple[int, int], *, periodic: bool
+) -> Array:
     """Average whole-patch estimates ``(Hq, Wq, P C)`` over the windows that cover each pixel, giving (H, W, C).
 
     Periodic windows are anchored like `pad` ("wrap"), every pixel is covered ``P`` times; else windows lie inside
@@ -75,22 +77,21 @@ def overlap_mean(patches: Array, size: int, channels: int, shape: tuple[int, int
     rows, columns = patches.shape[:2]
     patches = patches.reshape(rows, columns, size, size, channels)
     before = (size - 1) // 2
+    total = jnp.zeros((height, width, channels), patches.dtype)
     if periodic:
-        total = jnp.zeros((height, width, channels), patches.dtype)
         for i in range(size):
             for j in range(size):
                 total = total + jnp.roll(patches[:, :, i, j], (i - before, j - before), (0, 1))
         return total / (size * size)
-    total = jnp.zeros((height, width, channels), patches.dtype)
     for i in range(size):
         for j in range(size):
             total = total.at[i : i + rows, j : j + columns].add(patches[:, :, i, j])
-    ones = pad_ones(rows, columns, size, patches.dtype)
-    return total / ones[..., None]
+    return total / _cover_count(rows, columns, size, patches.dtype)[..., None]
 
 
-def pad_ones(rows: int, columns: int, size: int, dtype) -> Array:
+def _cover_count(rows: int, columns: int, size: int, dtype) -> Array:
     """Count the contained windows that cover each pixel."""
+
     def count(length: int) -> Array:
         index = jnp.arange(length + size - 1)
         last, first = jnp.minimum(index, length - 1), jnp.maximum(index - size + 1, 0)

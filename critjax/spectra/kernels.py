@@ -214,8 +214,8 @@ class UniformResponse(NamedTuple):
     """dD/dm, (C, C)."""
     drift: Array
     """dD/dtau at fixed m, tau = -ln sigma, (C,)."""
-    scale: Array
-    """Root mean square of what D averages, (C,); rounding errors of ``value`` are proportional to it."""
+    scales: tuple[Array, Array]
+    """Sizes (C,) of the terms whose averages are ``value`` and ``drift``; rounding errors are proportional."""
 
 
 def uniform_response(
@@ -227,7 +227,8 @@ def uniform_response(
     channels = bank.channels
     sums, distance, features = jnp.split(moments.covariance, [channels, channels + 1], axis=1)
     scale = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(jnp.diagonal(features) + moments.first**2), 0))
-    return UniformResponse(moments.first, sums / variance, -distance[:, 0] / variance, scale)
+    scales = (scale, scale * moments.second[channels] / variance)
+    return UniformResponse(moments.first, sums / variance, -distance[:, 0] / variance, scales)
 
 
 def mean_field_critical_sigma(

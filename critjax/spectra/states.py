@@ -118,7 +118,11 @@ def homogeneous_state(
 
     def response(state: Array, sigma: Array) -> tuple[Array, Array, Array]:
         now = uniform_response(bank, sigma, state, readout=readout, block_size=block_size)
-        return _without_rounding(now.value - state, now.scale), now.jacobian - identity, now.drift
+        rate, drift = (
+            _without_rounding(a, scale)
+            for a, scale in zip((now.value - state, now.drift), now.scales, strict=True)
+        )
+        return rate, now.jacobian - identity, drift
 
     def relax(state: Array, data: tuple[Array, Array]) -> tuple[Array, Array]:
         sigma, step = data
