@@ -81,7 +81,8 @@ def peak_megabytes() -> float:
 
 def machine() -> str:
     """Name the machine in one line."""
-    return f"{platform.machine()}, {len(jax.devices())} JAX device(s), jax {jax.__version__}, Python {platform.python_version()}"
+    devices = f"{len(jax.devices())} JAX device(s)"
+    return f"{platform.machine()}, {devices}, jax {jax.__version__}, Python {platform.python_version()}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

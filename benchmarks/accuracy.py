@@ -1,6 +1,7 @@
 """Float32 error of patch scores against float64 on the same float32 inputs, with and without compensated sums.
 
-Noised images: maximum over pixels of images that are not in the bank. Half-way: windows set half-way between two bank patches with different centres,
+Noised images: maximum over pixels of images that are not in the bank.
+Half-way: windows set half-way between two bank patches with different centres,
 where the posterior is a coin toss and rounding of the scores shows most. Errors are in units of the data range 2.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
@@ -22,7 +22,7 @@ from critjax.patch_score import _posterior, patch_denoiser  # noqa: E402
 def halfway_inputs(images: np.ndarray, size: int, num_pairs: int, seed: int = 0) -> np.ndarray:
     """Return windows half-way between two interior patches whose centres differ."""
     rng = np.random.default_rng(seed)
-    height, width = images.shape[1:3]
+    height = images.shape[1]
     pairs = []
     while len(pairs) < num_pairs:
         (n, m), rows, columns = rng.integers(len(images), size=2), *rng.integers(0, height - size + 1, (2, 2))

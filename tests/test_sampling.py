@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from critjax.banks import random_pattern_bank, two_pattern_bank
 from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser
-from critjax.banks import random_pattern_bank, two_pattern_bank
 from critjax.sampling import sample, saved_levels
 
 SHAPE = (6, 5, 1)

@@ -70,10 +70,8 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
 def _logits(sigma, scores: Array | Split, reference: Array, allowed: Array | None) -> Array:
     """Logits relative to the reference score."""
     if isinstance(scores, Split):
-        logits = ((scores.high - reference[..., None]) + scores.low) / sigma**2
-    else:
-        logits = scores
-    return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+        scores = ((scores.high - reference[..., None]) + scores.low) / sigma**2
+    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
 
 
 def _finite(values: Array) -> Array:

@@ -134,7 +134,7 @@ def excluded_logit(dtype) -> float:
 
 
 def _offsets(plan: Plan, query: Query, bank: Array, log_prior: Array, axis, split: bool) -> tuple[Array, ...]:
-    """What is added to the correlations of each candidate: one array for plain logits, two for a `Split`.
+    """Compute what is added to the correlations of each candidate: one array for plain logits, two for a `Split`.
 
     Excluded candidates get a large finite number: the derivative multiplies it by zero, which -inf would not survive.
     """

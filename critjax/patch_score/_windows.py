@@ -56,7 +56,7 @@ def _run_sum(array: Array, size: int, axis: int) -> Array:
 
 
 def unfold(image: Array, size: int) -> Array:
-    """Stack all windows of a padded image: ``(..., H, W, C)`` to ``(..., Ho, Wo, P C)``, in the order (row, column, C)."""
+    """Stack all windows of a padded image: ``(..., H, W, C)`` to ``(..., Ho, Wo, P C)``; rows lead."""
     return jnp.concatenate(_slide(unfold_rows(image, size), size, image.ndim - 3), axis=-1)
 
 
