@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -121,3 +122,41 @@ def check_grid(grid: Any) -> tuple[int, int]:
         raise ValueError(message("grid", "two integers (H, W)", repr(grid), "pass e.g. (64, 64)")) from None
     check(height > 0 and width > 0, "grid", "positive (H, W)", (height, width), "pass e.g. (64, 64)")
     return height, width
+
+
+def check_window(size: Any) -> int:
+    """Return a window size as an ``int`` >= 1 or raise `ValueError`."""
+    good = isinstance(size, (int, np.integer)) and not isinstance(size, bool) and bool(size >= 1)
+    check(good, "size", "an integer window size >= 1", repr(size), "pass e.g. 7")
+    return int(size)
+
+
+def as_floating(name: str, array: Any, shape: str) -> jax.Array:
+    """Return a non-empty, finite, real array of the rank that ``shape`` names, or raise."""
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
+    check_floating(name, array)
+    check_rank(name, array, shape)
+    got = f"shape {tuple(array.shape)}"
+    check(0 not in array.shape, name, "no empty axis", got, "give at least one entry")
+    check_finite(name, array)
+    return jnp.asarray(array)
+
+
+def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
+    """Return log weights of ``count`` candidates, uniform by default, or raise."""
+    if log_prior is None:
+        return jnp.full((count,), -np.log(count), dtype)
+    log_prior = jnp.asarray(log_prior, dtype)
+    check(
+        log_prior.shape == (count,),
+        "log_prior",
+        f"shape ({count},), one entry per candidate",
+        f"shape {log_prior.shape}",
+        "pass the logarithm of the prior weights or None for a uniform prior",
+    )
+    if is_concrete(log_prior):
+        values = np.asarray(log_prior)
+        good = not np.any(np.isnan(values) | (values == np.inf)) and np.any(np.isfinite(values))
+        check(bool(good), "log_prior", "numbers or -inf, not all -inf", values, "pass logarithms of weights")
+    return log_prior

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from critjax._checks import check_window
 from critjax.banks import (
     ImageBank,
     PatchBank,
-    check_window,
     extract_patches,
     random_pattern_bank,
     select,

@@ -117,7 +117,11 @@ def _criticality(options: argparse.Namespace) -> int:
         dataset = criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
     except KeyboardInterrupt:
         bar.close()
-        print("critjax: interrupted before the first batch was done; nothing to report", file=sys.stderr)
+        count = store.count()
+        kept = (
+            f"{count} batches are kept, the same command goes on from there" if count else "nothing to report"
+        )
+        print(f"critjax: interrupted; {kept}", file=sys.stderr)
         store.discard()
         return 130
     except Exception:

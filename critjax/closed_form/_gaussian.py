@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_finite, is_concrete, message
+from critjax._checks import as_floating, check, check_finite, is_concrete, message
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, SymbolFn
-from critjax.banks import _as_floating
 from critjax.closed_form._inputs import EXACT, check_sigma, prepare
 
 
@@ -121,7 +120,7 @@ def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
     >>> round(float(denoise(jnp.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
     0.75
     """
-    mean = _as_floating("mean", mean, "H W C")
+    mean = as_floating("mean", mean, "H W C")
     gain, grid, channels = _filter_fn(spectrum)
     expected = f"grid {tuple(mean.shape[:2])} and {mean.shape[2]} channels, those of mean"
     fits = grid == tuple(mean.shape[:2]) and channels in (1, mean.shape[2])
@@ -221,7 +220,7 @@ def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H 
     >>> complex(spectrum[0, 0, 0, 0]), float(abs(spectrum[1, 0, 0, 0]))
     ((24+0j), 0.0)
     """
-    images = _as_floating("images", images, "N H W C")
+    images = as_floating("images", images, "N H W C")
     count, height, width, channels = images.shape
     if mean is None:
         mean = jnp.mean(images, axis=0)

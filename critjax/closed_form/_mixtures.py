@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, is_concrete
+from critjax._checks import as_floating, as_log_prior, check, check_window, is_concrete
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
-from critjax.banks import _as_floating, _log_prior, check_window
 from critjax.closed_form._inputs import EXACT, check_sigma, prepare
 
 
@@ -86,8 +85,8 @@ def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> De
     >>> round(float(slope), 4)
     1.0
     """
-    means = _as_floating("means", means, "K H W C")
-    log_prior = _log_prior(log_prior, means.shape[0], means.dtype)
+    means = as_floating("means", means, "K H W C")
+    log_prior = as_log_prior(log_prior, means.shape[0], means.dtype)
     shape = tuple(jnp.shape(std))
     check(shape == (), "std", "one scalar for all components", f"shape {shape}", "use a common width")
     if is_concrete(std):
@@ -142,7 +141,7 @@ def ideal_denoiser(images: ArrayLike, *, log_prior: Any = None) -> DenoiseFn:
     >>> round(float(denoise(jnp.full((1, 1, 1), 0.5), 1.0)[0, 0, 0]), 4)  # tanh(1/2)
     0.4621
     """
-    images = _as_floating("images", images, "N H W C")
+    images = as_floating("images", images, "N H W C")
     return mixture_denoiser(images, 0.0, log_prior=log_prior)
 
 

@@ -69,9 +69,12 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
 
 def _logits(sigma, scores: Array | Split, reference: Array, allowed: Array | None) -> Array:
     """Logits relative to the reference score."""
-    if isinstance(scores, Split):
-        scores = ((scores.high - reference[..., None]) + scores.low) / sigma**2
-    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
+    logits = _relative(scores, reference, sigma) if isinstance(scores, Split) else scores
+    return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
+
+
+def _relative(scores: Split, reference: Array, sigma) -> Array:
+    return ((scores.high - reference[..., None]) + scores.low) / sigma**2
 
 
 def _finite(values: Array) -> Array:

@@ -32,8 +32,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th { text-align: left; border-bottom: 2px solid #1b1b1b; padding: .25rem .6rem; }
 td { padding: .2rem .6rem; border-bottom: 1px solid #eee; vertical-align: top; }
 th.n, td.n { text-align: right; white-space: nowrap; }
-tr.unit td { color: #555; border-bottom: none; padding-top: 0; padding-bottom: .1rem; } tr.unit td:first-child
-{ padding-left: 2rem; } td.note { color: #555; font-size: .85rem; }
+tr.group td { border-bottom: none; } tr.unit td { color: #555; padding-top: 0; padding-bottom: .1rem; }
+tr.unit td:first-child { padding-left: 2rem; } td.note { color: #555; font-size: .85rem; }
 figure { margin: 1.4rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #444; font-size: .92rem; max-width: 52rem; margin-top: .3rem; }
 code, pre { font: .88rem ui-monospace, "SF Mono", Menlo, Consolas, monospace; background: #f5f5f5; }
@@ -62,14 +62,22 @@ def labels(dataset: xr.Dataset) -> list[str]:
     return found
 
 
+def _prose(sentence: str) -> str:
+    """Escape a sentence and keep numbers with their units on one line."""
+    return html.escape(sentence).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
+
+
 def _table_html(rows: list[Row]) -> str:
     lines = [
         "<tr><th>quantity</th><th class=n>theory</th><th class=n>measured</th><th "
         "class=n>error</th><th></th></tr>"
     ]
-    for row in rows:
+    for i, row in enumerate(rows):
         cells = [html.escape(cell.strip()) for cell in row]
-        kind = " class=unit" if row.quantity.startswith(" ") else ""
+        # Units belong to the number above them: no rule between.
+        inside = i + 1 < len(rows) and rows[i + 1].quantity.startswith(" ")
+        names = ("unit " if row.quantity.startswith(" ") else "") + ("group" if inside else "")
+        kind = f' class="{names.strip()}"' if names else ""
         numbers = "".join(f"<td class=n>{cell}</td>" for cell in cells[1:4])
         lines.append(f"<tr{kind}><td>{cells[0]}</td>{numbers}<td class=note>{cells[4]}</td></tr>")
     return f"<div class=scroll><table>{''.join(lines)}</table></div>"
@@ -104,8 +112,8 @@ def render(
     settings, sentences = settings_of(dataset), findings(dataset)
     seconds, versions = (json.loads(dataset.attrs.get(n, "{}")) for n in ("seconds", "versions"))
     title = html.escape(str(dataset.attrs.get("title", "critjax criticality")))
-    headline = "".join(f"<p>{html.escape(s)}</p>" for s in sentences[:2])
-    others = "".join(f"<li>{html.escape(s)}</li>" for s in sentences[2:])
+    headline = "".join(f"<p>{_prose(s)}</p>" for s in sentences[:2])
+    others = "".join(f"<li>{_prose(s)}</li>" for s in sentences[2:])
     warnings = "".join(f"<p class=label>{html.escape(text)}</p>" for text in labels(dataset))
     images = "".join(
         f'<figure id="{name}"><img alt="{html.escape(caption)}" '

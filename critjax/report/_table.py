@@ -60,6 +60,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
             "critical noise, softest mode: Gaussian closure",
             read(dataset, "critical_sigma_closure").value,
             measured,
+            "" if read(dataset, "critical_sigma_closure").known else "theory never crosses one",
         )
     if read(dataset, "critical_wavenumber_bare").value > 1e-9:
         uniform = read(dataset, "critical_sigma_uniform_measured")
@@ -112,7 +113,7 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
     rows.append(
         _row(
             "non-reciprocal size of the Jacobian",
-            read(dataset, "nonreciprocal_bare").value,
+            round(read(dataset, "nonreciprocal_bare").value, 6),
             nonreciprocal,
             note,
         )

@@ -85,9 +85,13 @@ class Store:
                 print(f"critjax: {path} cannot be read; that batch is simulated again", file=sys.stderr)
         return found
 
+    def count(self) -> int:
+        """Return the number of batches in the folder."""
+        return len(list(self._partial.glob("batch-*.npz")))
+
     def discard(self) -> None:
         """Undo the preparation of the folder if no batch came of it."""
-        if not list(self._partial.glob("batch-*.npz")):
+        if not self.count():
             self.clear()
             with contextlib.suppress(OSError):  # not empty: there is something else in it
                 self.folder.rmdir()

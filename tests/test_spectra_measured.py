@@ -1,0 +1,287 @@
+"""Symbols measured on denoisers: Rayleigh quotients, random-phase probes, regression."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.banks import PatchBank, two_pattern_bank
+from critjax.closed_form import gaussian_denoiser, gaussian_symbol, mixture_denoiser, two_pattern_denoiser
+from critjax.fourier import apply_symbol, kernel_to_symbol, wavevectors
+from critjax.spectra import (
+    measured_symbol,
+    project_symbol,
+    random_phase_field,
+    rayleigh_quotient,
+    regression_symbol,
+    symbol,
+)
+
+
+def random_kernel(seed, size=3, channels=2):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(size, size, channels, channels)))
+
+
+def linear_denoiser(kernel):
+    """A correlation with a kernel, written with rolls: translation invariant, not reciprocal."""
+    size = kernel.shape[0]
+
+    def denoise(x, sigma):
+        out = jnp.zeros_like(x)
+        for a in range(size):
+            for b in range(size):
+                moved = jnp.roll(x, ((size - 1) // 2 - a, (size - 1) // 2 - b), (0, 1))
+                out += jnp.einsum("ab,hwb->hwa", kernel[a, b], moved).astype(x.dtype)
+        return out / (1 + sigma**2)
+
+    return denoise
+
+
+def crooked_denoiser(x, sigma):
+    """Neither translation invariant nor linear: neighbours enter with weights that depend on the image."""
+    right, up = jnp.roll(x, -1, 1), jnp.roll(x, 1, 0)
+    return jnp.tanh(x + 0.5 * x * right) + 0.3 * up**2 * sigma
+
+
+def dense_symbol(denoise, x, sigma):
+    """Diagonal blocks a^dagger J a in the Fourier basis from the full Jacobian."""
+    height, width, channels = x.shape
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda y: denoise(y, sigma)))(x))
+    rows, columns = np.indices((height, width))
+    result = np.zeros((height, width, channels, channels), complex)
+    for n_y, n_x in np.ndindex(height, width):
+        wave = np.exp(2j * np.pi * (n_y * rows / height + n_x * columns / width))
+        result[n_y, n_x] = np.einsum("ij,ijaklb,kl->ab", wave.conj(), jacobian, wave) / (height * width)
+    return result
+
+
+# Rayleigh quotients --------------------------------------------------------------------------------------------
+
+
+def test_rayleigh_quotient_is_the_diagonal_of_the_dense_jacobian():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)))
+    exact = dense_symbol(crooked_denoiser, x, 0.7)
+    k = wavevectors((4, 5))
+    amplitude = np.array([1.0 - 0.5j, 0.3 + 2.0j])
+    measure = jax.jit(lambda k, a: rayleigh_quotient(crooked_denoiser, x, 0.7, k, polarisation=a))
+    for n in [(0, 0), (1, 2), (2, 0), (3, 4)]:
+        expected = amplitude.conj() @ exact[n] @ amplitude / (np.abs(amplitude) ** 2).sum()
+        np.testing.assert_allclose(measure(k[n], amplitude), expected, atol=1e-12)
+        equal = rayleigh_quotient(crooked_denoiser, x, 0.7, k[n])
+        np.testing.assert_allclose(equal, exact[n].sum() / 2, atol=1e-12)
+
+
+def test_rayleigh_quotient_of_a_patch_model_is_its_symbol():
+    """The sign of Im: a bank without reflection symmetry, probed through a denoiser that shares no code."""
+    rng = np.random.default_rng(1)
+    patches = rng.uniform(-1, 1, (6, 3, 3, 1))
+
+    def denoise(x, sigma):
+        shifts = [(1 - a, 1 - b) for a in range(3) for b in range(3)]
+        windows = jnp.stack([jnp.roll(x[..., 0], s, (0, 1)) for s in shifts], -1)
+        distance = ((windows[..., None, :] - patches.reshape(6, 9)) ** 2).sum(-1)
+        return (jax.nn.softmax(-distance / (2 * sigma**2), -1) @ patches[:, 1, 1])
+
+    grid = (5, 6)
+    table = symbol(PatchBank(patches), 0.9, grid, state=jnp.array([0.2]))
+    x = jnp.full((*grid, 1), 0.2)
+    measured = jax.vmap(jax.vmap(lambda k: rayleigh_quotient(denoise, x, 0.9, k)))(wavevectors(grid))
+    assert np.abs(table.imag).max() > 0.01
+    np.testing.assert_allclose(measured, table[..., 0, 0], atol=1e-12)
+
+
+def test_rayleigh_quotient_of_closed_forms():
+    spectrum = 1 / (0.1 + np.sum(np.asarray(wavevectors((4, 6))) ** 2, -1))
+    denoise = gaussian_denoiser(np.zeros((4, 6, 1)), spectrum)
+    k = wavevectors((4, 6))[1, 2]
+    got = rayleigh_quotient(denoise, jnp.ones((4, 6, 1)), 0.8, k)
+    np.testing.assert_allclose(got, gaussian_symbol(spectrum)(0.8)[1, 2, 0, 0], atol=1e-12)
+    # Two Gaussians along their axis: (s^2 + sigma^2 |m|^2/(s^2 + sigma^2))/(s^2 + sigma^2), one at |m|^2 - s^2.
+    means = 0.5 * np.stack([np.ones((4, 6, 1)), -np.ones((4, 6, 1))])
+    sigma = np.sqrt(6.0 - 0.25)
+    got = rayleigh_quotient(mixture_denoiser(means, 0.5), jnp.zeros((4, 6, 1)), sigma, jnp.zeros(2))
+    np.testing.assert_allclose(got, 1, atol=1e-12)
+
+
+# Random-phase probes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3)])
+def test_random_phases(grid):
+    draws = 400
+    keys = jax.random.split(jax.random.key(0), draws)
+    z, z_hat = jax.jit(jax.vmap(lambda key: random_phase_field(key, grid, jnp.float64)))(keys)
+    z_hat = np.asarray(z_hat)
+    np.testing.assert_allclose(np.abs(z_hat) ** 2, np.prod(grid), rtol=1e-10)
+    np.testing.assert_allclose(np.fft.fft2(z), z_hat, atol=1e-10)
+    own = [(n_y, n_x) for n_y, n_x in np.ndindex(*grid) if 2 * n_y % grid[0] == 0 and 2 * n_x % grid[1] == 0]
+    assert len(own) == (4 if grid == (4, 6) else 1)
+    phase = z_hat / np.sqrt(np.prod(grid))
+    for n in np.ndindex(*grid):
+        assert abs(phase[(slice(None), *n)].mean()) < 4.5 / np.sqrt(draws)
+        square = phase[(slice(None), *n)] ** 2
+        if n in own:  # real, plus or minus one
+            np.testing.assert_allclose(square, 1, atol=1e-10)
+        else:
+            assert abs(square.mean()) < 4.5 / np.sqrt(draws)
+
+
+def test_probes_are_exact_for_translation_invariant_denoisers():
+    """All C x C entries, both parts, on an odd-even grid, with no error: also the Fourier sign."""
+    kernel, grid = random_kernel(2), (5, 6)
+    x = jnp.ones((*grid, 2))
+    lam, error = measured_symbol(linear_denoiser(kernel), x, 0.5, jax.random.key(0), num_probes=2)
+    np.testing.assert_allclose(lam, kernel_to_symbol(kernel, grid) / 1.25, atol=1e-12)
+    assert error.max() < 1e-12
+    single = measured_symbol(linear_denoiser(kernel), x.astype(jnp.float32), 0.5, jax.random.key(0), num_probes=2)
+    assert single.symbol.dtype == jnp.complex64 and single.standard_error.dtype == jnp.float32
+    np.testing.assert_allclose(single.symbol, lam, atol=2e-5)
+
+
+def test_probe_errors_match_the_quoted_ones():
+    """Over many keys: unbiased, (estimate - exact)/error has unit variance, and the variance is sum |J_kk'|^2."""
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(4, 5, 2)))
+    exact = dense_symbol(crooked_denoiser, x, 0.7)
+    keys, probes = jax.random.split(jax.random.key(1), 300), 8
+    run = jax.jit(jax.vmap(lambda key: measured_symbol(crooked_denoiser, x, 0.7, key, num_probes=probes)))
+    lam, error = (np.asarray(a) for a in run(keys))
+    deviation = np.abs(lam - exact) ** 2
+    # 40 modes x 4 entries x 300 keys, about half of them independent: the mean is known to a few per cent.
+    assert abs(deviation.mean() / (error**2).mean() - 1) < 0.05
+    spread = np.abs(lam.mean(0) - exact) / np.sqrt((error**2).mean(0) / 300)
+    assert spread.max() < 4.5 and abs((spread**2).mean() - 1) < 0.3
+    # The variance of one probe, from the dense Jacobian in the unitary Fourier basis, channel (0, 1) at k = (1, 2).
+    jacobian = np.asarray(jax.jacfwd(lambda y: crooked_denoiser(y, 0.7))(x))[:, :, 0, :, :, 1].reshape(20, 20)
+    basis = np.fft.fft2(np.eye(20).reshape(20, 4, 5)).reshape(20, 20) / np.sqrt(20)
+    row = (basis @ jacobian @ basis.conj())[1 * 5 + 2]
+    np.testing.assert_allclose(row[7], exact[1, 2, 0, 1], atol=1e-12)
+    variance = (np.abs(row) ** 2).sum() - np.abs(row[7]) ** 2
+    np.testing.assert_allclose((error[:, 1, 2, 0, 1] ** 2).mean() * probes, variance, rtol=0.15)
+
+
+def test_sample_errors_match_the_quoted_ones():
+    """D = x^3 pixel by pixel on white noise: the mean Jacobian is 3 at every k; samples dominate the error."""
+    samples = jax.random.normal(jax.random.key(2), (300, 12, 3, 4, 1))
+    keys = jax.random.split(jax.random.key(3), 300)
+    run = jax.vmap(lambda x, key: measured_symbol(lambda y, _: y**3, x, 1.0, key, num_probes=1))
+    lam, error = (np.asarray(a) for a in jax.jit(run)(samples, keys))
+    scaled = np.abs(lam - 3) ** 2 / (error**2).mean(0)
+    assert abs(scaled.mean() - 1) < 0.1
+    assert abs(lam.mean() - 3) < 4 * np.sqrt((error**2).mean() / 300)
+
+
+def test_batches_average_samples_and_do_not_depend_on_batch_size():
+    x = jax.random.normal(jax.random.key(4), (5, 4, 4, 1))
+    one, two = (
+        measured_symbol(crooked_denoiser, x, 0.7, jax.random.key(5), num_probes=3, batch_size=b) for b in (None, 2)
+    )
+    np.testing.assert_allclose(one.symbol, two.symbol, atol=1e-13)
+    exact = np.mean([dense_symbol(crooked_denoiser, y, 0.7) for y in x], axis=0)
+    assert np.all(np.abs(one.symbol - exact) < 6 * one.standard_error)
+
+
+# Regression ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("centre", ["ensemble", "spatial"])
+def test_regression_recovers_linear_maps_exactly(centre):
+    """D = A x + b with any samples, also correlated ones with a mean: no statistics involved."""
+    kernel, grid = random_kernel(6), (5, 4)
+    exact = kernel_to_symbol(kernel, grid)
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(6, *grid, 2)) @ rng.normal(size=(2, 2)) + np.array([3.0, -1.0])
+    denoised = jax.vmap(lambda y: apply_symbol(exact, y))(x) + np.array([0.5, 2.0])
+    for window in (None, 3):
+        got = regression_symbol(x, denoised, centre=centre, window=window)
+        np.testing.assert_allclose(got, exact, atol=1e-10)
+
+
+def test_regression_centres_by_the_ensemble_not_per_sample():
+    """Per-sample centring would lose k = 0; a fixed pattern in all samples must not matter to 'ensemble'."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(7, 4, 4, 1))
+    pattern = 10 * rng.normal(size=(4, 4, 1))
+    plain = regression_symbol(x, 0.5 * x)
+    np.testing.assert_allclose(regression_symbol(x + pattern, 0.5 * x - 3 * pattern), plain, atol=1e-10)
+    np.testing.assert_allclose(plain[0, 0, 0, 0], 0.5)
+    spatial = regression_symbol(x + pattern, 0.5 * x, centre="spatial")
+    assert np.abs(spatial - plain).max() > 0.1
+
+
+def test_regression_is_a_ratio_of_means():
+    x = np.array([1.0, 2.0, -3.0]).reshape(3, 1, 1, 1)
+    d = np.array([2.0, -1.0, -1.0]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(regression_symbol(x, d)[0, 0, 0, 0], (2 - 2 + 3) / (1 + 4 + 9))
+
+
+def test_stein_regression_equals_the_mean_jacobian_of_gaussian_fields():
+    """Two patterns on white noise: lambda(k) = (c_k/sigma^2) E sech^2(P mbar/sigma^2)."""
+    grid, sigma, count = (9, 8), 3.0, 4000
+    x = sigma * jax.random.normal(jax.random.key(9), (count, *grid, 1))
+    denoised = jax.jit(jax.vmap(lambda y: two_pattern_denoiser(3)(y, sigma)))(x)
+    u = np.linspace(-9, 9, 2001)
+    density = np.exp(-(u**2) / 2)
+    mean_slope = (density / np.cosh(u * 3 / sigma) ** 2).sum() / density.sum()  # argument: std sqrt(P)/sigma
+    exact = np.asarray(symbol(two_pattern_bank(3), sigma, grid)) * mean_slope
+    got = regression_symbol(x, denoised, centre="spatial")
+    noise = np.sqrt(np.mean(np.asarray(denoised) ** 2) / sigma**2 / count)
+    assert np.sqrt(np.mean(np.abs(got - exact) ** 2)) < 1.2 * noise
+    # The projection on the window keeps 9 of 72 degrees of freedom and cuts the error accordingly.
+    projected = regression_symbol(x, denoised, centre="spatial", window=3)
+    assert np.sqrt(np.mean(np.abs(projected - exact) ** 2)) < 1.5 * noise * np.sqrt(9 / 72)
+
+
+def test_one_euler_step_of_the_structure_factor_is_exact():
+    """S' = (1-h)^2 S + 2 h (1-h) Re(lambda) S + h^2 <|D_k|^2>/N with the unprojected regression symbol."""
+    x = np.random.default_rng(10).normal(size=(20, 5, 6, 1))
+    denoised = np.tanh(2 * x + np.roll(x, 1, 1))
+    h = 0.2
+
+    def power(field):
+        return (np.abs(np.fft.fft2(field - field.mean(0), axes=(1, 2))) ** 2).mean(0)[..., 0] / 30
+
+    lam = np.asarray(regression_symbol(x, denoised))[..., 0, 0]
+    expected = (1 - h) ** 2 * power(x) + 2 * h * (1 - h) * lam.real * power(x) + h**2 * power(denoised)
+    np.testing.assert_allclose(power((1 - h) * x + h * denoised), expected, rtol=1e-10)
+
+
+def test_projection_is_orthogonal_and_keeps_windows():
+    rng = np.random.default_rng(11)
+    noisy = kernel_to_symbol(jnp.asarray(rng.normal(size=(6, 7, 2, 2))), (6, 7))
+    once = project_symbol(noisy, 3)
+    np.testing.assert_allclose(project_symbol(once, 3), once, atol=1e-12)
+    np.testing.assert_allclose(np.vdot(once, noisy - once), 0, atol=1e-9)
+    kept = kernel_to_symbol(random_kernel(12, size=3), (6, 7))
+    np.testing.assert_allclose(project_symbol(kept, 3), kept, atol=1e-12)
+    np.testing.assert_allclose(project_symbol(kept, 5), kept, atol=1e-12)
+
+
+def test_messages():
+    x = jnp.zeros((4, 4, 2))
+    key = jax.random.key(0)
+    identity = linear_denoiser(random_kernel(0))
+    with pytest.raises(ValueError, match=r"polarisation: expected shape \(2,\), got shape \(3,\)"):
+        inspect.unwrap(rayleigh_quotient)(identity, x, 1.0, jnp.zeros(2), polarisation=jnp.ones(3))
+    with pytest.raises(ValueError, match=r"wavevector: expected shape \(2,\)"):
+        inspect.unwrap(rayleigh_quotient)(identity, x, 1.0, jnp.zeros(3))
+    with pytest.raises(TypeError, match="x: expected a floating-point array, got dtype int"):
+        inspect.unwrap(rayleigh_quotient)(identity, x.astype(int), 1.0, jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"denoise_fn: expected results of shape \(4, 4, 2\), got shape \(4, 4\)"):
+        rayleigh_quotient(lambda y, s: y[..., 0], x, 1.0, jnp.zeros(2))
+    with pytest.raises(ValueError, match="num_probes: expected an integer >= 2, got 1"):
+        measured_symbol(identity, x, 1.0, key, num_probes=1)
+    with pytest.raises(ValueError, match=r"x: expected shape \(H, W, C\) or \(B, H, W, C\), got shape \(4, 4\)"):
+        inspect.unwrap(measured_symbol)(identity, x[..., 0], 1.0, key, num_probes=2)
+    batch = jnp.zeros((2, 4, 4, 2))
+    with pytest.raises(ValueError, match="x: expected at least 3 samples, got 2"):
+        regression_symbol(batch, batch)
+    with pytest.raises(ValueError, match=r"denoised: expected shape \(2, 4, 4, 2\), that of x, got shape"):
+        inspect.unwrap(regression_symbol)(batch, batch[:1])
+    with pytest.raises(ValueError, match="centre: expected 'ensemble' or 'spatial', got 'sample'"):
+        regression_symbol(jnp.zeros((3, 4, 4, 1)), jnp.zeros((3, 4, 4, 1)), centre="sample")
+    with pytest.raises(ValueError, match="size: expected a window of 1 to 4 pixels, got 5"):
+        regression_symbol(jnp.ones((3, 4, 4, 1)), jnp.ones((3, 4, 4, 1)), window=5)
+    with pytest.raises(ValueError, match="sigma: expected a finite number > 0, got -1.0"):
+        measured_symbol(identity, x, -1.0, key, num_probes=2)
