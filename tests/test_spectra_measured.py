@@ -40,9 +40,9 @@ def linear_denoiser(kernel):
 
 
 def crooked_denoiser(x, sigma):
-    """Neither translation invariant nor linear: neighbours enter with weights that depend on the image."""
+    """Neither translation invariant nor linear: neighbours and channels enter with weights from the image."""
     right, up = jnp.roll(x, -1, 1), jnp.roll(x, 1, 0)
-    return jnp.tanh(x + 0.5 * x * right) + 0.3 * up**2 * sigma
+    return jnp.tanh(x + 0.5 * x * right) + 0.3 * up**2 * sigma + 0.4 * jnp.sin(x[..., ::-1] + up)
 
 
 def dense_symbol(denoise, x, sigma):
@@ -82,7 +82,7 @@ def test_rayleigh_quotient_of_a_patch_model_is_its_symbol():
         shifts = [(1 - a, 1 - b) for a in range(3) for b in range(3)]
         windows = jnp.stack([jnp.roll(x[..., 0], s, (0, 1)) for s in shifts], -1)
         distance = ((windows[..., None, :] - patches.reshape(6, 9)) ** 2).sum(-1)
-        return (jax.nn.softmax(-distance / (2 * sigma**2), -1) @ patches[:, 1, 1])
+        return jax.nn.softmax(-distance / (2 * sigma**2), -1) @ patches[:, 1, 1]
 
     grid = (5, 6)
     table = symbol(PatchBank(patches), 0.9, grid, state=jnp.array([0.2]))
@@ -135,7 +135,9 @@ def test_probes_are_exact_for_translation_invariant_denoisers():
     lam, error = measured_symbol(linear_denoiser(kernel), x, 0.5, jax.random.key(0), num_probes=2)
     np.testing.assert_allclose(lam, kernel_to_symbol(kernel, grid) / 1.25, atol=1e-12)
     assert error.max() < 1e-12
-    single = measured_symbol(linear_denoiser(kernel), x.astype(jnp.float32), 0.5, jax.random.key(0), num_probes=2)
+    single = measured_symbol(
+        linear_denoiser(kernel), x.astype(jnp.float32), 0.5, jax.random.key(0), num_probes=2
+    )
     assert single.symbol.dtype == jnp.complex64 and single.standard_error.dtype == jnp.float32
     np.testing.assert_allclose(single.symbol, lam, atol=2e-5)
 
@@ -175,7 +177,8 @@ def test_sample_errors_match_the_quoted_ones():
 def test_batches_average_samples_and_do_not_depend_on_batch_size():
     x = jax.random.normal(jax.random.key(4), (5, 4, 4, 1))
     one, two = (
-        measured_symbol(crooked_denoiser, x, 0.7, jax.random.key(5), num_probes=3, batch_size=b) for b in (None, 2)
+        measured_symbol(crooked_denoiser, x, 0.7, jax.random.key(5), num_probes=3, batch_size=b)
+        for b in (None, 2)
     )
     np.testing.assert_allclose(one.symbol, two.symbol, atol=1e-13)
     exact = np.mean([dense_symbol(crooked_denoiser, y, 0.7) for y in x], axis=0)
@@ -268,11 +271,15 @@ def test_messages():
         inspect.unwrap(rayleigh_quotient)(identity, x, 1.0, jnp.zeros(3))
     with pytest.raises(TypeError, match="x: expected a floating-point array, got dtype int"):
         inspect.unwrap(rayleigh_quotient)(identity, x.astype(int), 1.0, jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"denoise_fn: expected results of shape \(4, 4, 2\), got shape \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"denoise_fn: expected results of shape \(4, 4, 2\), got shape \(4, 4\)"
+    ):
         rayleigh_quotient(lambda y, s: y[..., 0], x, 1.0, jnp.zeros(2))
     with pytest.raises(ValueError, match="num_probes: expected an integer >= 2, got 1"):
         measured_symbol(identity, x, 1.0, key, num_probes=1)
-    with pytest.raises(ValueError, match=r"x: expected shape \(H, W, C\) or \(B, H, W, C\), got shape \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"x: expected shape \(H, W, C\) or \(B, H, W, C\), got shape \(4, 4\)"
+    ):
         inspect.unwrap(measured_symbol)(identity, x[..., 0], 1.0, key, num_probes=2)
     batch = jnp.zeros((2, 4, 4, 2))
     with pytest.raises(ValueError, match="x: expected at least 3 samples, got 2"):
