@@ -41,7 +41,7 @@ def memory(case: int, num_images: int) -> None:
     side, channels, size, _ = CASES[case]
     before = peak_megabytes()
     images, x = data(side, channels, num_images)
-    jax.block_until_ready(evaluation(images, x, size, 1.0)())
+    jax.block_until_ready(evaluation(images, x, size, 0.05)())
     print(f"{peak_megabytes() - before:.0f}")
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--num-images", type=int, default=400)
-    parser.add_argument("--sigmas", type=float, nargs="+", default=[1.0, 0.05])
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[2.0, 0.5, 0.05])
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory is not None:

@@ -25,7 +25,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def leave_jax_alone(monkeypatch):
-    """The command line configures JAX for its own process; the test session keeps its configuration."""
+    """The command line configures JAX for its own process; the tests keep theirs."""
     monkeypatch.setattr(cli, "configure_jax", lambda precision: None)
 
 

@@ -321,10 +321,7 @@ MEMORY_CASES = [
     ],
 )
 def test_memory_does_not_grow_with_the_bank(case, method):
-    """Four times the candidates cost no more temporary memory than a copy of them, in any mode."""
+    """Four times the candidates need at most 1.2 times the temporary memory, in every mode of derivative."""
     used = _temporary_bytes(case, method, block_size=64 if case.kind == "patches" else 2)
-    bank_growth = 3 * np.float32(0).nbytes * case.arrays()[1].size
     for name in ("value", "jvp", "grad", "jvp of grad"):
-        assert used[name, 4] <= used[name, 1] + 1.05 * bank_growth, (name, used)
-        if case.positions in ("all", "interior"):  # here the bank is small beside one block of scores
-            assert used[name, 4] <= 1.2 * used[name, 1], (name, used)
+        assert used[name, 4] <= 1.2 * used[name, 1], (name, used)

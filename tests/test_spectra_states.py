@@ -1,6 +1,7 @@
 """Homogeneous states against independent integration, fixed points and symmetry."""
 
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def numpy_denoiser(bank, readout="centre"):
 def runge_kutta(denoise, start, sigmas, eta, steps=60):
     """Classical fourth order in ln sigma, many steps per level."""
     path, m = [start], start
-    for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for high, low in itertools.pairwise(sigmas):
         h = np.log(high / low) / steps
         for n in range(steps):
 

@@ -39,7 +39,7 @@ class _Running(NamedTuple):
 
 #: Compensated sums below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain float32 sums err by at most some 1e-5 of
 #: the data range on noised images (benchmarks/accuracy.py); running sums pass through larger numbers and round more.
-SPLIT_FACTOR = {"convolution": 1.2e-3, "product": 1.2e-3, "box": 4e-3}
+SPLIT_FACTOR = {"convolution": 1.6e-3, "product": 1.6e-3, "box": 3.2e-3}
 
 
 def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array | None:

@@ -1,4 +1,4 @@
-"""Style and small helpers that all figures share."""
+"""The style that all figures share, and what they draw in common."""
 
 from __future__ import annotations
 

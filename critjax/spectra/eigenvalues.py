@@ -14,8 +14,8 @@ from jaxtyping import Inexact
 
 from critjax._checks import check, check_eta, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
+from critjax.closed_form._inputs import check_sigma
 from critjax.noise import frame_correction
-from critjax.spectra.posterior import check_sigma
 
 
 def _safe_divide(numerator: Array, denominator: Array, usable: Array) -> Array:

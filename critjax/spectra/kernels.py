@@ -20,11 +20,11 @@ from jaxtyping import Inexact
 from critjax._checks import check, check_grid, check_rank
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
+from critjax.closed_form._inputs import check_sigma
 from critjax.fourier import kernel_to_symbol
 from critjax.spectra.eigenvalues import leading_eigenvalue
 from critjax.spectra.posterior import (
     check_bank,
-    check_sigma,
     check_state,
     posterior_moments,
     working_dtype,

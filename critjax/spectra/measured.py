@@ -16,8 +16,8 @@ from jaxtyping import Inexact
 
 from critjax._checks import check, check_floating, check_option, check_rank
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
+from critjax.closed_form._inputs import check_sigma
 from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to_kernel
-from critjax.spectra.posterior import check_sigma
 
 _EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")

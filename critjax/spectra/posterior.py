@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_option, is_concrete
+from critjax._checks import check, check_option
 from critjax._typing import Array
 from critjax.banks import ImageBank, PatchBank
 
@@ -71,23 +71,6 @@ def check_bank(bank: Any, readout: str) -> None:
         )
     odd = readout == "average" or bank.size % 2 == 1
     check(odd, "size", "an odd window for readout='centre'", bank.size, "use readout='average'")
-
-
-def check_sigma(sigma: Any) -> None:
-    """Raise unless ``sigma`` is one number, and, outside tracing, finite and positive."""
-    shape = tuple(jnp.shape(sigma))
-    check(
-        shape == (), "sigma", "a scalar standard deviation", f"shape {shape}", "map over them with jax.vmap"
-    )
-    if is_concrete(sigma):
-        value = float(sigma)
-        check(
-            np.isfinite(value) and value > 0,
-            "sigma",
-            "a finite number > 0",
-            value,
-            "pass a standard deviation",
-        )
 
 
 def working_dtype(bank: PatchBank | ImageBank) -> Any:
