@@ -268,7 +268,9 @@ def _fold_rows(
     # Running sums of squared distances instead of correlations: where it matters they are small, and round little.
     strip_energy = jnp.sum(strips * strips, axis=-1, keepdims=True) / (2 * query.sigma**2)
     # White noise alone contributes half a unit a feature; without it the logits that matter are near zero.
-    window_shift = 0.5 * windows.shape[-1] - jnp.sum(windows**2, axis=-1, keepdims=True) / (2 * query.sigma**2)
+    window_shift = 0.5 * windows.shape[-1] - jnp.sum(windows**2, axis=-1, keepdims=True) / (
+        2 * query.sigma**2
+    )
     move_shift = strip_energy[:height] - jnp.roll(strip_energy, -size, axis=0)[:height]
     start = _scores(plan, query, windows[0], features, offsets, window_shift[0])
     first = features[:, :per_row], tuple(part[:per_row] for part in offsets)
