@@ -117,7 +117,10 @@ def _merge_shifts(mean: Array, spread: Array, size: int, axis: int, weight: int)
         total_spread = total_spread + new_spread + weight * (1 - share) * shift**2
         return (total_mean + share * shift, total_spread), None
 
-    start = tuple(jax.lax.slice_in_dim(a, 0, length, axis=axis) for a in (mean, spread))
+    start = (
+        jax.lax.slice_in_dim(mean, 0, length, axis=axis),
+        jax.lax.slice_in_dim(spread, 0, length, axis=axis),
+    )
     # Two trips at least, or the loop would be inlined; as many shifts as possible in each, to spare memory traffic.
     unroll = max((n for n in range(1, (size - 1) // 2 + 1) if (size - 1) % n == 0), default=1)
     (total_mean, total_spread), _ = jax.lax.scan(add, start, jnp.arange(1, size), unroll=unroll)
