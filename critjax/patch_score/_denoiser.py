@@ -106,7 +106,7 @@ def _choose_block(method: str, bank: PatchBank | ImageBank, block_size: int | No
         lost = bank.size - 1 if bank.positions == "interior" else 0
         per_item = (height - lost) * (width - lost)
         # A box block meets one row of pixels at a time: it must be wide enough to occupy all threads.
-        target = 1024 if method != "box" else 4096 if bank.channels == 1 else 2048
+        target = 1024 if method != "box" else 3200 if bank.channels == 1 else 2048
     if block_size is None:
         return _divisor(count, max(1, target // per_item))
     good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
