@@ -72,11 +72,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[7, 15])
     arguments = parser.parse_args()
     sigmas = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
-    chosen = dict(_posterior.SPLIT_FACTOR)
+    chosen = _posterior.SPLIT_FACTOR
     for size in arguments.sizes:
         for method in ("product", "box"):
-            for factor in (0.0, chosen[method]):
-                _posterior.SPLIT_FACTOR[method] = factor
+            for factor in (0.0, chosen):
+                _posterior.SPLIT_FACTOR = factor
                 name = (
                     "plain" if factor == 0 else f"compensated below sigma = {(factor * size**2) ** 0.5:.2f}"
                 )

@@ -280,7 +280,8 @@ def test_little_noise_memorises(case, method):
         inside = (slice(margin, -margin), slice(margin, -margin))
     np.testing.assert_allclose(denoised[inside], data[1][inside], rtol=1e-12, atol=1e-13)
     if case.positions != "interior":
-        np.testing.assert_allclose(effective, 1.0, rtol=1e-12)
+        # Logits reach 1e5 here; the two passes over the bank round them differently, by some 1e-11.
+        np.testing.assert_allclose(effective, 1.0, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from critjax._checks import check, check_floating, check_option, check_rank, is_concrete, message
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
+from critjax.patch_score._plan import Plan
 from critjax.patch_score._posterior import entropy, posterior
-from critjax.patch_score._routes import Plan
 from critjax.patch_score._windows import overlap_mean
 
 #: Every legal variant: (kind of bank, positions, boundary, readout) -> methods, the preferred one of many last.
@@ -29,6 +29,8 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
     ("images", "same", "zero", "centre"): ("box",),
     ("images", "same", "zero", "average"): ("box",),
 }
+#: Patches a block, and columns of training windows (images times width) that all pixels meet at a time.
+PATCH_TARGET, ROW_TARGET = 512, 448
 METHODS = ("auto", "convolution", "product", "box")
 
 
@@ -85,8 +87,8 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
     if len(methods) == 1:
         return methods[0]
     if isinstance(bank, PatchBank):
-        return "convolution" if bank.patches.shape[-4] <= 64 else "product"
-    return "box" if bank.size**2 * bank.channels > 80 else "product"
+        return "convolution" if bank.patches.shape[-4] <= PATCH_TARGET else "product"
+    return "box" if bank.size**2 * bank.channels > 40 else "product"
 
 
 def _divisor(count: int, target: int) -> int:
@@ -95,18 +97,17 @@ def _divisor(count: int, target: int) -> int:
     return best if 4 * best >= min(count, target) else target
 
 
-def _choose_block(method: str, bank: PatchBank | ImageBank, block_size: int | None) -> int:
+def _choose_block(bank: PatchBank | ImageBank, block_size: int | None) -> int:
     """Translate a number of candidates a block into patches or images a block."""
     if isinstance(bank, PatchBank):
-        count, per_item, target = bank.patches.shape[-4], 1, 512
+        count, per_item, target = bank.patches.shape[-4], 1, PATCH_TARGET
     elif bank.positions == "same":
         count, per_item, target = bank.images.shape[-4], 1, 32
     else:
         count, height, width = bank.images.shape[-4:-1]
         lost = bank.size - 1 if bank.positions == "interior" else 0
-        per_item = (height - lost) * (width - lost)
-        # A box block meets one row of pixels at a time: it must be wide enough to occupy all threads.
-        target = 1024 if method != "box" else 3200 if bank.channels == 1 else 2048
+        # All pixels meet one training row of the block at a time.
+        per_item, target = (height - lost) * (width - lost), ROW_TARGET * (height - lost)
     if block_size is None:
         return _divisor(count, max(1, target // per_item))
     good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
@@ -131,7 +132,7 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
         check(
             axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it"
         )
-    block = _choose_block(chosen, bank, block_size)
+    block = _choose_block(bank, block_size)
     if mesh is not None:
         count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
         block = min(block, -(-count // mesh.shape[axis]))

@@ -11,6 +11,7 @@ more pass, with nothing stored a block. Because the rule is itself written with 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -20,7 +21,10 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from critjax._typing import Array
-from critjax.patch_score._routes import Plan, Query, Split, excluded_logit, fold, lay_out, query_shape
+from critjax.patch_score._plan import Plan, Query, query_shape
+from critjax.patch_score._routes import fold, lay_out
+from critjax.patch_score._scores import EXCLUDED_SCORE, Split, excluded_logit
+from critjax.patch_score._split import grid_steps
 
 
 class Posterior(NamedTuple):
@@ -37,9 +41,9 @@ class _Running(NamedTuple):
     sums: Array  # (..., 1 + R): sum of exponentials, weighted sum of readout values
 
 
-#: Compensated sums below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain float32 sums err by at most some 1e-5 of
-#: the data range on noised images (benchmarks/accuracy.py); running sums pass through larger numbers and round more.
-SPLIT_FACTOR = {"convolution": 1.6e-3, "product": 1.6e-3, "box": 3.2e-3}
+#: Compensated sums below sigma^2 = SPLIT_FACTOR * p^2 * C * max|phi|^2. Above, plain float32 sums err by at most some
+#: 1e-5 of the data range on noised images (benchmarks/accuracy.py).
+SPLIT_FACTOR = 1.6e-3
 
 
 def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array | None:
@@ -49,7 +53,7 @@ def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array
     """
     if jnp.finfo(sigma.dtype).nmant > 23:
         return None
-    return lax.stop_gradient(sigma) ** 2 < SPLIT_FACTOR[plan.method] * plan.size**2 * channels * scale**2
+    return lax.stop_gradient(sigma) ** 2 < SPLIT_FACTOR * plan.size**2 * channels * scale**2
 
 
 def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -67,38 +71,58 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
     return candidates.reshape(num_blocks, -1), log_prior.reshape(num_blocks, plan.block)
 
 
-def _logits(sigma, scores: Array | Split, reference: Array, allowed: Array | None) -> Array:
-    """Logits relative to the reference score."""
-    logits = _relative(scores, reference, sigma) if isinstance(scores, Split) else scores
-    return logits if allowed is None else jnp.where(allowed, logits, -jnp.inf)
-
-
-def _relative(scores: Split, reference: Array, sigma) -> Array:
-    return ((scores.high - reference[..., None]) + scores.low) / sigma**2
-
-
-def _finite(values: Array) -> Array:
-    return jnp.where(jnp.isfinite(values), values, 0)
-
-
-def _absorb(sigma, state: _Running, _fixed, scores, allowed, contract) -> _Running:
-    """Update the online softmax with one block of scores."""
-    reference, top = state.reference, state.top
+def _logits(sigma, scores: Array | Split, reference: Array | None, allowed: Array | None) -> Array:
+    """Logits; scores in two parts are taken relative to the reference score."""
+    logits = scores
     if isinstance(scores, Split):
-        high = scores.high if allowed is None else jnp.where(allowed, scores.high, -jnp.inf)
-        highest = jnp.max(high, axis=-1)
-        reference = jnp.maximum(state.reference, highest)
-        shift = (state.reference - _finite(reference)) / sigma**2
-        top = top + jnp.where(jnp.isfinite(state.reference), shift, 0)
-    logits = _logits(sigma, scores, _finite(reference), allowed)
-    new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
-    origin = _finite(new_top)
-    sums = state.sums * jnp.exp(top - origin)[..., None] + contract(jnp.exp(logits - origin[..., None]))
-    return _Running(reference, new_top, sums)
+        logits = ((scores.high - reference[..., None]) + scores.low) * (1 / sigma**2)
+    return logits if allowed is None else jnp.where(allowed, logits, excluded_logit(logits.dtype))
 
 
-def _reduce(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array], fixed, start, consume, merge):
-    """Fold the whole bank into a state: ``start(split)``, then ``consume`` block by block, then ``merge`` devices.
+def _snap(values: Array, unit: Array) -> Array:
+    """Round to multiples of a power of two; larger numbers are multiples already."""
+    multiples = values / unit
+    return jnp.where(
+        jnp.abs(multiples) < 2.0 ** jnp.finfo(values.dtype).nmant, jnp.round(multiples) * unit, values
+    )
+
+
+def _softmax(sigma, scores: Array | Split, allowed: Array | None, contract) -> _Running:
+    """Softmax sums of one block. In compensated arithmetic the reference is so close to the top that it replaces it."""
+    if isinstance(scores, Split):
+        both = scores.high + scores.low
+        reference = jnp.max(both if allowed is None else jnp.where(allowed, both, EXCLUDED_SCORE), axis=-1)
+        reference = _snap(reference, scores.unit)
+        # Where all is excluded, no weight may come of it.
+        origin = jnp.where(reference > 0.5 * EXCLUDED_SCORE, reference, 0)
+        weights = jnp.exp(_logits(sigma, scores, origin, allowed))
+        return _Running(reference, jnp.zeros_like(reference), contract(weights))
+    logits = _logits(sigma, scores, None, allowed)
+    top = jnp.max(logits, axis=-1)
+    return _Running(jnp.zeros_like(top), top, contract(jnp.exp(logits - top[..., None])))
+
+
+def _combine(sigma, a: _Running, b: _Running) -> _Running:
+    """Join the sums of two parts of the bank."""
+    reference = jnp.maximum(a.reference, b.reference)
+    tops = [part.top + (part.reference - reference) / sigma**2 for part in (a, b)]
+    top = jnp.maximum(*tops)
+    scaled = [part.sums * jnp.exp(own - top)[..., None] for part, own in zip((a, b), tops, strict=True)]
+    return _Running(reference, top, scaled[0] + scaled[1])
+
+
+def _combine_devices(plan: Plan, sigma, part: _Running) -> _Running:
+    """Join the sums of the parts that devices hold."""
+    reference = lax.pmax(part.reference, plan.axis)
+    own = part.top + (part.reference - reference) / sigma**2
+    top = lax.pmax(own, plan.axis)
+    return _Running(reference, top, lax.psum(part.sums * jnp.exp(own - top)[..., None], plan.axis))
+
+
+def _over_bank(
+    plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array], fixed, start, reduce, combine, join
+):
+    """Reduce the whole bank: ``reduce`` each block, ``combine`` from ``start(split)`` on, then ``join`` devices.
 
     The arithmetic is chosen at run time inside the rematerialised body, so that reverse mode stores no block.
     """
@@ -106,22 +130,32 @@ def _reduce(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array], fixed
     split = _split_below(plan, sigma, x.shape[-1], scales[1])
 
     def local(x, sigma, blocks, fixed, scales, split):
-        query = Query(x, sigma, lay_out(plan, x), fixed, scales)
-        step = functools.partial(consume, sigma)
+        grid = None if split is None else grid_steps(*scales, plan.size, x.shape[-1])
+        query = Query(x, sigma, None, fixed, grid)
+        query = query._replace(layout=lay_out(plan, query))
+        reduce_fn, combine_fn = functools.partial(reduce, sigma), functools.partial(combine, sigma)
 
         def body(state, block):
             flat, log_prior = block
             block = flat.reshape(plan.block, *bank[0].shape[1:]), log_prior
             if split is None:
-                return fold(plan, query, block, state, step, False), None
-            branches = [lambda s, c=c: fold(plan, query, block, s, step, c) for c in (True, False)]
+                return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
+            branches = [
+                lambda s, compensated=compensated: fold(
+                    plan, query, block, s, reduce_fn, combine_fn, compensated
+                )
+                for compensated in (True, False)
+            ]
             return lax.cond(split, *branches, state), None
 
+        if blocks[1].shape[0] == 1 and plan.mesh is None and plan.kind == "patches":
+            # Nothing to combine: XLA then fuses scores, softmax and readout into one loop.
+            return jax.checkpoint(body)(None, jax.tree.map(lambda a: a[0], blocks))[0]
         state = start(split)
         if plan.mesh is not None:
             state = jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
         state, _ = lax.scan(jax.checkpoint(body), state, blocks)
-        return state if plan.mesh is None else merge(sigma, state)
+        return state if plan.mesh is None else join(plan, sigma, state)
 
     if plan.mesh is not None:
         everywhere = PartitionSpec()
@@ -146,40 +180,47 @@ def posterior(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> 
     shape, num_sums = _shapes(plan, x)
 
     def start(split) -> _Running:
-        lowest = jnp.full(shape, -jnp.inf, x.dtype)
-        reference = jnp.zeros_like(lowest) if split is None else jnp.where(split, lowest, 0)
-        return _Running(reference, lowest, jnp.zeros((*shape, num_sums), x.dtype))
+        nothing = jnp.zeros(shape, x.dtype)
+        lowest = jnp.full_like(nothing, excluded_logit(x.dtype))
+        none = jnp.zeros((*shape, num_sums), x.dtype)
+        if split is None:
+            return _Running(nothing, lowest, none)
+        return _Running(jnp.where(split, EXCLUDED_SCORE, nothing), jnp.where(split, 0, lowest), none)
 
-    def merge(sigma, state: _Running) -> _Running:
-        reference = lax.pmax(state.reference, plan.axis)
-        shift = jnp.where(jnp.isfinite(state.reference), state.reference - _finite(reference), 0)
-        local_top = state.top + shift / sigma**2
-        top = lax.pmax(local_top, plan.axis)
-        sums = lax.psum(state.sums * jnp.exp(local_top - _finite(top))[..., None], plan.axis)
-        return _Running(reference, top, sums)
+    def reduce(sigma, _fixed, scores, allowed, contract) -> _Running:
+        return _softmax(sigma, scores, allowed, contract)
 
-    running = _reduce(plan, x, sigma, bank, None, start, _absorb, merge)
-    total = running.sums[..., :1]
+    running = _over_bank(plan, x, sigma, bank, None, start, reduce, _combine, _combine_devices)
     # With every candidate excluded there is no posterior: NaN, not the mean of what was excluded.
-    total = jnp.where(running.top[..., None] > 0.5 * excluded_logit(x.dtype), total, jnp.nan)
-    return Posterior(
-        _finite(running.reference), running.top + jnp.log(total[..., 0]), running.sums[..., 1:] / total
-    )
+    total = jnp.where(jnp.any(jnp.isfinite(bank[1])), running.sums[..., :1], jnp.nan)
+    log_normaliser = running.top + jnp.log(total[..., 0])
+    return Posterior(running.reference, log_normaliser, running.sums[..., 1:] / total)
 
 
 def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, term) -> Array:
-    """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known."""
+    """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known.
 
-    def consume(sigma, state, fixed: Posterior, scores, allowed, contract):
-        logits = _logits(sigma, scores, fixed.reference, allowed)
-        return state + term(logits - fixed.log_normaliser[..., None], contract)
+    Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh; and it
+    needs several arrays of the size of a block, so blocks are halved where they can be.
+    """
+    if plan.kind == "images" and plan.positions != "same":
+        block = plan.block if plan.block % 2 else plan.block // 2
+        plan = dataclasses.replace(plan, method="product", block=block)
 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)
 
-    return _reduce(
-        plan, x, sigma, bank, fixed, start, consume, lambda _sigma, state: lax.psum(state, plan.axis)
-    )
+    def reduce(sigma, fixed: Posterior, scores, allowed, contract) -> Array:
+        logits = _logits(sigma, scores, fixed.reference, allowed)
+        return term(logits - fixed.log_normaliser[..., None], contract)
+
+    def combine(_sigma, a: Array, b: Array) -> Array:
+        return a + b
+
+    def join(plan: Plan, _sigma, part: Array) -> Array:
+        return lax.psum(part, plan.axis)
+
+    return _over_bank(plan, x, sigma, bank, fixed, start, reduce, combine, join)
 
 
 @posterior.defjvp

@@ -11,6 +11,7 @@ with one head.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -37,6 +38,26 @@ def grid_step(largest: Array, bits: int) -> Array:
     mantissa, exponent = jnp.frexp(jnp.maximum(largest, jnp.finfo(largest.dtype).tiny))
     exponent = exponent - (mantissa == 0.5)
     return jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent, -60) - bits)
+
+
+class Grid(NamedTuple):
+    """Grid steps, the same for every block so that blocks compare exactly."""
+
+    x: Array  # of the noisy image
+    bank: Array  # of the candidates
+    squares: Array  # of squared differences summed over channels
+
+
+def grid_steps(largest_x: Array, largest_candidate: Array, size: int, channels: int) -> Grid:
+    """Choose the grid steps for windows of ``size`` x ``size`` x ``channels`` from the largest absolute values."""
+    dtype = largest_x.dtype
+    bits = head_bits(size**2 * channels, dtype)
+    largest_square = (largest_x + largest_candidate) ** 2 * channels
+    return Grid(
+        grid_step(largest_x, bits),
+        grid_step(largest_candidate, bits),
+        grid_step(largest_square, sum_bits(size**2, dtype)),
+    )
 
 
 def head(values: Array, step: Array) -> Array:

@@ -1,0 +1,191 @@
+r"""Every patch of every training image: scores of all pixels against one row of training windows at a time.
+
+Training images are laid out as strips: ``strips[j]`` holds, for every column, the ``p C`` values of image row j that a
+window starting in that column covers. The window of training row j is then a run of strips, ``strips[j : j + p]``,
+with no further copying, and two neighbouring rows share all but two strips. With ``c(i, j)`` the correlation of the
+noisy window in row i with the training window in row j,
+
+    c(i + 1, j + 1) = c(i, j) + x_strip[i + p] . strip[j + p] - x_strip[i] . strip[j],
+
+a product over ``2 p C`` numbers a pair instead of ``p^2 C``. The walk goes down the training rows in segments; each
+segment starts from a full product, so that rounding does not pile up, and the sums live in slots: during step t of a
+segment, slot s holds the noisy windows of row s + t. A segment of one row is the plain blocked product.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from critjax._typing import Array
+from critjax.patch_score._plan import Plan, Query
+from critjax.patch_score._scores import (
+    EXCLUDED_SCORE,
+    Features,
+    Split,
+    excluded_logit,
+    features,
+    half_squares,
+    matmul,
+    offsets,
+    scores,
+)
+from critjax.patch_score._windows import pad, unfold, unfold_rows
+
+#: Training rows that share one full product in plain arithmetic, so that rounding does not pile up.
+SEGMENT_TARGET = 8
+
+
+def _segment(plan: Plan, num_rows: int, split: bool) -> int:
+    """Return how many training rows a segment has; compensated sums do not round, and go through."""
+    if plan.method != "box":
+        return 1
+    return num_rows if split else -(-num_rows // -(-num_rows // SEGMENT_TARGET))
+
+
+class Layout(NamedTuple):
+    """The noisy image as rows of products, for full products and for steps from one row to the next."""
+
+    start: Features  # leading axes (H, W)
+    moves: (
+        Features | None
+    )  # leading axes (2 H, W): row i leads from the windows of row i to those of row i + 1
+
+
+def lay_out(plan: Plan, query: Query) -> Layout:
+    """Lay out the noisy image once, before the loop over blocks.
+
+    Logits are shifted by a number common to all candidates, so that those that matter are near zero: the noisy
+    window's own square, and half a unit a feature, which is what white noise alone contributes.
+    """
+    padded = pad(query.x, plan.size, plan.query_pad, axes=(0, 1))
+    windows = unfold(padded, plan.size)
+    scale = 2 * query.sigma**2
+    shift = 0.5 * windows.shape[-1] - jnp.sum(windows**2, axis=-1, keepdims=True) / scale
+    start = features(query, windows, shift)
+    if plan.method != "box":
+        return Layout(start, None)
+    height = windows.shape[0]
+    strips = unfold_rows(padded, plan.size)
+    # Under the windows of the last row and of the first, which follows it, lies one strip: number H - 1 + p is p - 1.
+    leaving, entering = strips[:height], jnp.concatenate([strips[plan.size :], strips[plan.size - 1][None]])
+    change = jnp.sum(leaving**2 - entering**2, axis=-1, keepdims=True) / scale
+    moves = features(query, jnp.concatenate([entering, -leaving], axis=-1), change)
+    return Layout(start, jax.tree.map(lambda a: jnp.concatenate([a, a]), moves))
+
+
+def allowed_rows(length: int, size: int) -> np.ndarray:
+    """Pairs (query row, training row) that noiseless padding permits: border rows only themselves."""
+    reach = (size - 1) // 2
+    index = np.arange(length)
+    interior = (index >= reach) & (index < length - reach)
+    return np.where(interior[:, None], interior[None, :], np.eye(length, dtype=bool))
+
+
+class _Bank(NamedTuple):
+    """One block of training images."""
+
+    strips: Array  # (rows, p C, B), B = images times columns
+    energies: tuple[Array, ...]  # half squares of the strips, (rows, B) each
+    log_prior: Array  # (B,)
+
+
+def _strips(plan: Plan, query: Query, images: Array, log_prior: Array, num_rows: int, split: bool) -> _Bank:
+    """Cut images (b, H, W, C) into strips, with rows of zeros below up to ``num_rows`` windows."""
+    strips = jnp.moveaxis(unfold_rows(images, plan.size), 0, 2)  # (H, W, b, p C)
+    strips = jnp.transpose(strips, (0, 3, 2, 1))
+    columns = strips.shape[-1]
+    strips = strips.reshape(*strips.shape[:2], -1)
+    missing = num_rows + plan.size - 1 - strips.shape[0]
+    strips = jnp.pad(strips, ((0, missing), (0, 0), (0, 0)))
+    return _Bank(strips, half_squares(query, strips, 1, split), jnp.repeat(log_prior, columns))
+
+
+def _cut(array: Array, first, count: int) -> Array:
+    return lax.dynamic_slice_in_dim(array, first, count, axis=0)
+
+
+def _flat(rows: Features) -> Features:
+    """Merge rows and columns: (H, W, K) to (H W, K)."""
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), rows)
+
+
+def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
+    """Score all windows against training row ``row``, from nothing."""
+    size = plan.size
+    window = _cut(bank.strips, row, size).reshape(-1, bank.strips.shape[-1])
+    energies = tuple(jnp.sum(_cut(part, row, size), axis=0) for part in bank.energies)
+    return scores(query, _flat(query.layout.start), window, offsets(query, energies, bank.log_prior))
+
+
+def _step(plan: Plan, query: Query, bank: _Bank, row, step, num_rows: int) -> Array | Split:
+    """Change of all scores on the way to training row ``row``, the one numbered ``step`` of its segment."""
+    entering, leaving = row + plan.size - 1, row - 1
+    strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
+    kept = jnp.isfinite(bank.log_prior)
+    change = [jnp.where(kept, part[leaving] - part[entering], 0) for part in bank.energies]
+    if len(change) == 1:
+        lowest = excluded_logit(strips.dtype)
+        change = [change[0] / query.sigma**2]
+    else:
+        lowest = EXCLUDED_SCORE
+    change[0] = change[0] + jnp.where(row == num_rows, lowest, 0)
+    height = query.x.shape[0]
+    moves = jax.tree.map(lambda a: _cut(a, step - 1, height), query.layout.moves)
+    return scores(query, _flat(moves), strips, tuple(change))
+
+
+def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: bool):
+    """Feed all windows of a block of images (b, H, W, C) through the reduction, training row by training row."""
+    images, log_prior = block
+    size, shape, channels = plan.size, query.x.shape, query.x.shape[-1]
+    images = pad(images, size, plan.bank_pad, axes=(1, 2))
+    num_rows, columns = images.shape[1] - size + 1, images.shape[2] - size + 1
+    length = _segment(plan, num_rows, split)
+    num_segments = -(-num_rows // length)
+    bank = _strips(plan, query, images, log_prior, num_segments * length, split)
+    allowed = None
+    if plan.boundary == "zero":
+        by_row = jnp.asarray(allowed_rows(num_rows, size).T)
+        by_column = jnp.repeat(jnp.asarray(allowed_rows(columns, size))[:, None], images.shape[0], axis=1)
+        allowed = by_row[:, :, None, None], by_column.reshape(columns, -1)
+
+    def consume(state, logits: Array | Split, row, step):
+        logits = jax.tree.map(lambda a: a.reshape(*shape[:2], -1) if a.ndim else a, logits)
+        if plan.readout == "average":
+            values = _cut(bank.strips, row, size).reshape(size * size * channels, -1)
+        else:
+            middle = size // 2
+            values = bank.strips[row + middle, middle * channels : (middle + 1) * channels]
+        table = jnp.concatenate([jnp.ones_like(values[:1]), values]).T
+        mask = None if allowed is None else allowed[0][row] & allowed[1]
+        fixed = _turn(query.fixed, -step)
+        return combine(
+            state, _turn(reduce(fixed, logits, mask, lambda weights: matmul(weights, table)), step)
+        )
+
+    def _turn(tree, step):
+        return tree if length == 1 else jax.tree.map(lambda a: jnp.roll(a, step, axis=0), tree)
+
+    def advance(row, carry, step):
+        sums, state = carry
+        change = _step(plan, query, bank, row + step, step, num_rows)
+        sums = Split(sums.high + change.high, sums.low + change.low, sums.unit) if split else sums + change
+        return (sums, consume(state, sums, row + step, step)), None
+
+    def visit(state, segment):
+        row = segment * length
+        sums = _full(plan, query, bank, row)
+        state = consume(state, sums, row, 0)
+        if length == 1:
+            return state, None
+        (_, state), _ = lax.scan(functools.partial(advance, row), (sums, state), jnp.arange(1, length))
+        return state, None
+
+    state, _ = lax.scan(jax.checkpoint(visit), state, jnp.arange(num_segments))
+    return state

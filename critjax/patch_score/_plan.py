@@ -1,0 +1,52 @@
+"""What is fixed before any number is known: the variant, the route, the blocking, and the noisy image's layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from critjax._typing import Array
+from critjax.patch_score._split import Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything static about one evaluation: the variant, the route and the blocking."""
+
+    kind: str  # "patches" | "images"
+    positions: str | None
+    boundary: str
+    readout: str
+    method: str
+    size: int
+    block: int  # patches or images a block
+    mesh: Any = None
+    axis: str | None = None
+
+    @property
+    def query_pad(self) -> str:
+        """Padding of the noisy image."""
+        if self.boundary == "periodic":
+            return "wrap"
+        return "none" if self.readout == "average" else "zero"
+
+    @property
+    def bank_pad(self) -> str:
+        """Padding of the training images."""
+        return "none" if self.positions == "interior" else self.query_pad
+
+
+class Query(NamedTuple):
+    """The noisy image, laid out once for all blocks."""
+
+    x: Array  # (H, W, C)
+    sigma: Array  # ()
+    layout: Any  # what `lay_out` made of it
+    fixed: Any  # arrays that a reduction reads at each window, leading axes (H, W)
+    grid: Grid | None  # None where sums are never compensated
+
+
+def query_shape(plan: Plan, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many windows the noisy image has along each axis."""
+    lost = plan.size - 1 if plan.query_pad == "none" else 0
+    return shape[0] - lost, shape[1] - lost
