@@ -87,7 +87,7 @@ def main() -> None:
     find_states = compiled(homogeneous_state, bank, sigmas)
     states = find_states()
     whole = {"states": find_states, "symbols given the states": compiled(symbols, bank, sigmas, states)}
-    taken = interleaved(whole, options.repeats)
+    taken = interleaved(whole, 1)
     given, total = taken["symbols given the states"], sum(taken.values())
     print(f"{options.images} images, {options.levels} levels:")
     rows = [["symbols given the states", f"{given:.1f}", 30], ["with the states", f"{total:.1f}", 90]]

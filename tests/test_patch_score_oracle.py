@@ -137,6 +137,18 @@ def test_windows_of_one_pixel(row):
     test_agrees_with_the_oracle(Case(*row, 1, (3, 4), 3), "auto")
 
 
+TALL = [
+    Case("images", positions, "periodic", "centre", 3, (19, 4), 1, 3, prior="excluded")
+    for positions in ("all", "interior")
+]
+
+
+@pytest.mark.parametrize("case", TALL, ids=case_id)
+def test_images_of_more_rows_than_one_segment_of_box_sums(case):
+    """Three segments of seven or six rows, the last one with rows that do not exist."""
+    test_agrees_with_the_oracle(case, "box")
+
+
 OTHER_GRIDS = [
     Case("images", positions, "periodic", readout, 3, (6, 4), 1, 2, (3, 5))
     for positions, readout in (("all", "centre"), ("interior", "centre"), ("interior", "average"))

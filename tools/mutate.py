@@ -31,8 +31,9 @@ ORACLE, DERIVATIVES, FOURIER, SPECTRA = (
         "test_spectra_kernels",
     )
 )
-ROUTES, POSTERIOR, WINDOWS = (
-    f"critjax/patch_score/{name}.py" for name in ("_routes", "_posterior", "_windows")
+ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS = (
+    f"critjax/patch_score/{name}.py"
+    for name in ("_routes", "_images", "_scores", "_plan", "_posterior", "_windows")
 )
 
 
@@ -51,15 +52,15 @@ MUTATIONS = [
     # Prior weights
     Mutation(
         "prior weight, correlations",
-        ROUTES,
-        "jnp.maximum(log_prior - 0.5 *",
-        "jnp.maximum(0.5 * log_prior - 0.5 *",
+        SCORES,
+        "jnp.maximum(log_prior - energies[0]",
+        "jnp.maximum(0.5 * log_prior - energies[0]",
         (ORACLE, f"{AGREES} and patches and p3 and product"),
     ),
     Mutation(
         "prior weight, compensated correlations",
-        ROUTES,
-        "jnp.where(kept, log_prior, 0) * variance",
+        SCORES,
+        "jnp.where(kept, log_prior, 0) * query.sigma**2",
         "jnp.where(kept, log_prior, 0)",
         (ORACLE, "ties and patches and product"),
     ),
@@ -95,15 +96,15 @@ MUTATIONS = [
     Mutation(
         "window offset, readout of patches",
         ROUTES,
-        "candidates[:, plan.size // 2, plan.size // 2]",
-        "candidates[:, plan.size // 2, plan.size // 2 - 1]",
+        "patches[:, plan.size // 2, plan.size // 2]",
+        "patches[:, plan.size // 2, plan.size // 2 - 1]",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "window offset, readout of images",
-        ROUTES,
-        "values = candidates[middle, middle]",
-        "values = candidates[middle - 1, middle]",
+        IMAGES,
+        "bank.strips[row + middle,",
+        "bank.strips[row + middle - 1,",
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and product"),
     ),
     # Factors of sigma^2
@@ -116,30 +117,30 @@ MUTATIONS = [
     ),
     Mutation(
         "sigma, product",
-        ROUTES,
-        "windows / query.sigma**2",
-        "windows / (2 * query.sigma**2)",
+        SCORES,
+        "windows / query.sigma**2, shift",
+        "windows / (2 * query.sigma**2), shift",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "sigma, norms of the candidates",
-        ROUTES,
-        "axis=axis) / variance, lowest)",
-        "axis=axis) / query.sigma, lowest)",
+        SCORES,
+        "energies[0] / query.sigma**2, excluded",
+        "energies[0] / query.sigma, excluded",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "sigma, same position",
         ROUTES,
-        "logits = score(squares) / query.sigma**2",
-        "logits = 2 * score(squares) / query.sigma**2",
+        "jnp.maximum(score(squares) / query.sigma**2",
+        "jnp.maximum(2 * score(squares) / query.sigma**2",
         (ORACLE, f"{AGREES} and same-periodic-centre and p3"),
     ),
     Mutation(
         "sigma, compensated",
         POSTERIOR,
-        "+ scores.low) / sigma**2",
-        "+ scores.low) / (2 * sigma**2)",
+        "+ scores.low) * (1 / sigma**2)",
+        "+ scores.low) * (0.5 / sigma**2)",
         (ORACLE, "ties and patches and product"),
     ),
     # Edges
@@ -152,14 +153,14 @@ MUTATIONS = [
     ),
     Mutation(
         "noiseless padding",
-        ROUTES,
+        PLAN,
         'return "none" if self.readout == "average" else "zero"',
         'return "none" if self.readout == "average" else "wrap"',
         (ORACLE, f"{AGREES} and same-zero-centre and p3"),
     ),
     Mutation(
         "contained windows",
-        ROUTES,
+        PLAN,
         'return "none" if self.readout == "average" else "zero"',
         'return "zero"',
         (ORACLE, f"{AGREES} and same-zero-average and p3"),
@@ -167,14 +168,14 @@ MUTATIONS = [
     # Which training patches a pixel meets
     Mutation(
         "interior rule, periodic",
-        ROUTES,
+        PLAN,
         'return "none" if self.positions == "interior" else self.query_pad',
         "return self.query_pad",
         (ORACLE, f"{AGREES} and interior-periodic-centre and p3 and product"),
     ),
     Mutation(
         "interior rule, zero boundary",
-        ROUTES,
+        IMAGES,
         "(index < length - reach)",
         "(index <= length - reach)",
         (ORACLE, f"{AGREES} and all-zero-centre and p3"),
@@ -189,16 +190,37 @@ MUTATIONS = [
     ),
     Mutation(
         "channel sum, norms of the candidates",
-        ROUTES,
-        "0.5 * jnp.sum(bank * bank, axis=axis) / variance",
-        "0.5 * jnp.sum(bank * bank, axis=axis) / (query.x.shape[-1] * variance)",
+        SCORES,
+        "return (0.5 * jnp.sum(values * values, axis=axis),)",
+        "return (0.5 * jnp.sum(values * values, axis=axis) / query.x.shape[-1],)",
         (ORACLE, f"{AGREES} and all-periodic-centre and p5 and product"),
     ),
     Mutation(
         "row that leaves the window, box",
-        ROUTES,
-        "by_row[0, :, :-1]]",
-        "by_row[0, :, 1:]]",
+        IMAGES,
+        "entering, leaving = row + plan.size - 1, row - 1",
+        "entering, leaving = row + plan.size - 1, row",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
+        "rows that do not exist, box",
+        IMAGES,
+        "jnp.where(row == num_rows, lowest, 0)",
+        "0 * lowest",
+        (ORACLE, "more_rows_than_one_segment"),
+    ),
+    Mutation(
+        "strip under the last and the first row, box",
+        IMAGES,
+        "strips[plan.size - 1][None]",
+        "strips[plan.size - 2][None]",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
+        "turning of the slots, box",
+        IMAGES,
+        "jnp.roll(a, step, axis=0)",
+        "jnp.roll(a, -step, axis=0)",
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
     ),
     Mutation(
@@ -212,8 +234,8 @@ MUTATIONS = [
     Mutation(
         "running sum is not rescaled",
         POSTERIOR,
-        "state.sums * jnp.exp(top - origin)[..., None]",
-        "state.sums",
+        "part.sums * jnp.exp(own - top)[..., None] for part, own",
+        "part.sums for part, own",
         (ORACLE, "test_block_size and patches-periodic-centre and product"),
     ),
     Mutation(

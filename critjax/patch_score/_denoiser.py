@@ -136,7 +136,10 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
     if mesh is not None:
         count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
         block = min(block, -(-count // mesh.shape[axis]))
-    return Plan(*variant, method=chosen, size=bank.size, block=block, mesh=mesh, axis=axis)
+    num_rows = 0
+    if isinstance(bank, ImageBank):
+        num_rows = bank.images.shape[-3] - (bank.size - 1 if bank.positions == "interior" else 0)
+    return Plan(*variant, chosen, bank.size, block, num_rows, mesh, axis)
 
 
 def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:

@@ -9,7 +9,8 @@ noisy window in row i with the training window in row j,
 
 a product over ``2 p C`` numbers a pair instead of ``p^2 C``. The walk goes down the training rows in segments; each
 segment starts from a full product, so that rounding does not pile up, and the sums live in slots: during step t of a
-segment, slot s holds the noisy windows of row s + t. A segment of one row is the plain blocked product.
+segment, slot s holds the noisy windows of row s + t. A segment of one row is the plain blocked product, and the only
+one that serves reductions with fixed arrays, because those are not turned.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from critjax.patch_score._windows import pad, unfold, unfold_rows
 SEGMENT_TARGET = 8
 
 
-def _segment(plan: Plan, num_rows: int, split: bool) -> int:
+def _segment(plan: Plan, split: bool) -> int:
     """Return how many training rows a segment has; compensated sums do not round, and go through."""
     if plan.method != "box":
         return 1
-    return num_rows if split else -(-num_rows // -(-num_rows // SEGMENT_TARGET))
+    return plan.num_rows if split else -(-plan.num_rows // -(-plan.num_rows // SEGMENT_TARGET))
 
 
 class Layout(NamedTuple):
@@ -87,23 +88,20 @@ def allowed_rows(length: int, size: int) -> np.ndarray:
     return np.where(interior[:, None], interior[None, :], np.eye(length, dtype=bool))
 
 
+def cut_strips(plan: Plan, images: Array) -> Array:
+    """Cut images (b, H, W, C) into strips (H', p C, b W), with rows of zeros to fill the last segment."""
+    images = pad(images, plan.size, plan.bank_pad, axes=(1, 2))
+    strips = jnp.transpose(unfold_rows(images, plan.size), (1, 3, 0, 2))
+    missing = -plan.num_rows % _segment(plan, split=False)
+    return jnp.pad(strips.reshape(*strips.shape[:2], -1), ((0, missing), (0, 0), (0, 0)))
+
+
 class _Bank(NamedTuple):
     """One block of training images."""
 
-    strips: Array  # (rows, p C, B), B = images times columns
-    energies: tuple[Array, ...]  # half squares of the strips, (rows, B) each
+    strips: Array  # (H', p C, B), B = images times columns
+    energies: tuple[Array, ...]  # half squares of the strips, (H', B) each
     log_prior: Array  # (B,)
-
-
-def _strips(plan: Plan, query: Query, images: Array, log_prior: Array, num_rows: int, split: bool) -> _Bank:
-    """Cut images (b, H, W, C) into strips, with rows of zeros below up to ``num_rows`` windows."""
-    strips = jnp.moveaxis(unfold_rows(images, plan.size), 0, 2)  # (H, W, b, p C)
-    strips = jnp.transpose(strips, (0, 3, 2, 1))
-    columns = strips.shape[-1]
-    strips = strips.reshape(*strips.shape[:2], -1)
-    missing = num_rows + plan.size - 1 - strips.shape[0]
-    strips = jnp.pad(strips, ((0, missing), (0, 0), (0, 0)))
-    return _Bank(strips, half_squares(query, strips, 1, split), jnp.repeat(log_prior, columns))
 
 
 def _cut(array: Array, first, count: int) -> Array:
@@ -141,18 +139,17 @@ def _step(plan: Plan, query: Query, bank: _Bank, row, step, num_rows: int) -> Ar
 
 
 def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: bool):
-    """Feed all windows of a block of images (b, H, W, C) through the reduction, training row by training row."""
-    images, log_prior = block
+    """Feed all windows of a block (`cut_strips`, prior of the images) through the reduction, row by row."""
+    strips, log_prior = block
     size, shape, channels = plan.size, query.x.shape, query.x.shape[-1]
-    images = pad(images, size, plan.bank_pad, axes=(1, 2))
-    num_rows, columns = images.shape[1] - size + 1, images.shape[2] - size + 1
-    length = _segment(plan, num_rows, split)
-    num_segments = -(-num_rows // length)
-    bank = _strips(plan, query, images, log_prior, num_segments * length, split)
+    columns = strips.shape[-1] // log_prior.shape[0]
+    num_rows = plan.num_rows
+    length = _segment(plan, split)
+    bank = _Bank(strips, half_squares(query, strips, 1, split), jnp.repeat(log_prior, columns))
     allowed = None
     if plan.boundary == "zero":
         by_row = jnp.asarray(allowed_rows(num_rows, size).T)
-        by_column = jnp.repeat(jnp.asarray(allowed_rows(columns, size))[:, None], images.shape[0], axis=1)
+        by_column = jnp.repeat(jnp.asarray(allowed_rows(columns, size))[:, None], log_prior.shape[0], axis=1)
         allowed = by_row[:, :, None, None], by_column.reshape(columns, -1)
 
     def consume(state, logits: Array | Split, row, step):
@@ -164,13 +161,10 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
             values = bank.strips[row + middle, middle * channels : (middle + 1) * channels]
         table = jnp.concatenate([jnp.ones_like(values[:1]), values]).T
         mask = None if allowed is None else allowed[0][row] & allowed[1]
-        fixed = _turn(query.fixed, -step)
-        return combine(
-            state, _turn(reduce(fixed, logits, mask, lambda weights: matmul(weights, table)), step)
-        )
-
-    def _turn(tree, step):
-        return tree if length == 1 else jax.tree.map(lambda a: jnp.roll(a, step, axis=0), tree)
+        result = reduce(query.fixed, logits, mask, lambda weights: matmul(weights, table))
+        if length > 1:  # from slots back to rows
+            result = jax.tree.map(lambda a: jnp.roll(a, step, axis=0), result)
+        return combine(state, result)
 
     def advance(row, carry, step):
         sums, state = carry
@@ -187,5 +181,5 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
         (_, state), _ = lax.scan(functools.partial(advance, row), (sums, state), jnp.arange(1, length))
         return state, None
 
-    state, _ = lax.scan(jax.checkpoint(visit), state, jnp.arange(num_segments))
+    state, _ = lax.scan(jax.checkpoint(visit), state, jnp.arange(-(-num_rows // length)))
     return state

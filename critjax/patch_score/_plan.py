@@ -20,6 +20,7 @@ class Plan:
     method: str
     size: int
     block: int  # patches or images a block
+    num_rows: int = 0  # rows of windows that a training image has
     mesh: Any = None
     axis: str | None = None
 

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 
 from critjax._typing import Array
 from critjax.patch_score._plan import Plan, Query, query_shape
-from critjax.patch_score._routes import fold, lay_out
+from critjax.patch_score._routes import fold, lay_out, prepare
 from critjax.patch_score._scores import EXCLUDED_SCORE, Split, excluded_logit
 from critjax.patch_score._split import grid_steps
 
@@ -137,7 +137,7 @@ def _over_bank(
 
         def body(state, block):
             flat, log_prior = block
-            block = flat.reshape(plan.block, *bank[0].shape[1:]), log_prior
+            block = prepare(plan, flat.reshape(plan.block, *bank[0].shape[1:])), log_prior
             if split is None:
                 return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
             branches = [

@@ -60,6 +60,13 @@ def lay_out(plan: Plan, query: Query) -> Any:
     return features(query, windows, jnp.zeros_like(windows[..., :1]))
 
 
+def prepare(plan: Plan, candidates: Array) -> Array:
+    """Lay out one block of candidates, for either arithmetic."""
+    if plan.kind == "images" and plan.positions != "same":
+        return _images.cut_strips(plan, candidates)
+    return candidates
+
+
 def fold(
     plan: Plan,
     query: Query,
@@ -69,7 +76,7 @@ def fold(
     combine: Combine,
     split: bool,
 ) -> Any:
-    """Feed one block of the bank through the reduction; ``split`` selects the compensated arithmetic.
+    """Feed one prepared block of the bank through the reduction; ``split`` selects the compensated arithmetic.
 
     A ``state`` of None stands for nothing yet: the block's own result is returned.
     """
