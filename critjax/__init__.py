@@ -24,7 +24,8 @@ from critjax.closed_form import (
     score,
     two_pattern_denoiser,
 )
-from critjax.fluctuations import linear_structure_factor
+from critjax.fluctuations import GaussianClosure, gaussian_closure, linear_structure_factor
+from critjax.landau import LandauCoefficients, landau_coefficients
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.observables import correlation_length, radial_average, structure_factor
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
@@ -51,6 +52,7 @@ _LAZY = (
     "data",
     "fluctuations",
     "fourier",
+    "landau",
     "noise",
     "observables",
     "patch_score",
@@ -63,7 +65,9 @@ _LAZY = (
 
 __all__ = [
     "CriticalPoint",
+    "GaussianClosure",
     "ImageBank",
+    "LandauCoefficients",
     "PatchBank",
     "Trajectory",
     "available_methods",
@@ -71,6 +75,7 @@ __all__ = [
     "critical_point",
     "effective_patches",
     "extract_patches",
+    "gaussian_closure",
     "gaussian_denoiser",
     "geometric_sigmas",
     "growth_rate",
@@ -78,6 +83,7 @@ __all__ = [
     "ideal_denoiser",
     "instability_kind",
     "karras_sigmas",
+    "landau_coefficients",
     "linear_structure_factor",
     "measured_symbol",
     "mixture_denoiser",

@@ -135,10 +135,8 @@ def _slices(y: Array, size: int, axis: int) -> list[Array]:
 def _image_block(bank: ImageBank, readout: str, uniform: bool, images: Array, log_prior: Array) -> _Block:
     """Prepare a block of whole images, laid out (C, h, w, B): with images innermost shifts are free."""
     size, dtype = bank.size, working_dtype(bank)
-    before, after = (size - 1) // 2, size // 2
-    y = jnp.transpose(images, (3, 1, 2, 0)).astype(dtype)
-    if bank.positions == "all":
-        y = jnp.pad(y, ((0, 0), (before, after), (before, after), (0, 0)), mode="wrap")
+    before = (size - 1) // 2
+    y = _image_layout(bank, images)
     channels, height, width, count = y.shape
     height, width = height - size + 1, width - size + 1
     if readout == "average" and not uniform:
@@ -220,6 +218,87 @@ def _block_length(
     # A divisor near the target spares a remainder, and with it a copy of the whole bank.
     divisors = [b for b in range((target + 1) // 2, min(2 * target, count) + 1) if count % b == 0]
     return count, min(divisors, key=lambda b: abs(np.log(b / target)), default=target)
+
+
+def _window_waves(bank: PatchBank | ImageBank, data: Array, wavevector: Array) -> Array:
+    """Compute ``sum_r phi_c(r) exp(i k.r)`` for every candidate of a block, (C, n), windows unformed for images."""
+    size = bank.size
+    before = (size - 1) // 2
+    offsets = jnp.arange(size) - before
+    along = [jnp.exp(1j * k * offsets) for k in wavevector]
+    if isinstance(bank, PatchBank):
+        return jnp.einsum("npqc,p,q->cn", data.astype(working_dtype(bank)), *along, precision=_EXACT)
+    waves = _image_layout(bank, data)
+    for axis, weights in zip((1, 2), along, strict=True):
+        parts = zip(weights, _slices(waves, size, axis), strict=True)
+        waves = sum(weight * part for weight, part in parts)
+    return waves.reshape(waves.shape[0], -1)
+
+
+def _image_layout(bank: ImageBank, images: Array) -> Array:
+    """Lay images out (C, h, w, B), extended so that every training window lies inside."""
+    before, after = (bank.size - 1) // 2, bank.size // 2
+    y = jnp.transpose(images, (3, 1, 2, 0)).astype(working_dtype(bank))
+    if bank.positions == "all":
+        y = jnp.pad(y, ((0, 0), (before, after), (before, after), (0, 0)), mode="wrap")
+    return y
+
+
+def posterior_average(
+    bank: PatchBank | ImageBank,
+    sigma: Any,
+    state: Array,
+    log_evidence: Array,
+    statistic_fn: Callable[[Array, Array], Array],
+    *,
+    wavevector: Array | None = None,
+) -> Array:
+    r"""Average any statistic of patch centres and window sums under the posterior at a homogeneous state.
+
+    Parameters
+    ----------
+    bank, sigma, state
+        As for `posterior_moments`.
+    log_evidence : array ()
+        Normaliser of the weights, from `posterior_moments`.
+    statistic_fn : callable
+        ``(centres (C, n), sums (C, n)) -> (K, n)``, with ``sums = sum_r phi(r) exp(i k.r)``.
+    wavevector : array (2,), optional
+        k in rad per pixel, one for all candidates; default zero, which leaves the sums real.
+
+    Returns
+    -------
+    array (K,)
+        ``sum_mu w_mu statistic_mu``.
+
+    Notes
+    -----
+    One pass over the bank, O(1) per candidate besides the sums (O(p) for images); memory of one block.
+    """
+    dtype = working_dtype(bank)
+    inverse = 1 / (2 * jnp.asarray(sigma).astype(dtype) ** 2)
+    pixels = bank.size**2
+    count, length = _block_length(bank, "centre", True, None)
+
+    def block_average(data: Array, log_prior: Array) -> Array:
+        make, first = (_patch_block, dtype) if isinstance(bank, PatchBank) else (_image_block, bank)
+        block = make(first, "centre", True, data, log_prior)
+        distance = block.spread + pixels * jnp.sum((block.mean - state[:, None]) ** 2, axis=0)
+        weights = jnp.exp(block.log_prior - inverse * distance - log_evidence)
+        sums = pixels * block.mean if wavevector is None else _window_waves(bank, data, wavevector)
+        values = statistic_fn(block.features, sums)
+        return jnp.sum(jnp.where(weights > 0, weights * values, 0), axis=1)
+
+    data = (bank.patches if isinstance(bank, PatchBank) else bank.images, bank.log_prior)
+    shape = jax.eval_shape(block_average, *jax.tree.map(lambda a: a[:length], data))
+    total = jnp.zeros(shape.shape, shape.dtype)
+    whole = count // length
+    if whole > 1:
+        split = jax.tree.map(lambda a: a[: whole * length].reshape(whole, length, *a.shape[1:]), data)
+        add = jax.checkpoint(lambda total, part: (total + block_average(*part), None))
+        total, _ = jax.lax.scan(add, total, split)
+        data = jax.tree.map(lambda a: a[whole * length :], data)
+    return total + block_average(*data) if data[1].shape[0] else total
 
 
 def posterior_moments(
