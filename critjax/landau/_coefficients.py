@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check
+from critjax._checks import check, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
 from critjax.closed_form._inputs import check_sigma
@@ -79,7 +79,7 @@ def quartic_form(coefficients: ArrayLike, wavevector: Any) -> Array:
     k = jnp.asarray(wavevector)
     y, x = k[..., 0], k[..., 1]
     binomials = (1, 4, 6, 4, 1)
-    return sum(n * coefficients[j] * y ** (4 - j) * x**j for j, n in enumerate(binomials))
+    return jnp.sum(jnp.stack([n * coefficients[j] * y ** (4 - j) * x**j for j, n in enumerate(binomials)]), 0)
 
 
 def _eigenvectors(matrix: Array) -> tuple[Array, Array, Array]:
@@ -115,8 +115,10 @@ def _eigenvalue_series(matrices: list[Array], value: Array, right: Array, left: 
     inverse = jnp.linalg.inv(matrices[0] - value * identity + jnp.outer(right, left))
     values, vectors = [value], [right.astype(matrices[0].dtype)]
     for n in range(1, len(matrices)):
-        values.append(sum(left @ (matrices[m] @ vectors[n - m]) for m in range(1, n + 1)))
-        source = sum(matrices[m] @ vectors[n - m] - values[m] * vectors[n - m] for m in range(1, n + 1))
+        earlier = [matrices[m] @ vectors[n - m] for m in range(1, n + 1)]
+        values.append(left @ jnp.sum(jnp.stack(earlier), axis=0))
+        moved = [part - values[m] * vectors[n - m] for m, part in enumerate(earlier, start=1)]
+        source = jnp.sum(jnp.stack(moved), axis=0)
         vector = -inverse @ source
         vectors.append(vector - right * (left @ vector))
     return values
@@ -301,7 +303,7 @@ def amplitude_coefficients(
     dtype = working_dtype(bank)
     carrier = jnp.asarray(wavevector, dtype)
     check(carrier.shape == (2,), "wavevector", "shape (2,)", f"shape {carrier.shape}", "pass (k_y, k_x)")
-    if not isinstance(carrier, jax.core.Tracer):
+    if is_concrete(carrier):
         zero = "use landau_coefficients for the uniform mode"
         check(bool(jnp.any(carrier != 0)), "wavevector", "not zero", "zero", zero)
     kernel = response_kernel(bank, sigma, state=state)

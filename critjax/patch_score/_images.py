@@ -29,6 +29,7 @@ from critjax.patch_score._scores import (
     EXCLUDED_SCORE,
     Features,
     Split,
+    add_scores,
     excluded_logit,
     features,
     half_squares,
@@ -169,7 +170,7 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
     def advance(row, carry, step):
         sums, state = carry
         change = _step(plan, query, bank, row + step, step, num_rows)
-        sums = Split(sums.high + change.high, sums.low + change.low, sums.unit) if split else sums + change
+        sums = add_scores(sums, change)
         return (sums, consume(state, sums, row + step, step)), None
 
     def visit(state, segment):

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from critjax._typing import Array
-from critjax.patch_score._split import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Query(NamedTuple):
     sigma: Array  # ()
     layout: Any  # what `lay_out` made of it
     fixed: Any  # arrays that a reduction reads at each window, leading axes (H, W)
-    grid: Grid | None  # None where sums are never compensated
+    grid: Any  # `Grid` of the compensated sums, None where sums are never compensated
 
 
 def query_shape(plan: Plan, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,11 +71,12 @@ def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
     return candidates.reshape(num_blocks, -1), log_prior.reshape(num_blocks, plan.block)
 
 
-def _logits(sigma, scores: Array | Split, reference: Array | None, allowed: Array | None) -> Array:
+def _logits(sigma, scores: Array | Split, reference: Any, allowed: Array | None) -> Array:
     """Logits; scores in two parts are taken relative to the reference score."""
-    logits = scores
     if isinstance(scores, Split):
         logits = ((scores.high - reference[..., None]) + scores.low) * (1 / sigma**2)
+    else:
+        logits = scores
     return logits if allowed is None else jnp.where(allowed, logits, excluded_logit(logits.dtype))
 
 
@@ -130,7 +131,7 @@ def _over_bank(
     split = _split_below(plan, sigma, x.shape[-1], scales[1])
 
     def local(x, sigma, blocks, fixed, scales, split):
-        grid = None if split is None else grid_steps(*scales, plan.size, x.shape[-1])
+        grid = None if split is None else grid_steps(scales[0], scales[1], plan.size, x.shape[-1])
         query = Query(x, sigma, None, fixed, grid)
         query = query._replace(layout=lay_out(plan, query))
         reduce_fn, combine_fn = functools.partial(reduce, sigma), functools.partial(combine, sigma)

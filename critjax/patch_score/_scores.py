@@ -7,7 +7,7 @@ plain logits are one product, compensated scores one exact and one small product
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -32,8 +32,8 @@ class Features(NamedTuple):
     """Windows as rows of a product, with the columns that `operands` expects appended."""
 
     plain: Array  # (..., K + 2): divided by sigma^2, a shift common to all candidates, one
-    high: Array | None  # (..., K + 1): heads, one
-    low: Array | None  # (..., 2 K + 1): heads, tails, one
+    high: Any  # (..., K + 1): heads, one; None where sums are never compensated
+    low: Any  # (..., 2 K + 1): heads, tails, one; or None
 
 
 def excluded_logit(dtype) -> float:
@@ -92,6 +92,13 @@ def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) 
         matmul(rows.low, jnp.concatenate([bank - heads, bank, added[1]])),
         unit(query),
     )
+
+
+def add_scores(total: Any, change: Any) -> Any:
+    """Add scores of either kind."""
+    if isinstance(total, Split):
+        return Split(total.high + change.high, total.low + change.low, total.unit)
+    return total + change
 
 
 def matmul(a: Array, b: Array) -> Array:

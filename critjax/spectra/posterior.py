@@ -230,8 +230,7 @@ def _window_waves(bank: PatchBank | ImageBank, data: Array, wavevector: Array) -
         return jnp.einsum("npqc,p,q->cn", data.astype(working_dtype(bank)), *along, precision=_EXACT)
     waves = _image_layout(bank, data)
     for axis, weights in zip((1, 2), along, strict=True):
-        parts = zip(weights, _slices(waves, size, axis), strict=True)
-        waves = sum(weight * part for weight, part in parts)
+        waves = jnp.tensordot(weights, jnp.stack(_slices(waves, size, axis)), 1, precision=_EXACT)
     return waves.reshape(waves.shape[0], -1)
 
 
