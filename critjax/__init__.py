@@ -25,7 +25,7 @@ from critjax.closed_form import (
     two_pattern_denoiser,
 )
 from critjax.fluctuations import GaussianClosure, gaussian_closure, linear_structure_factor
-from critjax.landau import LandauCoefficients, landau_coefficients
+from critjax.landau import LandauCoefficients, landau_coefficients, landau_sample
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.observables import correlation_length, radial_average, structure_factor
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
@@ -84,6 +84,7 @@ __all__ = [
     "instability_kind",
     "karras_sigmas",
     "landau_coefficients",
+    "landau_sample",
     "linear_structure_factor",
     "measured_symbol",
     "mixture_denoiser",

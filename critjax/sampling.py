@@ -9,6 +9,7 @@ and may add Langevin corrector steps at fixed noise (THEORY section 1).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,26 @@ def saved_levels(num_steps: int, save_every: int) -> list[int]:
     """List the indices of the levels that `sample` saves: every ``save_every``-th, and the last."""
     levels = list(range(0, num_steps + 1, save_every))
     return levels if levels[-1] == num_steps else [*levels, num_steps]
+
+
+def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -> tuple[Any, Any]:
+    """Repeat ``advance(state, index) -> (state, output)``; keep state and output at the start of some steps.
+
+    Returns ``(states, outputs)`` at the levels of `saved_levels` but the last, stacked, and the final state. Reverse
+    mode stores one state a step and recomputes the inside of the step.
+    """
+
+    def block(state: Any, indices: Array) -> tuple[Any, Any]:
+        end, outputs = lax.scan(jax.checkpoint(advance), state, indices)
+        return end, (state, jax.tree.map(lambda a: a[0], outputs))
+
+    whole = num_steps // save_every
+    indices = jnp.arange(num_steps)
+    state, saved = lax.scan(block, start, indices[: whole * save_every].reshape(whole, save_every))
+    if whole * save_every < num_steps:
+        state, last = block(state, indices[whole * save_every :])
+        saved = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), saved, last)
+    return saved, state
 
 
 def sample(
@@ -165,17 +186,7 @@ def sample(
             x_next, _ = lax.scan(correct, x_next, jnp.arange(langevin_steps))
         return x_next, denoised
 
-    def block(x: Array, indices: Array) -> tuple[Array, tuple[Array, Array]]:
-        """Take the steps between two saved levels; give the state before them and its denoised image."""
-        x_end, denoised = lax.scan(jax.checkpoint(advance), x, indices)
-        return x_end, (x, denoised[0])
-
-    whole = num_steps // save_every
-    indices = jnp.arange(num_steps)
-    x, (states, denoised) = lax.scan(block, x_init, indices[: whole * save_every].reshape(whole, save_every))
-    if whole * save_every < num_steps:
-        x, (state, estimate) = block(x, indices[whole * save_every :])
-        states, denoised = jnp.concatenate([states, state[None]]), jnp.concatenate([denoised, estimate[None]])
+    (states, denoised), x = scan_saved(advance, x_init, num_steps, save_every)
     levels = jnp.asarray(saved_levels(num_steps, save_every))
     last = denoise_fn(x, sigmas[-1])
     return Trajectory(

@@ -7,11 +7,25 @@ from critjax.landau._coefficients import (
     landau_coefficients,
     quartic_form,
 )
+from critjax.landau._dynamics import (
+    ReducedModel,
+    free_energy,
+    integrate,
+    landau_sample,
+    low_pass,
+    reduced_model,
+)
 
 __all__ = [
     "AmplitudeCoefficients",
     "LandauCoefficients",
+    "ReducedModel",
     "amplitude_coefficients",
+    "free_energy",
+    "integrate",
     "landau_coefficients",
+    "landau_sample",
+    "low_pass",
     "quartic_form",
+    "reduced_model",
 ]

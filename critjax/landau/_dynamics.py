@@ -1,0 +1,321 @@
+r"""Reduced dynamics of slow fields: a pseudo-spectral solver for the Ginzburg-Landau equation along a noise ladder.
+
+One real field psi per image, ``x = m(sigma) + psi e``. Modes up to half the Nyquist wavenumber per axis are kept, so
+that quadratic and cubic products computed on the grid are free of aliasing in every mode kept (the 1/2 rule); slow
+fields live below pi/p, well inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check, check_eta, check_grid, check_option, check_rank, check_sigmas, is_concrete
+from critjax._typing import Array, ArrayLike, Complex, Float, PRNGKey
+from critjax.banks import ImageBank, PatchBank
+from critjax.fourier import wavevectors
+from critjax.landau._coefficients import LandauCoefficients, landau_coefficients, quartic_form
+from critjax.sampling import Trajectory, saved_levels, scan_saved
+from critjax.spectra import homogeneous_state, symbol
+from critjax.spectra.kernels import uniform_response
+
+Bank = PatchBank | ImageBank
+
+
+class ReducedModel(NamedTuple):
+    """A bank's reduced dynamics on a ladder of noise levels; build it once for many samples."""
+
+    sigma: Float[Array, " num"]
+    state: Float[Array, "num C"]
+    """Homogeneous states m."""
+    target: Float[Array, "num C"]
+    """D(m), towards which the state moves."""
+    symbol: Complex[Array, "num H W"]
+    """Linear part lambda(k), FFT order: exact or truncated."""
+    coefficients: LandauCoefficients
+    """At every level, leading axis num."""
+
+
+def reduced_model(
+    bank: Bank,
+    sigmas: Float[ArrayLike, " num"],
+    grid: Sequence[int],
+    *,
+    eta: Any = 0.0,
+    linear: str = "exact",
+) -> ReducedModel:
+    r"""Collect what the reduced dynamics of a bank need on a ladder of noise levels.
+
+    Parameters
+    ----------
+    bank : PatchBank or ImageBank
+        Positions "all" or "interior".
+    sigmas : float array (num,)
+        Strictly decreasing standard deviations.
+    grid : (H, W)
+        Static grid of the field.
+    eta : scalar >= 0
+        Stochasticity; it enters the homogeneous states.
+    linear : "exact" or "truncated"
+        Linear part: the exact symbol :math:`\hat D(k)`, projected on the uniform mode if there are several channels, or
+        its expansion :math:`1 - r + i v\cdot k - K_{ab}k_a k_b - L(k)`.
+
+    Returns
+    -------
+    ReducedModel
+        In the bank's dtype.
+
+    Raises
+    ------
+    ValueError
+        If the truncation is ill-posed (L <= 0 in some direction) at a concrete noise level, if the uniform mode of
+        several channels oscillates, or on a bad ladder, grid or option. Under tracing an ill-posed level gives NaN.
+
+    Notes
+    -----
+    Some ten passes over the bank per level. THEORY section 4.
+
+    Example
+    -------
+    >>> from critjax.banks import two_pattern_bank
+    >>> model = reduced_model(two_pattern_bank(3), jnp.array([6.0, 3.0]), (16, 16))
+    >>> complex(model.symbol[1, 0, 0])
+    (1+0j)
+    """
+    sigmas = jnp.asarray(sigmas)
+    check_sigmas("sigmas", sigmas)
+    check_eta(eta)
+    check_option("linear", linear, ("exact", "truncated"))
+    grid = check_grid(grid)
+    states = homogeneous_state(bank, sigmas, eta=eta)
+    found = jax.vmap(lambda s, m: landau_coefficients(bank, s, state=m))(sigmas, states)
+    if is_concrete(found.left):
+        steady = bool(np.all(np.imag(found.left) == 0) and np.all(np.imag(found.u) == 0))
+        advice = "its amplitude is complex; simulate the exact model"
+        check(steady, "bank", "a uniform mode that does not oscillate", "an oscillating one", advice)
+    found = jax.tree.map(lambda a: a.real, found)
+    targets = jax.vmap(lambda s, m: uniform_response(bank, s, m, readout="centre", block_size=None).value)(
+        sigmas, states
+    )
+    if linear == "exact":
+
+        def exact(sigma: Array, state: Array, right: Array, left: Array) -> Array:
+            full = symbol(bank, sigma, grid, state=state)
+            return jnp.einsum("a,hwab,b->hw", left, full, right, precision=jax.lax.Precision.HIGHEST)
+
+        part = jax.lax.map(lambda level: exact(*level), (sigmas, states, found.right, found.left))
+        return ReducedModel(sigmas, states, targets, part, found)
+    if is_concrete(found.well_posed):
+        bad = np.asarray(sigmas)[~np.asarray(found.well_posed)]
+        got = f"L <= 0 in some direction at {bad.size} of {sigmas.size} levels, e.g. sigma = {bad[:1]}"
+        advice = "short waves would grow without bound; use linear='exact'"
+        check(bad.size == 0, "linear='truncated'", "a fourth-order term that damps", got, advice)
+    k = wavevectors(grid, dtype=sigmas.dtype)
+
+    def truncated(c: LandauCoefficients) -> Array:
+        curvature = jnp.einsum("hwa,ab,hwb->hw", k, c.K, k)
+        value = 1 - c.r - curvature - quartic_form(c.L, k) + 1j * (k @ c.v)
+        return jnp.where(c.well_posed, value, jnp.nan)
+
+    return ReducedModel(sigmas, states, targets, jax.vmap(truncated)(found), found)
+
+
+def kept_modes(grid: Sequence[int]) -> np.ndarray:
+    """Mark the modes (H, W), FFT order, below half the Nyquist wavenumber along both axes."""
+    marks = [np.abs(np.fft.fftfreq(n)) < 0.25 for n in grid]
+    return marks[0][:, None] & marks[1][None, :]
+
+
+def low_pass(field: Array, cutoff: Any) -> Array:
+    """Keep the modes of a real field (H, W) with ``|k| <= cutoff`` rad per pixel that the solver can carry."""
+    k = wavevectors(field.shape, dtype=field.dtype)
+    keep = (jnp.sum(k**2, axis=-1) <= cutoff**2) & kept_modes(field.shape)
+    return jnp.fft.ifft2(jnp.where(keep, jnp.fft.fft2(field), 0)).real
+
+
+def _phi(z: Array) -> tuple[Array, Array]:
+    """Return ``(e^z - 1)/z`` and ``(e^z - 1 - z)/z^2``, by their series near zero."""
+    small = jnp.abs(z) < 0.5
+    safe = jnp.where(small, 1, z)
+    series = jnp.zeros_like(z)
+    for n in range(14, 1, -1):
+        series = 1 / n * (1 + series * z) if n > 2 else 0.5 * (1 + series * z)
+    second = jnp.where(small, series, (jnp.exp(safe) - 1 - safe) / safe**2)
+    return 1 + z * second, second
+
+
+def _local(psi: Array, h: Any, u: Any) -> Array:
+    """Transform of ``h psi^2 - u psi^3`` in the kept modes."""
+    return jnp.where(kept_modes(psi.shape), jnp.fft.fft2(h * psi**2 - u * psi**3), 0)
+
+
+def exponential_step(psi_hat: Array, span: Any, rate: Array, ends: Any, strength: Any) -> Array:
+    r"""Advance the field by one second-order exponential Runge-Kutta step.
+
+    ``d psi_k/dtau = rate_k psi_k + strength (h psi^2 - u psi^3)_k`` over ``span``, with (h, u) given at both ``ends``
+    (Cox & Matthews 2002, J. Comput. Phys. 176, 430, ETD2RK).
+    """
+    growth = jnp.exp(span * rate)
+    first, second = _phi(span * rate)
+    (h, u), (h_next, u_next) = ends
+    before = strength * _local(jnp.fft.ifft2(psi_hat).real, h, u)
+    guess = growth * psi_hat + span * first * before
+    after = strength * _local(jnp.fft.ifft2(guess).real, h_next, u_next)
+    return guess + span * second * (after - before)
+
+
+def integrate(
+    model: ReducedModel, key: PRNGKey, x_init: Array, *, eta: Any = 0.0, cutoff: float, save_every: int = 1
+) -> Trajectory:
+    """Run the reduced dynamics of `reduced_model` from a noisy image; see `landau_sample`."""
+    check_rank("x_init", x_init, "H W C")
+    check_eta(eta)
+    noisy = not is_concrete(eta) or float(eta) > 0
+    grid, num_steps = x_init.shape[:2], model.sigma.shape[0] - 1
+    k = wavevectors(grid, dtype=x_init.dtype)
+    slow = (jnp.sum(k**2, axis=-1) <= cutoff**2) & kept_modes(grid)
+    c = model.coefficients
+
+    def project(field: Array, index: Any) -> Array:
+        return jnp.where(slow, jnp.fft.fft2(field @ c.left[index].astype(field.dtype)), 0)
+
+    def advance(psi_hat: Array, index: Array) -> tuple[Array, None]:
+        sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
+        span = jnp.log(sigma / sigma_next)
+        rate = (1 + eta) * (0.5 * (model.symbol[index] + model.symbol[index + 1]) - 1)
+        rate = jnp.where(kept_modes(grid), rate, 0)
+        ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
+        later = exponential_step(psi_hat, span, rate, ends, 1 + eta)
+        if noisy:
+            # Integral of 2 eta sigma^2 exp(2 rate (end - tau)) over the step, sigma falling as exp(-tau).
+            decay, _ = _phi(-2 * span * (rate.real + 1))
+            variance = 2 * eta * sigma**2 * span * jnp.exp(2 * span * rate.real) * decay
+            step_key, _ = jax.random.split(jax.random.fold_in(key, index))
+            white = jax.random.normal(step_key, x_init.shape, x_init.dtype)
+            later = later + jnp.sqrt(variance) * project(white, index)
+        return later, None
+
+    start = project(x_init - model.state[0], 0)
+    (states, _), last = scan_saved(advance, start, num_steps, save_every)
+    levels = np.asarray(saved_levels(num_steps, save_every))
+    fields = jnp.concatenate([states, last[None]])
+
+    def show(psi_hat: Array, index: Array) -> tuple[Array, Array]:
+        drift = model.symbol[index] * psi_hat + _local(jnp.fft.ifft2(psi_hat).real, c.h[index], c.u[index])
+        psi, estimate = jnp.fft.ifft2(psi_hat).real, jnp.fft.ifft2(drift).real
+        return (
+            model.state[index] + psi[..., None] * c.right[index],
+            model.target[index] + estimate[..., None] * c.right[index],
+        )
+
+    x, denoised = jax.vmap(show)(fields, jnp.asarray(levels))
+    return Trajectory(model.sigma[levels], x, denoised)
+
+
+def landau_sample(
+    bank: Bank,
+    key: PRNGKey,
+    shape: tuple[int, int, int],
+    sigmas: Float[ArrayLike, " num"],
+    *,
+    eta: Any = 0.0,
+    linear: str = "exact",
+    x_init: Array | None = None,
+    save_every: int = 1,
+) -> Trajectory:
+    r"""Generate a slow field by the Ginzburg-Landau equation in place of the exact denoiser.
+
+    .. math::
+        \frac{d\psi_k}{d\tau} = (1+\eta)\left[(\lambda(k, \sigma) - 1)\psi_k
+        + (h\psi^2 - u\psi^3)_k\right] + \sqrt{2\eta}\,\sigma\,\xi_k, \qquad x = m(\sigma) + \psi e
+
+    Parameters
+    ----------
+    bank, sigmas, eta, linear
+        As for `reduced_model`.
+    key : PRNG key
+        Used like that of `sample`: the same key starts from the same noise, low-passed.
+    shape : (H, W, C)
+        Shape of the image.
+    x_init : (H, W, C) array, optional
+        Noisy image at ``sigmas[0]``; its modes with |k| <= pi/p start the field.
+    save_every : int
+        Save every so many steps (first and last level always).
+
+    Returns
+    -------
+    Trajectory
+        Slow fields and what the reduced denoiser makes of them, as `sample` returns the exact ones.
+
+    Raises
+    ------
+    ValueError
+        As `reduced_model`; if shapes do not match.
+
+    Notes
+    -----
+    Second order in the ladder spacing, the linear part exact for a constant symbol, the noise of a step exact for its
+    linear part. Eight FFTs a step. Bare coefficients: fluctuations of the modes left out weaken growth and saturation,
+    see `gaussian_closure`. THEORY section 4.
+
+    Example
+    -------
+    >>> from critjax import geometric_sigmas, two_pattern_bank
+    >>> ladder = geometric_sigmas(6.0, 1.0, 20)
+    >>> run = landau_sample(two_pattern_bank(3), jax.random.key(0), (16, 16, 1), ladder, save_every=20)
+    >>> run.x.shape
+    (2, 16, 16, 1)
+    """
+    sigmas = jnp.asarray(sigmas)
+    check_sigmas("sigmas", sigmas, minimum=2)
+    check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
+    got = f"{shape[2]}"
+    check(shape[2] == bank.channels, "shape", f"{bank.channels} channels, like the bank", got, "match them")
+    if x_init is not None:
+        check_rank("x_init", x_init, "H W C")
+        got = f"shape {tuple(x_init.shape)}"
+        check(tuple(x_init.shape) == tuple(shape), "x_init", f"shape {tuple(shape)}", got, "match them")
+    model = reduced_model(bank, sigmas, shape[:2], eta=eta, linear=linear)
+    start_key, noise_key = jax.random.split(key)
+    if x_init is None:
+        x_init = sigmas[0] * jax.random.normal(start_key, tuple(shape), sigmas.dtype)
+    return integrate(model, noise_key, x_init, eta=eta, cutoff=np.pi / bank.size, save_every=save_every)
+
+
+def free_energy(psi: Float[ArrayLike, "H W"], symbol: Array, h: Any, u: Any) -> Array:
+    r"""Compute the free energy whose gradient flow the reduced equation is, for symmetric linear parts.
+
+    .. math:: F = \frac{1}{2N}\sum_k (1 - \lambda(k))|\psi_k|^2 - \sum_j \left(\frac{h}{3}\psi_j^3
+              - \frac{u}{4}\psi_j^4\right)
+
+    Parameters
+    ----------
+    psi : (H, W) array
+        Slow field, in the modes of `kept_modes`.
+    symbol : (H, W) array
+        lambda(k), FFT order; its imaginary part (drift, dispersion) derives from no energy and is ignored.
+    h, u : scalars
+        Coefficients of `landau_coefficients`.
+
+    Returns
+    -------
+    array ()
+        ``-dF/dpsi`` is the drift at eta = 0; the temperature is ``eta sigma^2/(1 + eta)``.
+
+    Notes
+    -----
+    It falls along the flow at frozen sigma only; on a ladder it also changes with its coefficients. With the truncated
+    symbol this is the functional of THEORY section 4.
+
+    Example
+    -------
+    >>> float(free_energy(jnp.ones((4, 4)), jnp.full((4, 4), 2.0), 0.0, 1.0))  # 16 (-1/2 + 1/4)
+    -4.0
+    """
+    psi = jnp.asarray(psi)
+    power = jnp.abs(jnp.fft.fft2(psi)) ** 2 / psi.size
+    return 0.5 * jnp.sum((1 - symbol.real) * power) - jnp.sum(h / 3 * psi**3 - u / 4 * psi**4)

@@ -1,0 +1,179 @@
+"""The reduced solver: order, symmetry, free energy, aliasing, linear limits, and the exact dynamics of slow fields."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.banks import PatchBank, random_pattern_bank, two_pattern_bank
+from critjax.fluctuations import linear_structure_factor
+from critjax.landau import free_energy, integrate, landau_coefficients, landau_sample, low_pass, reduced_model
+from critjax.landau._dynamics import _local, exponential_step, kept_modes
+from critjax.noise import geometric_sigmas
+from critjax.patch_score import patch_denoiser
+from critjax.sampling import sample
+from critjax.spectra import bank_symbol_fn
+
+SIZE = 5
+GRID = (24, 20)
+
+
+def _bank():
+    return random_pattern_bank(jax.random.key(3), SIZE, 3, dtype=np.float64)
+
+
+def _well_posed_bank():
+    """One patch and its negative, bright in the centre and dark around: far covariances are negative."""
+    patch = -np.ones((3, 3, 1))
+    patch[1, 1] = 1
+    return PatchBank(np.stack([patch, -patch]))
+
+
+def _start(scale=1.0, seed=0):
+    return scale * jax.random.normal(jax.random.key(seed), (*GRID, 1), jnp.float64)
+
+
+def _ladder(num, top=6.0, bottom=3.0):
+    return geometric_sigmas(top, bottom, num).astype(jnp.float64)
+
+
+def _run(bank, ladder, x_init, eta=0.0, key=0, **options):
+    key = jax.random.key(key)
+    return landau_sample(bank, key, x_init.shape, ladder, eta=eta, x_init=x_init, **options)
+
+
+def test_the_solver_converges_at_second_order():
+    start, ends = _start(6.0), {}
+    for num in (16, 32, 64, 512):
+        ends[num] = np.asarray(_run(_bank(), _ladder(num), start, save_every=num).x[-1])
+    errors = [np.max(np.abs(ends[num] - ends[512])) for num in (16, 32, 64)]
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert np.all((orders > 1.8) & (orders < 2.3)), orders
+
+
+def test_symmetric_banks_keep_the_sign_symmetry():
+    plus, minus = (_run(_bank(), _ladder(10), sign * _start(6.0), save_every=10) for sign in (1, -1))
+    np.testing.assert_allclose(minus.x, -plus.x, atol=1e-12)
+    np.testing.assert_allclose(minus.denoised, -plus.denoised, atol=1e-12)
+    assert np.std(plus.x[-1]) > 0.05
+
+
+def test_products_are_free_of_aliasing_in_the_modes_kept():
+    rng = np.random.default_rng(0)
+    shape = (18, 13)
+    psi = np.asarray(low_pass(jnp.asarray(rng.normal(size=shape)), 10.0))
+    found = np.asarray(_local(jnp.asarray(psi), jnp.asarray(0.7), jnp.asarray(0.4)))
+    # The same products on a grid three times as fine, where no alias of a cubic product reaches a kept mode.
+    modes = np.fft.fft2(psi)
+    fine = np.zeros((3 * shape[0], 3 * shape[1]), complex)
+    index = [np.fft.fftfreq(n, 1 / n).astype(int) for n in shape]
+    fine[np.ix_(*index)] = modes
+    values = np.fft.ifft2(9 * fine).real
+    expected = np.fft.fft2(0.7 * values**2 - 0.4 * values**3)[np.ix_(*index)] / 9
+    np.testing.assert_allclose(found, np.where(kept_modes(shape), expected, 0), atol=1e-10)
+
+
+def _frozen(symbol, h, u):
+    """Drift at frozen sigma and one default step of it."""
+
+    def drift(psi):
+        modes = (symbol - 1) * jnp.fft.fft2(psi) + _local(psi, h, u)
+        return jnp.fft.ifft2(jnp.where(kept_modes(psi.shape), modes, 0)).real
+
+    def step(psi, span):
+        rate = jnp.where(kept_modes(psi.shape), symbol - 1, 0)
+        modes = exponential_step(jnp.fft.fft2(psi), span, rate, ((h, u), (h, u)), 1.0)
+        return jnp.fft.ifft2(modes).real
+
+    return drift, step
+
+
+def test_the_drift_is_minus_the_gradient_of_the_free_energy():
+    bank, sigma = two_pattern_bank(SIZE, dtype=np.float64), 4.0
+    c = landau_coefficients(bank, sigma)
+    symbol = bank_symbol_fn(bank, GRID)(sigma)[..., 0, 0]
+    psi = low_pass(_start()[..., 0], 1.0)
+    drift, _ = _frozen(symbol, 0.3, c.u)
+    gradient = jax.grad(free_energy)(psi, symbol, 0.3, c.u)
+    kept = np.fft.ifft2(np.where(kept_modes(GRID), np.fft.fft2(gradient), 0)).real
+    np.testing.assert_allclose(drift(psi), -kept, atol=1e-12)
+
+
+def test_the_free_energy_never_increases_at_frozen_noise():
+    bank, sigma = two_pattern_bank(SIZE, dtype=np.float64), 3.0  # below the critical noise 5: domains grow
+    c = landau_coefficients(bank, sigma)
+    symbol = bank_symbol_fn(bank, GRID)(sigma)[..., 0, 0].real + 0j
+    _, step = _frozen(symbol, 0.0, c.u)
+    psi = low_pass(_start(0.1)[..., 0], np.pi / SIZE)
+    span = float(np.log(200**0.5 / 1.0) / 60)  # a ladder of 60 levels
+    energies = []
+    for _ in range(200):
+        energies.append(float(free_energy(psi, symbol, 0.0, c.u)))
+        psi = step(psi, span)
+    assert np.all(np.diff(energies) <= 1e-12 * np.abs(energies[-1]))
+    assert energies[-1] < energies[0] - 1.0
+    plateau = np.sqrt(-float(c.r) / float(c.u))
+    np.testing.assert_allclose(np.max(np.abs(psi)), plateau, rtol=0.2)
+
+
+def test_small_slow_fields_follow_the_exact_dynamics():
+    bank, ladder = _bank(), _ladder(64)
+    slow = low_pass(_start(0.05)[..., 0], np.pi / SIZE)[..., None]
+    exact = sample(patch_denoiser(bank), jax.random.key(0), slow.shape, ladder, x_init=slow, save_every=64)
+    found = _run(bank, ladder, slow, save_every=64)
+    size = np.max(np.abs(exact.x[-1]))
+    np.testing.assert_allclose(found.x[-1], exact.x[-1], atol=3e-4 * size)
+    np.testing.assert_allclose(found.denoised[-1], exact.denoised[-1], atol=1e-3 * size)
+
+
+def test_the_linear_limit_of_the_noise_is_linear_theory():
+    """Far above the critical noise the cubic term is nothing: S(k) of the SDE against its equation."""
+    bank, ladder = two_pattern_bank(SIZE, dtype=np.float64), _ladder(20, 40.0, 20.0)
+    model = reduced_model(bank, ladder, GRID, eta=1.0)
+    coefficients = model.coefficients._replace(u=0 * model.coefficients.u)
+    model = model._replace(coefficients=coefficients)
+    starts = 40.0 * jax.random.normal(jax.random.key(5), (1500, *GRID, 1), jnp.float64)
+    keys = jax.random.split(jax.random.key(6), len(starts))
+    run = jax.jit(
+        jax.vmap(lambda key, x: integrate(model, key, x, eta=1.0, cutoff=np.pi / SIZE, save_every=20).x[-1])
+    )
+    fields = np.asarray(run(keys, starts))[..., 0]
+    power = np.mean(np.abs(np.fft.fft2(fields)) ** 2, axis=0) / np.prod(GRID)
+    expected = linear_structure_factor(bank_symbol_fn(bank, GRID), ladder, eta=1.0)[-1, ..., 0, 0].real
+    slow = np.asarray(power > 0.5 * power.max())
+    ratio = power[slow] / np.asarray(expected)[slow]
+    assert slow.sum() > 8
+    # Each mode has a relative standard error of at most sqrt(2/1500).
+    np.testing.assert_allclose(ratio, 1, atol=4.5 * np.sqrt(2 / 1500))
+    np.testing.assert_allclose(ratio.mean(), 1, atol=4 * np.sqrt(2 / 1500 / (slow.sum() / 2)))
+
+
+def test_exact_and_truncated_linear_parts_agree_for_slow_modes():
+    bank, ladder = _well_posed_bank(), _ladder(12, 6.0, 2.0)
+    exact, truncated = (reduced_model(bank, ladder, (64, 64), linear=name) for name in ("exact", "truncated"))
+    near = (slice(None), slice(0, 3), slice(0, 3))  # k up to 0.28: the next term is of order k^6
+    np.testing.assert_allclose(truncated.symbol[near], exact.symbol[near], atol=2e-4)
+    assert np.max(np.abs(truncated.symbol - exact.symbol)) > 0.1
+    x = _run(bank, ladder, _start(6.0), linear="truncated", save_every=12).x
+    assert np.max(np.abs(x[-1])) < np.max(np.abs(x[0]))
+
+
+def test_the_same_key_starts_from_the_noise_of_the_exact_model():
+    bank, ladder, key = _bank(), _ladder(4), jax.random.key(8)
+    exact = sample(patch_denoiser(bank), key, (*GRID, 1), ladder, save_every=4)
+    found = landau_sample(bank, key, (*GRID, 1), ladder, save_every=4)
+    np.testing.assert_allclose(found.x[0, ..., 0], low_pass(exact.x[0, ..., 0], np.pi / SIZE), atol=1e-12)
+
+
+def test_wrong_input_is_refused_with_its_reason():
+    bank, ladder, key = two_pattern_bank(3), _ladder(4).astype(np.float32), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"truncated.*expected a fourth-order term that damps.*exact"):
+        landau_sample(bank, key, (8, 8, 1), ladder, linear="truncated")
+    with pytest.raises(ValueError, match="linear: expected"):
+        reduced_model(bank, ladder, (8, 8), linear="full")
+    with pytest.raises(ValueError, match="channels"):
+        landau_sample(bank, key, (8, 8, 3), ladder)
+    with pytest.raises(ValueError, match="x_init: expected shape"):
+        landau_sample(bank, key, (8, 8, 1), ladder, x_init=jnp.zeros((4, 4, 1)))
+    with pytest.raises(ValueError, match="eta"):
+        landau_sample(bank, key, (8, 8, 1), ladder, eta=-1.0)
