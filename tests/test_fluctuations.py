@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 from critjax.closed_form import gaussian_denoiser, gaussian_symbol, two_pattern_denoiser
-from critjax.fluctuations import gaussian_closure, linear_structure_factor
+from critjax.fluctuations import gaussian_closure, linear_structure_factor, two_pattern_closure
 
 GRID = (6, 5)
 
@@ -238,6 +239,27 @@ def test_closure_of_the_two_pattern_bank():
         np.log(table), np.log(levels[::-1] ** 2), np.asarray(closure.symbol[::-1, 0, 0, 0, 0].real)
     )
     np.testing.assert_allclose(got, expected, rtol=0.03)
+    ladder = np.geomspace(np.sqrt(200.0), np.sqrt(9.0), 200)
+    without_sampling = np.asarray(two_pattern_closure(9, ladder, (64, 64)).symbol[::-1, 0, 0, 0, 0].real)
+    got = np.interp(np.log(table), np.log(ladder[::-1] ** 2), without_sampling)
+    # The oracle takes first-order steps and reads the level above: 5e-4 in ln sigma^2.
+    np.testing.assert_allclose(got, expected, rtol=3e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 1.0, 8.9, 9.1, 300.0])
+def test_two_pattern_closure_integrates_narrow_and_wide_distributions(sigma):
+    """White noise of std sigma makes u of variance P/sigma^2, from 1e-3 to 2000."""
+    found = two_pattern_closure(9, np.array([sigma, 0.9 * sigma]), (16, 16)).symbol[0]
+    std = 9 / sigma
+    expected = scipy.integrate.quad(
+        lambda u: np.exp(-(u**2) / (2 * std**2)) / np.cosh(u) ** 2 / np.sqrt(2 * np.pi) / std,
+        -min(30, 12 * std),
+        min(30, 12 * std),
+        points=[0],
+        epsabs=1e-13,
+        limit=200,
+    )[0]
+    np.testing.assert_allclose(found[0, 0, 0, 0], 81 / sigma**2 * expected, rtol=1e-9)
 
 
 def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():

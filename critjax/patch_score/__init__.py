@@ -1,7 +1,8 @@
 """Exact patch score models: every pixel's denoiser is a posterior mean over a bank of training patches.
 
-``_denoiser`` holds the public functions and the table of legal variants, ``_posterior`` the streaming softmax and its
-derivative, ``_routes`` the ways to compute scores, ``_split`` the compensated arithmetic, ``_windows`` the geometry.
+``_denoiser`` holds the public functions and the table of legal variants, ``_plan`` what is static about an evaluation,
+``_posterior`` the streaming softmax and its derivative, ``_routes`` the ways to compute scores, ``_images`` the one for
+all patches of training images, ``_scores`` and ``_split`` plain and compensated products, ``_windows`` the geometry.
 """
 
 from critjax.patch_score._denoiser import LEGAL, available_methods, effective_patches, patch_denoiser

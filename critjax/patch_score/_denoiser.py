@@ -230,9 +230,10 @@ def patch_denoiser(
     Notes
     -----
     Exact. Cost O(H W M p^2 C) for "product" and "convolution", O(H W M p C) for "box" on image banks, M the number of
-    candidates; memory O(H W block_size), independent of M, also in forward and reverse mode. In float32 the scores
-    switch to compensated sums at low noise. Derivatives with respect to image, sigma, patches and prior are exact
-    and nest. Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
+    candidates; each derivative costs what "product" does. Memory O(H W) times a block of patches, or times one training
+    row of a block of images, independent of M, also in forward and reverse mode. In float32 the scores switch to
+    compensated sums at low noise. Derivatives with respect to image, sigma, patches and prior are exact and nest.
+    Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.
 
     Example

@@ -54,9 +54,8 @@ class Layout(NamedTuple):
     """The noisy image as rows of products, for full products and for steps from one row to the next."""
 
     start: Features  # leading axes (H, W)
-    moves: (
-        Features | None
-    )  # leading axes (2 H, W): row i leads from the windows of row i to those of row i + 1
+    #: Leading axes (2 H, W), the rows twice: row i leads from the windows of row i to those of row i + 1.
+    moves: Features | None
 
 
 def lay_out(plan: Plan, query: Query) -> Layout:
@@ -122,7 +121,7 @@ def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
     return scores(query, _flat(query.layout.start), window, offsets(query, energies, bank.log_prior))
 
 
-def _step(plan: Plan, query: Query, bank: _Bank, row, step, num_rows: int) -> Array | Split:
+def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
     """Change of all scores on the way to training row ``row``, the one numbered ``step`` of its segment."""
     entering, leaving = row + plan.size - 1, row - 1
     strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
@@ -133,7 +132,7 @@ def _step(plan: Plan, query: Query, bank: _Bank, row, step, num_rows: int) -> Ar
         change = [change[0] / query.sigma**2]
     else:
         lowest = EXCLUDED_SCORE
-    change[0] = change[0] + jnp.where(row == num_rows, lowest, 0)
+    change[0] = change[0] + jnp.where(row == plan.num_rows, lowest, 0)
     height = query.x.shape[0]
     moves = jax.tree.map(lambda a: _cut(a, step - 1, height), query.layout.moves)
     return scores(query, _flat(moves), strips, tuple(change))
@@ -169,8 +168,7 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
 
     def advance(row, carry, step):
         sums, state = carry
-        change = _step(plan, query, bank, row + step, step, num_rows)
-        sums = add_scores(sums, change)
+        sums = add_scores(sums, _step(plan, query, bank, row + step, step))
         return (sums, consume(state, sums, row + step, step)), None
 
     def visit(state, segment):
