@@ -55,6 +55,10 @@ class GaussianClosure(NamedTuple):
     """S(k, sigma), FFT order."""
     symbol: Complex[Array, "num H W C C"]
     """lambda_reg(k, sigma) of the Gaussian field N(m, S)."""
+    structure_factor_error: Float[Array, "num H W C C"]
+    """Standard error of S from the sampling of fields; NaN for one replica, zero where nothing is sampled."""
+    symbol_error: Float[Array, "num H W C C"]
+    """Standard error of lambda_reg, likewise."""
 
 
 def _adjoint(a: Array) -> Array:
@@ -194,6 +198,7 @@ def gaussian_closure(
     *,
     eta: Any = 0.0,
     num_samples: int,
+    num_replicas: int = 1,
     window: int | None = None,
     mean: Float[ArrayLike, " C"] | None = None,
     channels: int = 1,
@@ -220,6 +225,9 @@ def gaussian_closure(
     num_samples : int
         Fields drawn per level, more than channels; errors fall as the inverse square root of samples times
         pixels.
+    num_replicas : int
+        Split the samples into so many independent closures: results are their averages, standard errors come from
+        their spread. At least 4 for errors worth the name; the cost stays.
     window : int, optional
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks).
@@ -231,12 +239,12 @@ def gaussian_closure(
     Returns
     -------
     GaussianClosure
-        ``sigma``, ``mean``, ``structure_factor`` and ``symbol`` at every level.
+        ``sigma``, ``mean``, ``structure_factor`` and ``symbol`` at every level, and standard errors of the last two.
 
     Raises
     ------
     ValueError
-        If the ladder, ``eta``, ``num_samples`` or the grid is illegal.
+        If the ladder, ``eta``, ``num_samples``, ``num_replicas`` or the grid is illegal.
 
     Notes
     -----
@@ -260,26 +268,49 @@ def gaussian_closure(
     check_eta(eta)
     height, width = check_grid(grid)
     mean = jnp.zeros((channels,), sigmas.dtype) if mean is None else jnp.asarray(mean, sigmas.dtype)
-    least = mean.shape[0] + 1  # as many fluctuations as channels, beside the mean
+    good = (
+        isinstance(num_replicas, (int, np.integer)) and num_replicas >= 1 and num_samples % num_replicas == 0
+    )
+    advice = "choose a divisor, e.g. 4 of 16"
+    check(good, "num_replicas", f"a divisor of num_samples = {num_samples}", repr(num_replicas), advice)
+    least = num_replicas * (mean.shape[0] + 1)  # each has as many fluctuations as channels, beside the mean
     check(num_samples >= least, "num_samples", f"at least {least}", num_samples, "16 suits a 64 x 64 grid")
-    shape = (num_samples, height, width, mean.shape[0])
-    white_hat = jnp.fft.fft2(jax.random.normal(key, shape, sigmas.dtype), axes=(1, 2))
-    dtype = white_hat.dtype
+    shape = (num_samples // num_replicas, height, width, mean.shape[0])
+    dtype = jnp.promote_types(sigmas.dtype, jnp.complex64)
     start = jnp.broadcast_to(
         sigmas[0] ** 2 * jnp.eye(mean.shape[0], dtype=dtype), (height, width, mean.shape[0], mean.shape[0])
     )
 
-    def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array]:
-        x = _gaussian_field(white_hat, spectrum, mean)
-        denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
-        symbol = regression_symbol(x, denoised, centre="spatial", window=window)
-        return symbol.astype(dtype), denoised.mean((0, 1, 2))
+    def replica(key: PRNGKey) -> tuple[Array, Array, Array]:
+        white_hat = jnp.fft.fft2(jax.random.normal(key, shape, sigmas.dtype), axes=(1, 2))
 
-    return _close(measure, sigmas, mean, start, eta)
+        def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array]:
+            x = _gaussian_field(white_hat, spectrum, mean)
+            denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
+            symbol = regression_symbol(x, denoised, centre="spatial", window=window)
+            return symbol.astype(dtype), denoised.mean((0, 1, 2))
+
+        return _close(measure, sigmas, mean, start, eta)
+
+    if num_replicas == 1:
+        means, spectra, symbols = replica(key)
+        unknown = jnp.full(spectra.shape, jnp.nan, sigmas.dtype)
+        return GaussianClosure(sigmas, means, spectra, symbols, unknown, unknown)
+    means, spectra, symbols = jax.lax.map(replica, jax.random.split(key, num_replicas))
+
+    def error(values: Array) -> Array:
+        spread = jnp.sum(jnp.abs(values - values.mean(0)) ** 2, axis=0) / (num_replicas - 1)
+        return jnp.sqrt(spread / num_replicas)
+
+    average = (means.mean(0), spectra.mean(0), symbols.mean(0))
+    return GaussianClosure(sigmas, average[0], average[1], average[2], error(spectra), error(symbols))
 
 
-def _close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> GaussianClosure:
-    """Carry mean and spectrum down the ladder, ``measure(mean, spectrum, sigma) -> (symbol, target of the mean)``."""
+def _close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> tuple[Array, Array, Array]:
+    """Carry mean and spectrum down the ladder, ``measure(mean, spectrum, sigma) -> (symbol, target of the mean)``.
+
+    Returns mean, spectrum and symbol at every level.
+    """
 
     def level(carry, step):
         mean, spectrum, old_symbol, old_target, old_span = carry
@@ -297,8 +328,7 @@ def _close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> Gauss
 
     spans = jnp.concatenate([-jnp.diff(jnp.log(sigmas)), jnp.zeros((1,), sigmas.dtype)])
     first = (mean, start, jnp.zeros_like(start), jnp.zeros_like(mean), jnp.zeros((), sigmas.dtype))
-    _, (means, spectra, symbols) = jax.lax.scan(level, first, (sigmas, spans))
-    return GaussianClosure(sigmas, means, spectra, symbols)
+    return jax.lax.scan(level, first, (sigmas, spans))[1]
 
 
 def two_pattern_closure(
@@ -370,4 +400,6 @@ def two_pattern_closure(
         return window / sigma**2 * average, mean
 
     start = jnp.broadcast_to(sigmas[0] ** 2 + jnp.zeros((), window.dtype), (height, width, 1, 1))
-    return _close(measure, sigmas, jnp.zeros((1,), sigmas.dtype), start, eta)
+    means, spectra, symbols = _close(measure, sigmas, jnp.zeros((1,), sigmas.dtype), start, eta)
+    exact = jnp.zeros(spectra.shape, sigmas.dtype)
+    return GaussianClosure(sigmas, means, spectra, symbols, exact, exact)

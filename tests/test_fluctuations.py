@@ -246,6 +246,34 @@ def test_closure_of_the_two_pattern_bank():
     np.testing.assert_allclose(got, expected, rtol=3e-3)
 
 
+def test_closure_errors_are_those_of_the_sampling():
+    """Replicas against the deterministic solution, for ten keys: all modes of one run deviate together."""
+    levels, grid = np.geomspace(14.0, 6.0, 12), (24, 24)
+    exact = two_pattern_closure(9, levels, grid)
+
+    def run(key, num_samples=16):
+        return gaussian_closure(
+            two_pattern_denoiser(9), key, levels, grid, num_samples=num_samples, num_replicas=8, window=9
+        )
+
+    found = jax.lax.map(run, jax.random.split(jax.random.key(9), 10))
+    more = run(jax.random.key(10), 64)
+    later = slice(1, None), slice(0, 2), slice(0, 2)  # at the first level S is given
+    for name in ("symbol", "structure_factor"):
+        errors = getattr(found, f"{name}_error")[:, *later]
+        deviations = np.abs(getattr(found, name)[:, *later] - getattr(exact, name)[later])
+        # Ten draws, and errors from eight replicas with their tails.
+        assert 0.5 < np.sqrt(np.mean((deviations / errors) ** 2)) < 2
+        # Four times the samples, half the error, which eight replicas know within a quarter.
+        assert 1.2 < np.mean(errors) / np.mean(getattr(more, f"{name}_error")[later]) < 3.4
+    one = gaussian_closure(
+        two_pattern_denoiser(9), jax.random.key(9), levels[:2], grid, num_samples=2, window=9
+    )
+    assert np.all(np.isnan(one.symbol_error))
+    with pytest.raises(ValueError, match="num_replicas: expected a divisor of num_samples"):
+        run(jax.random.key(9), 10)
+
+
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 8.9, 9.1, 300.0])
 def test_two_pattern_closure_integrates_narrow_and_wide_distributions(sigma):
     """White noise of std sigma makes u of variance P/sigma^2, from 1e-3 to 2000."""

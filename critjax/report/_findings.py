@@ -118,7 +118,9 @@ def closure_sentence(dataset: xr.Dataset) -> str | None:
     if not closure.known:
         there = curve_at(dataset, "lambda_closure_softest", measured.value).value
         return f"{follows}, but it never crosses one: its symbol there is {plain(there)}."
-    verdict = f"it predicts {noise(closure)}, and the simulation is {compare(closure.value, measured)}"
+    own = closure.error if math.isfinite(closure.error) else 0.0
+    both = Measured(measured.value, math.hypot(measured.error, own))
+    verdict = f"it predicts {noise(closure)}, and the simulation is {compare(closure.value, both)}"
     if 0.5 < measured.value / closure.value < 2:
         return f"{follows}; {verdict}."
     there = curve_at(dataset, "lambda_closure_softest", measured.value).value

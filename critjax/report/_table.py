@@ -56,12 +56,11 @@ def table(dataset: xr.Dataset) -> list[Row]:
         status,
     )
     if "critical_sigma_closure" in dataset:
-        rows += _noise_rows(
-            "critical noise, softest mode: Gaussian closure",
-            read(dataset, "critical_sigma_closure").value,
-            measured,
-            "" if read(dataset, "critical_sigma_closure").known else "theory never crosses one",
-        )
+        closure = read(dataset, "critical_sigma_closure")
+        note = "" if closure.known else "theory never crosses one"
+        if math.isfinite(closure.error):
+            note = f"theory's own sampling error: {plain(closure.error, 2)}"
+        rows += _noise_rows("critical noise, softest mode: Gaussian closure", closure.value, measured, note)
     if read(dataset, "critical_wavenumber_bare").value > 1e-9:
         uniform = read(dataset, "critical_sigma_uniform_measured")
         rows += _noise_rows(

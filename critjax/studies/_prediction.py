@@ -184,6 +184,11 @@ def closure_prediction(
     grid, sigmas = problem.grid, prediction.sigmas
     denoise = patch_denoiser(problem.bank)
     mean = None if problem.images is None else jnp.asarray(problem.images.mean((0, 1, 2)))
+    num_samples = settings.closure_samples or 2
+    # As many replicas as leave each more samples than channels.
+    num_replicas = max(
+        n for n in (1, 2, 4) if n == 1 or (num_samples % n == 0 and num_samples // n > problem.channels)
+    )
 
     @jax.jit
     def solve(key: Array):
@@ -193,7 +198,8 @@ def closure_prediction(
             sigmas,
             grid,
             eta=settings.eta,
-            num_samples=settings.closure_samples or 2,
+            num_samples=num_samples,
+            num_replicas=num_replicas,
             window=problem.bank.size,
             mean=mean,
             channels=problem.channels,
@@ -204,21 +210,29 @@ def closure_prediction(
             shell_maximum(modes.real, grid),
             modes.real,
             modes[:, prediction.softest[0], prediction.softest[1]],
+            # One channel: the symbol's own error. Several: that of its largest entry, which bounds the mode's.
+            jnp.max(result.symbol_error[:, *prediction.softest], axis=(-2, -1)),
             shells(power, grid[1]),
             jax.lax.map(second_moment_length, power),
             _equilibrium_lengths(modes, problem.bank.size),
         )
 
-    fastest, modes, softest, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
+    fastest, modes, softest, softest_error, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
+    critical = crossing(np.asarray(sigmas), softest.real, prediction.threshold)
     return {
         "lambda_closure": (("sigma", "wavenumber"), np.asarray(shells(jnp.asarray(modes), grid[1]))),
         "lambda_closure_fastest": (("sigma", "wavenumber"), fastest),
         "lambda_closure_softest": (("sigma",), softest.real),
+        "lambda_closure_softest_error": (("sigma",), softest_error),
         "lambda_closure_uniform": (("sigma",), modes[:, 0, 0]),
         "structure_factor_closure": (("sigma", "wavenumber"), power),
         "xi_second_moment_closure": (("sigma",), xi),
         "xi_eq_closure": (("sigma",), xi_eq),
-        "critical_sigma_closure": ((), crossing(np.asarray(sigmas), softest.real, prediction.threshold)),
+        "critical_sigma_closure": ((), critical),
+        "critical_sigma_closure_error": (
+            (),
+            crossing_error(np.asarray(sigmas), softest.real, softest_error, prediction.threshold),
+        ),
         "critical_sigma_uniform_closure": (
             (),
             crossing(np.asarray(sigmas), modes[:, 0, 0], prediction.threshold),
@@ -226,7 +240,7 @@ def closure_prediction(
         "critical_imag_closure": (
             (),
             np.interp(
-                -np.log(crossing(np.asarray(sigmas), softest.real, prediction.threshold)),
+                -np.log(critical),
                 -np.log(np.asarray(sigmas)),
                 softest.imag,
             ),
@@ -243,6 +257,12 @@ def crossing(sigmas: np.ndarray, curve: np.ndarray, threshold: np.ndarray) -> fl
     i = passed[0] - 1
     share = offset[i] / (offset[i] - offset[i + 1])
     return float(np.exp(np.log(sigmas[i]) + share * np.log(sigmas[i + 1] / sigmas[i])))
+
+
+def crossing_error(sigmas: np.ndarray, curve: np.ndarray, error: np.ndarray, threshold: np.ndarray) -> float:
+    """Return the standard error of `crossing` for a curve with errors: half the way between the shifted crossings."""
+    early, late = (crossing(sigmas, curve + sign * error, threshold) for sign in (1, -1))
+    return abs(early - late) / 2
 
 
 def null_model(problem: Problem, prediction: Prediction) -> Variables:
