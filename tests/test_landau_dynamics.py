@@ -8,7 +8,7 @@ import pytest
 from critjax.banks import PatchBank, random_pattern_bank, two_pattern_bank
 from critjax.fluctuations import linear_structure_factor
 from critjax.landau import free_energy, integrate, landau_coefficients, landau_sample, low_pass, reduced_model
-from critjax.landau._dynamics import _local, exponential_step, kept_modes
+from critjax.landau._dynamics import _local, exponential_step, half_plane, kept_modes
 from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
@@ -70,20 +70,23 @@ def test_products_are_free_of_aliasing_in_the_modes_kept():
     fine[np.ix_(*index)] = modes
     values = np.fft.ifft2(9 * fine).real
     expected = np.fft.fft2(0.7 * values**2 - 0.4 * values**3)[np.ix_(*index)] / 9
-    np.testing.assert_allclose(found, np.where(kept_modes(shape), expected, 0), atol=1e-10)
+    expected = np.where(kept_modes(shape), expected, 0)
+    np.testing.assert_allclose(found, half_plane(expected), atol=1e-10)
 
 
 def _frozen(symbol, h, u):
     """Drift at frozen sigma and one default step of it."""
 
+    half, kept = half_plane(symbol), half_plane(kept_modes(symbol.shape))
+
     def drift(psi):
-        modes = (symbol - 1) * jnp.fft.fft2(psi) + _local(psi, h, u)
-        return jnp.fft.ifft2(jnp.where(kept_modes(psi.shape), modes, 0)).real
+        modes = (half - 1) * jnp.fft.rfft2(psi) + _local(psi, h, u)
+        return jnp.fft.irfft2(jnp.where(kept, modes, 0), psi.shape)
 
     def step(psi, span):
-        rate = jnp.where(kept_modes(psi.shape), symbol - 1, 0)
-        modes = exponential_step(jnp.fft.fft2(psi), span, rate, ((h, u), (h, u)), 1.0)
-        return jnp.fft.ifft2(modes).real
+        rate = jnp.where(kept, half - 1, 0)
+        modes = exponential_step(jnp.fft.rfft2(psi), psi.shape, span, rate, ((h, u), (h, u)), 1.0)
+        return jnp.fft.irfft2(modes, psi.shape)
 
     return drift, step
 

@@ -148,13 +148,20 @@ def _phi(z: Array) -> tuple[Array, Array]:
     return 1 + z * second, second
 
 
+def half_plane(modes: Any) -> Any:
+    """Keep the columns (..., W//2 + 1) of a spectrum (..., H, W) that determine a real field."""
+    return modes[..., : modes.shape[-1] // 2 + 1]
+
+
 def _local(psi: Array, h: Any, u: Any) -> Array:
-    """Transform of ``h psi^2 - u psi^3`` in the kept modes."""
-    return jnp.where(kept_modes(psi.shape), jnp.fft.fft2(h * psi**2 - u * psi**3), 0)
+    """Transform of ``h psi^2 - u psi^3`` in the kept modes, half plane."""
+    return jnp.where(half_plane(kept_modes(psi.shape)), jnp.fft.rfft2(h * psi**2 - u * psi**3), 0)
 
 
-def exponential_step(psi_hat: Array, span: Any, rate: Array, ends: Any, strength: Any) -> Array:
-    r"""Advance the field by one second-order exponential Runge-Kutta step.
+def exponential_step(
+    psi_hat: Array, grid: tuple[int, ...], span: Any, rate: Array, ends: Any, strength: Any
+) -> Array:
+    r"""Advance a real field, given by its half plane of modes, by one second-order exponential Runge-Kutta step.
 
     ``d psi_k/dtau = rate_k psi_k + strength (h psi^2 - u psi^3)_k`` over ``span``, with (h, u) given at both ``ends``
     (Cox & Matthews 2002, J. Comput. Phys. 176, 430, ETD2RK).
@@ -162,9 +169,9 @@ def exponential_step(psi_hat: Array, span: Any, rate: Array, ends: Any, strength
     growth = jnp.exp(span * rate)
     first, second = _phi(span * rate)
     (h, u), (h_next, u_next) = ends
-    before = strength * _local(jnp.fft.ifft2(psi_hat).real, h, u)
+    before = strength * _local(jnp.fft.irfft2(psi_hat, grid), h, u)
     guess = growth * psi_hat + span * first * before
-    after = strength * _local(jnp.fft.ifft2(guess).real, h_next, u_next)
+    after = strength * _local(jnp.fft.irfft2(guess, grid), h_next, u_next)
     return guess + span * second * (after - before)
 
 
@@ -177,19 +184,20 @@ def integrate(
     noisy = not is_concrete(eta) or float(eta) > 0
     grid, num_steps = x_init.shape[:2], model.sigma.shape[0] - 1
     k = wavevectors(grid, dtype=x_init.dtype)
-    slow = (jnp.sum(k**2, axis=-1) <= cutoff**2) & kept_modes(grid)
-    c = model.coefficients
+    kept = half_plane(kept_modes(grid))
+    slow = half_plane(jnp.sum(k**2, axis=-1) <= cutoff**2) & kept
+    symbols, c = half_plane(model.symbol), model.coefficients
 
     def project(field: Array, index: Any) -> Array:
-        return jnp.where(slow, jnp.fft.fft2(field @ c.left[index].astype(field.dtype)), 0)
+        return jnp.where(slow, jnp.fft.rfft2(field @ c.left[index].astype(field.dtype)), 0)
 
     def advance(psi_hat: Array, index: Array) -> tuple[Array, None]:
         sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
         span = jnp.log(sigma / sigma_next)
-        rate = (1 + eta) * (0.5 * (model.symbol[index] + model.symbol[index + 1]) - 1)
-        rate = jnp.where(kept_modes(grid), rate, 0)
+        rate = (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1)
+        rate = jnp.where(kept, rate, 0)
         ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
-        later = exponential_step(psi_hat, span, rate, ends, 1 + eta)
+        later = exponential_step(psi_hat, grid, span, rate, ends, 1 + eta)
         if noisy:
             # Integral of 2 eta sigma^2 exp(2 rate (end - tau)) over the step, sigma falling as exp(-tau).
             decay, _ = _phi(-2 * span * (rate.real + 1))
@@ -205,8 +213,8 @@ def integrate(
     fields = jnp.concatenate([states, last[None]])
 
     def show(psi_hat: Array, index: Array) -> tuple[Array, Array]:
-        drift = model.symbol[index] * psi_hat + _local(jnp.fft.ifft2(psi_hat).real, c.h[index], c.u[index])
-        psi, estimate = jnp.fft.ifft2(psi_hat).real, jnp.fft.ifft2(drift).real
+        psi = jnp.fft.irfft2(psi_hat, grid)
+        estimate = jnp.fft.irfft2(symbols[index] * psi_hat + _local(psi, c.h[index], c.u[index]), grid)
         return (
             model.state[index] + psi[..., None] * c.right[index],
             model.target[index] + estimate[..., None] * c.right[index],
@@ -259,8 +267,8 @@ def landau_sample(
     Notes
     -----
     Second order in the ladder spacing, the linear part exact for a constant symbol, the noise of a step exact for its
-    linear part. Eight FFTs a step. Bare coefficients: fluctuations of the modes left out weaken growth and saturation,
-    see `gaussian_closure`. THEORY section 4.
+    linear part. Four real FFTs a step. Bare coefficients: fluctuations of the modes left out weaken growth and
+    saturation, see `gaussian_closure`. THEORY section 4.
 
     Example
     -------
