@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ORACLE, DERIVATIVES, FOURIER, SPECTRA = (
+ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS = (
     f"tests/{name}.py"
     for name in (
         "test_patch_score_oracle",
         "test_patch_score_derivatives",
         "test_fourier",
         "test_spectra_kernels",
+        "test_landau_coefficients",
+        "test_landau_dynamics",
     )
 )
 ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS = (
@@ -287,6 +289,35 @@ MUTATIONS = [
         "variance = jnp.asarray(sigma).astype(working_dtype(bank)) ** 2",
         "variance = jnp.asarray(sigma).astype(working_dtype(bank))",
         (SPECTRA, "plane_waves_are_eigenvectors"),
+    ),
+    # Field theory
+    Mutation(
+        "fourth cumulant",
+        "critjax/landau/_coefficients.py",
+        "abbb - 3 * ab * bb",
+        "abbb - 2 * ab * bb",
+        (LANDAU, "two_patterns_have_closed_forms"),
+    ),
+    Mutation(
+        "sigma, cubic coefficient",
+        "critjax/landau/_coefficients.py",
+        "-cumulants[1] / (6 * variance**3)",
+        "-cumulants[1] / (6 * variance**2)",
+        (LANDAU, "two_patterns_have_closed_forms"),
+    ),
+    Mutation(
+        "modes with aliases",
+        "critjax/landau/_dynamics.py",
+        "np.abs(np.fft.fftfreq(n)) < 0.25",
+        "np.abs(np.fft.fftfreq(n)) < 0.35",
+        (DYNAMICS, "free_of_aliasing"),
+    ),
+    Mutation(
+        "exponential step, second stage",
+        "critjax/landau/_dynamics.py",
+        "span * second * (after - before)",
+        "span * first * (after - before)",
+        (DYNAMICS, "second_order"),
     ),
 ]
 
