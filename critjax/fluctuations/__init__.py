@@ -1,0 +1,17 @@
+r"""Fluctuations about the homogeneous state: linear structure factor and Gaussian closure.
+
+While a field is small its modes evolve alone, and the structure factor obeys a linear equation per
+wavevector,
+
+``dS/dtau = (1+eta) [(Dhat - 1) S + S (Dhat - 1)^dagger] + 2 eta sigma^2 1,   tau = -ln sigma``
+
+(THEORY section 5). With the bare symbol this is linear theory; with the regression symbol of a Gaussian field
+of the same spectrum it is the Gaussian closure. Both share one step, exact for a constant symbol and of
+fourth order or better in the ladder spacing otherwise.
+"""
+
+from critjax.fluctuations._closure import GaussianClosure, gaussian_closure
+from critjax.fluctuations._linear import linear_structure_factor
+from critjax.fluctuations._two_pattern import two_pattern_closure
+
+__all__ = ["GaussianClosure", "gaussian_closure", "linear_structure_factor", "two_pattern_closure"]
