@@ -12,6 +12,13 @@ fourth order or better in the ladder spacing otherwise.
 
 from critjax.fluctuations._closure import GaussianClosure, gaussian_closure
 from critjax.fluctuations._linear import linear_structure_factor
-from critjax.fluctuations._two_pattern import two_pattern_closure
+from critjax.fluctuations._two_pattern import TransformedClosure, transformed_closure, two_pattern_closure
 
-__all__ = ["GaussianClosure", "gaussian_closure", "linear_structure_factor", "two_pattern_closure"]
+__all__ = [
+    "GaussianClosure",
+    "TransformedClosure",
+    "gaussian_closure",
+    "linear_structure_factor",
+    "transformed_closure",
+    "two_pattern_closure",
+]
