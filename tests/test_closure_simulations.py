@@ -140,7 +140,7 @@ def test_what_the_gaussian_closure_misses_is_the_shape_of_the_distribution():
     beyond = averaged(transformed_closure(SIZE, level, GRID))[0][-1]
     # The simulated spectrum is a few per cent larger than the closure's, which lowers the Gaussian symbol a little.
     assert -0.03 < np.mean(surrogate) - gaussian < 0.002
-    assert mean - gaussian > 0.03 and error < 0.002
+    assert mean - gaussian > 0.03 and mean - gaussian > 8 * error
     assert abs(beyond - mean) < 0.4 * (mean - gaussian)
 
 
@@ -168,7 +168,13 @@ def test_ten_random_banks():
 def test_every_patch_of_a_hundred_images(size):
     """lambda_reg of the uniform mode, above its crossing, to 0.03 and two standard errors; bare theory far off."""
     settings = CriticalitySettings(
-        bank="fashion-mnist", size=size, num_samples=32, num_levels=20, sigma_min=1.0, probe_samples=0
+        bank="fashion-mnist",
+        size=size,
+        num_samples=32,
+        num_levels=20,
+        sigma_min=1.0,
+        probe_samples=0,
+        closure_samples=32,
     )
     result = run(settings)
     measured, error = (result[name].values[:, 0] for name in ("lambda_reg", "lambda_reg_error"))

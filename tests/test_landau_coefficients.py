@@ -191,3 +191,9 @@ def test_wrong_input_is_refused():
     same = ImageBank(np.zeros((2, 4, 4, 1), np.float32), 3, positions="same")
     with pytest.raises(ValueError, match="positions"):
         landau_coefficients(same, 2.0)
+
+
+def test_a_wavevector_known_outside_a_loop_may_be_used_inside_it():
+    bank, vector = stripe_bank(5, 4.0, num_phases=4, orientations=(0.0,)), jnp.array([0.0, np.pi / 2])
+    mapped = jax.lax.map(lambda s: amplitude_coefficients(bank, s, vector).r.real, jnp.array([2.0, 3.0]))
+    np.testing.assert_allclose(mapped[1], amplitude_coefficients(bank, 3.0, vector).r.real, rtol=1e-6)

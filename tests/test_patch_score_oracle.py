@@ -537,3 +537,13 @@ def test_unknown_options_raise(options, pattern):
     for build in (patch_denoiser, effective_patches):
         with pytest.raises(ValueError, match=pattern):
             build(_bank("patches", 3, (5, 5, 1)), **options)
+
+
+def test_a_sigma_known_outside_a_loop_may_be_used_inside_it():
+    """Under a trace even operations on known arrays are traced; the checks must not trip over that."""
+    bank = two_pattern_bank(3)
+    denoise, sigma = patch_denoiser(bank), jnp.asarray(2.0)
+    x = jnp.linspace(-1, 1, 3 * 36).reshape(3, 6, 6, 1)
+    np.testing.assert_allclose(
+        jax.lax.map(lambda one: denoise(one, sigma), x)[1], denoise(x[1], sigma), rtol=1e-6
+    )

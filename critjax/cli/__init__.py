@@ -1,4 +1,4 @@
-"""The command line: ``critjax criticality`` and its help. Thin: settings in, study, report out.
+"""The command line: one command a study, and its help. Thin: settings in, study, report out.
 
 Nothing heavy is imported before the options are known to be right, so that mistakes are told at once; JAX is
 configured (precision, compilation cache) before the study is imported.
@@ -13,25 +13,40 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
+from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._settings import CriticalitySettings
 
 __all__ = ["build_parser", "configure_jax", "main"]
 
 
-def _settings(options: dict[str, Any]) -> CriticalitySettings:
+class _Study(NamedTuple):
+    """What a command needs to know of its study."""
+
+    settings: type
+    part: str
+    """What is saved as it comes, in the plural."""
+
+
+_STUDIES = {
+    "criticality": _Study(CriticalitySettings, "batches"),
+    "landau": _Study(LandauSettings, "banks"),
+}
+
+
+def _settings(kind: Any, options: dict[str, Any]) -> Any:
     """Build the settings from the options given, on top of a stored result if one is named."""
     source = options.pop("source", None)
     if source is None:
-        return CriticalitySettings(**options)
+        return kind(**options)
     if "quick" in options:
         raise ValueError("--quick: expected no --from beside it, got both; a stored run has its own sizes")
     import dataclasses
 
-    return dataclasses.replace(_storage.read_settings(source), **options)
+    return dataclasses.replace(_storage.read_settings(source, kind), **options)
 
 
 def configure_jax(precision: str) -> None:
@@ -75,16 +90,23 @@ class _Bar:
             self._bar = None
 
 
-def _print_estimate(settings: CriticalitySettings) -> None:
-    from critjax.studies.criticality import estimate_cost
-
-    cost = estimate_cost(settings)
+def _print_estimate(command: str, settings: Any) -> None:
     full = settings.resolved()
-    print(f"bank                {full.label}, p = {full.size}")
-    print(
-        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise "
-        "levels"
-    )
+    if command == "landau":
+        from critjax.studies.landau import estimate_cost
+
+        cost = estimate_cost(settings)
+        print(f"banks               {', '.join(full.banks)}, p = {full.size}")
+        print(f"samples             {full.num_samples} a bank, {full.num_levels} noise levels")
+    else:
+        from critjax.studies.criticality import estimate_cost
+
+        cost = estimate_cost(settings)
+        print(f"bank                {full.label}, p = {full.size}")
+        print(
+            f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise "
+            "levels"
+        )
     print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
     print(f"evaluations         {cost['evaluations']:.0f} batches")
     print(
@@ -94,34 +116,45 @@ def _print_estimate(settings: CriticalitySettings) -> None:
     print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
 
 
-def _criticality(options: argparse.Namespace) -> int:
+def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> Any:
+    """Run the study of a command, saving as it goes."""
+    if command == "landau":
+        from critjax.studies import landau
+
+        return landau.run(settings, progress=bar, on_checkpoint=store.save_bank, saved=store.load_banks())
+    from critjax.studies import criticality
+
+    return criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
+
+
+def _run(options: argparse.Namespace) -> int:
     values = vars(options)
+    command = values.pop("command")
+    study = _STUDIES[command]
     out, overwrite, resume = values.pop("out"), values.pop("overwrite"), values.pop("resume")
     dry_run, bar = values.pop("dry_run"), _Bar(not values.pop("no_progress"))
-    values.pop("command")
-    settings = _settings(values)
-    folder = out if out is not None else Path("critjax-runs") / f"criticality-{settings.label}"
+    settings = _settings(study.settings, values)
+    folder = out if out is not None else Path("critjax-runs") / f"{command}-{settings.label}"
     if dry_run:
         configure_jax(settings.precision)
-        _print_estimate(settings)
+        _print_estimate(command, settings)
         return 0
     store = _storage.open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume)
     if store.num_saved:
-        print(f"going on with {store.num_saved} batches of an interrupted run in {folder}", file=sys.stderr)
+        print(
+            f"going on with {store.num_saved} {study.part} of an interrupted run in {folder}", file=sys.stderr
+        )
     started = time.perf_counter()
     configure_jax(settings.precision)
     from critjax import report
-    from critjax.studies import criticality
 
     try:
-        dataset = criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
+        dataset = _launch(command, settings, store, bar)
     except KeyboardInterrupt:
         bar.close()
         count = store.count()
-        kept = (
-            f"{count} batches are kept, the same command goes on from there" if count else "nothing to report"
-        )
-        print(f"critjax: interrupted; {kept}", file=sys.stderr)
+        kept = f"{count} {study.part} are kept, the same command goes on from there"
+        print(f"critjax: interrupted; {kept if count else 'nothing to report'}", file=sys.stderr)
         store.discard()
         return 130
     except Exception:
@@ -135,8 +168,9 @@ def _criticality(options: argparse.Namespace) -> int:
     bar.close()
     if complete:
         store.clear()
-    print("\n" + report.format_table(report.table(dataset)) + "\n")
-    for text in (*report.labels(dataset), *report.findings(dataset)):
+    content = report.content(dataset)
+    print("\n" + report.format_table(content.rows) + "\n")
+    for text in (*report.labels(dataset), *content.sentences):
         print(f"* {text}")
     print(f"\n{time.perf_counter() - started:.0f} s; data {result}, figures {folder / 'figures'}")
     print(f"report {page.resolve()}")
@@ -169,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return _criticality(options)
+        return _run(options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:

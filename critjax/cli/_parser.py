@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -42,6 +43,25 @@ examples:
 Noise levels are standard deviations in image units (data in [-1, 1]); the table gives every critical noise
 also as t_ou, alpha-bar and log-SNR. Ctrl-C keeps what was done: it writes a report so labelled, and the same
 command goes on from there. Exit status: 0 done, 2 wrong input, 130 interrupted.
+"""
+
+
+_LANDAU_DESCRIPTION = """\
+Run exact dynamics and reduced Ginzburg-Landau equation side by side, from the same noise.
+
+For each bank the command
+  1. computes r, K, u, ... at every noise level: bare, and renormalised by the fast modes that the equation omits;
+  2. runs the exact model and the reduced equation, and a second exact run that starts without fast modes;
+  3. compares their slow modes: errors, overlaps, structure factors, and the noise down to which 5 and 20 % hold;
+  4. relaxes ordered states at frozen noise: plateau against -r/u, wall width against sqrt(2K/-r);
+  5. reports: a table here; report.html, figures/*.png and results.nc in the output folder.
+"""
+
+_LANDAU_EPILOG = """\
+examples:
+  critjax landau                             the three pattern banks, 64 x 64, 32 samples each (two to three minutes)
+  critjax landau --quick                     the same, small
+  critjax landau --bank two-pattern --eta 1  one bank under the reverse SDE, exact and reduced with the same noise
 """
 
 
@@ -219,28 +239,39 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    parser = _Parser(
-        prog="critjax",
-        description="When and how does structure appear while a diffusion model generates an image?",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add_landau_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting of the Landau study."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    names = ", ".join(PATTERN_BANKS)
+    add(
+        "--bank",
+        dest="banks",
+        action="append",
+        metavar="NAME",
+        help=f"one of {names}; may be repeated (default: all three)",
     )
-    parser.add_argument("--version", action="version", version=f"critjax {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    study = commands.add_parser(
-        "criticality",
-        help="predict, simulate and measure the onset of structure for one bank of patches",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    add("--size", type=int, metavar="P", help="window size, odd (default: 9)")
+    add("--num-random", type=int, metavar="M", help="random patterns of random-pattern (default: 8)")
+    add("--wavelength", type=float, metavar="PX", help="period of the stripes (default: 6)")
+    add("--grid", type=_grid, metavar="N|HxW", help="sample size (default: 64)")
+    add("--num-samples", type=int, metavar="N", help="trajectories a bank (default: 32)")
+    add("--num-levels", type=int, metavar="N", help="noise levels (default: 80)")
+    add(
+        "--closure-samples",
+        type=int,
+        metavar="N",
+        help="fields per level that renormalised coefficients average over (default: 16)",
     )
-    _add_settings(study)
-    output = study.add_argument_group("output")
-    output.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write (default: critjax-runs/criticality-BANK)"
-    )
+    add("--eta", type=float, metavar="E", help="0: probability flow, 1: reverse SDE (default: 0)")
+    add("--seed", type=int, metavar="N", help="random bank and samples (default: 0)")
+    add("--precision", choices=PRECISIONS, help="(default: float32)")
+    add("--quick", action="store_true", help="small defaults; the report says so")
+
+
+def _add_output(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add what all commands share: where results go, repeating and resuming."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help=f"folder to write (default: {folder})")
     output.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     output.add_argument(
         "--resume",
@@ -251,6 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--from",
         dest="source",
         type=Path,
+        default=argparse.SUPPRESS,
         metavar="results.nc",
         help="repeat the run of this result; further options change it",
     )
@@ -258,4 +290,35 @@ def build_parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print predicted time and memory, simulate nothing"
     )
     output.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="critjax",
+        description="When and how does structure appear while a diffusion model generates an image?",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"critjax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    criticality = commands.add_parser(
+        "criticality",
+        help="predict, simulate and measure the onset of structure for one bank of patches",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_settings(criticality)
+    _add_output(criticality, "critjax-runs/criticality-BANK")
+    landau = commands.add_parser(
+        "landau",
+        help="replace the exact dynamics of pattern banks by a Ginzburg-Landau equation, and see where that holds",
+        description=_LANDAU_DESCRIPTION,
+        epilog=_LANDAU_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_landau_settings(landau)
+    _add_output(landau, "critjax-runs/landau-BANKS")
     return parser

@@ -15,12 +15,14 @@ from critjax.landau._dynamics import (
     low_pass,
     reduced_model,
 )
+from critjax.landau._renormalised import fast_fields, renormalised_coefficients, renormalised_model
 
 __all__ = [
     "AmplitudeCoefficients",
     "LandauCoefficients",
     "ReducedModel",
     "amplitude_coefficients",
+    "fast_fields",
     "free_energy",
     "integrate",
     "landau_coefficients",
@@ -28,4 +30,6 @@ __all__ = [
     "low_pass",
     "quartic_form",
     "reduced_model",
+    "renormalised_coefficients",
+    "renormalised_model",
 ]

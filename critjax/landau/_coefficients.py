@@ -181,6 +181,25 @@ def landau_coefficients(
     """
     state = _check(bank, sigma, state)
     kernel = response_kernel(bank, sigma, state=state)
+    expansion = expand_kernel(kernel)
+    cumulants = _uniform_cumulants(bank, sigma, state, expansion.right, expansion.left)
+    variance = jnp.asarray(sigma).astype(kernel.dtype) ** 2
+    return assemble(expansion, cumulants[0] / (2 * variance**2), -cumulants[1] / (6 * variance**3))
+
+
+class KernelExpansion(NamedTuple):
+    """What a response kernel says of slow plane waves: eigenvalue, its derivatives in k, eigenvectors."""
+
+    value: Array
+    drift: Array
+    stiffness: Array
+    quartic: Array
+    right: Array
+    left: Array
+
+
+def expand_kernel(kernel: Array) -> KernelExpansion:
+    """Expand the leading eigenvalue of a kernel's symbol about k = 0, to fourth order in every direction."""
     dtype = kernel.dtype
     directions = jnp.asarray(_DIRECTIONS, dtype)
     value, right, left = _eigenvectors(jnp.sum(kernel, axis=(0, 1)))
@@ -198,25 +217,35 @@ def landau_coefficients(
             jnp.asarray(np.linalg.pinv(form), dtype), values, precision=jax.lax.Precision.HIGHEST
         )
 
-    drift = fit(_DIRECTIONS, along[:, 1] / 1j)
     stiffness = -fit(quadratic, along[:, 2])
-    fourth = -fit(quartic, along[:, 4])
-    cumulants = _uniform_cumulants(bank, sigma, state, right, left)
-    variance = jnp.asarray(sigma).astype(dtype) ** 2
+    return KernelExpansion(
+        value,
+        fit(_DIRECTIONS, along[:, 1] / 1j),
+        jnp.stack([stiffness[:2], stiffness[1:]]),
+        -fit(quartic, along[:, 4]),
+        right,
+        left,
+    )
+
+
+def assemble(expansion: KernelExpansion, h: Array, u: Array) -> LandauCoefficients:
+    """Join the linear and the nonlinear coefficients, real where the uniform mode does not oscillate."""
+    circle = jnp.asarray(_CIRCLE, expansion.right.real.dtype)
     result = LandauCoefficients(
-        r=1 - value,
-        K=jnp.stack([stiffness[:2], stiffness[1:]]),
-        L=fourth,
-        v=drift,
-        h=cumulants[0] / (2 * variance**2),
-        u=-cumulants[1] / (6 * variance**3),
-        well_posed=jnp.all(quartic_form(fourth, jnp.asarray(_CIRCLE, dtype)).real > 0),
-        right=right,
-        left=left,
+        r=1 - expansion.value,
+        K=expansion.stiffness,
+        L=expansion.quartic,
+        v=expansion.drift,
+        h=h,
+        u=u,
+        well_posed=jnp.all(quartic_form(expansion.quartic, circle).real > 0),
+        right=expansion.right,
+        left=expansion.left,
     )
     # One channel is real by construction; of several, a real mode of a real matrix.
-    real = jax.tree.map(lambda a: a.real, result)
-    return real if bank.channels == 1 else _real_if_real(result, value)
+    if expansion.right.shape[0] == 1:
+        return jax.tree.map(lambda a: a.real, result)
+    return _real_if_real(result, expansion.value)
 
 
 def _real_if_real(result: LandauCoefficients, value: Array) -> LandauCoefficients:
@@ -305,7 +334,7 @@ def amplitude_coefficients(
     check(carrier.shape == (2,), "wavevector", "shape (2,)", f"shape {carrier.shape}", "pass (k_y, k_x)")
     if is_concrete(carrier):
         zero = "use landau_coefficients for the uniform mode"
-        check(bool(jnp.any(carrier != 0)), "wavevector", "not zero", "zero", zero)
+        check(bool(np.any(np.asarray(carrier))), "wavevector", "not zero", "zero", zero)
     kernel = response_kernel(bank, sigma, state=state)
     length = jnp.sqrt(jnp.sum(carrier**2))
     matrices = _taylor(kernel, carrier / length, 2, carrier)

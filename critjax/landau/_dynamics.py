@@ -35,7 +35,7 @@ class ReducedModel(NamedTuple):
     target: Float[Array, "num C"]
     """D(m), towards which the state moves."""
     symbol: Complex[Array, "num H W"]
-    """Linear part lambda(k), FFT order: exact or truncated."""
+    """Linear part lambda(k), FFT order: exact, truncated or renormalised."""
     coefficients: LandauCoefficients
     """At every level, leading axis num."""
 

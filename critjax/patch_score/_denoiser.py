@@ -173,7 +173,7 @@ def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -
     sigma = jnp.asarray(sigma)
     check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
     if is_concrete(sigma):
-        check(bool(sigma > 0), "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise")
+        check(float(sigma) > 0, "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise")
     dtype = jnp.result_type(x.dtype, jnp.float32)
     return x.astype(dtype), sigma.astype(dtype), (candidates.astype(dtype), bank.log_prior.astype(dtype))
 

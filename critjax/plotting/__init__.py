@@ -1,4 +1,4 @@
-"""Figures of the criticality study: one message each, a dataset in, a `matplotlib.figure.Figure` out.
+"""Figures of the studies: one message each, a dataset in, a `matplotlib.figure.Figure` out.
 
 Theory is drawn as lines, measurement as points with error bars, critical points are marked. Colours are from
 the set of Okabe and Ito and never stand alone: line style, marker or a direct label says the same. The noise
@@ -7,12 +7,8 @@ axis runs from high to low noise, the way generation does. Nothing here touches 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from critjax.plotting._fields import (
     bank_spread_figure,
@@ -21,12 +17,14 @@ from critjax.plotting._fields import (
     film_strip_figure,
     order_figure,
 )
+from critjax.plotting._landau import landau_figures
 from critjax.plotting._spectral import (
     growth_rate_figure,
     linear_check_figure,
     softest_mode_figure,
     structure_factor_figure,
 )
+from critjax.plotting._style import FigureKind
 
 __all__ = [
     "FIGURES",
@@ -37,19 +35,12 @@ __all__ = [
     "correlation_length_figure",
     "film_strip_figure",
     "growth_rate_figure",
+    "landau_figures",
     "linear_check_figure",
     "order_figure",
     "softest_mode_figure",
     "structure_factor_figure",
 ]
-
-
-class FigureKind(NamedTuple):
-    """A figure, what it needs and what it says."""
-
-    draw: Callable[[xr.Dataset], Figure]
-    needs: tuple[str, ...]
-    caption: str
 
 
 #: Name of the file -> figure, in the order of the report.
@@ -120,4 +111,5 @@ def available_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
     def ready(name: str) -> bool:
         return name in dataset and bool(np.any(np.isfinite(dataset[name].values)))
 
-    return {name: kind for name, kind in FIGURES.items() if all(map(ready, kind.needs))}
+    kinds = landau_figures(dataset) if dataset.attrs.get("study") == "landau" else FIGURES
+    return {name: kind for name, kind in kinds.items() if all(map(ready, kind.needs))}

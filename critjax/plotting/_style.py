@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -37,6 +37,14 @@ THEORY: dict[str, dict[str, Any]] = {
     "null": {"color": GREY, "linestyle": (0, (1, 1.2)), "label": "Gaussian null model"},
 }
 POINTS: dict[str, Any] = {"linestyle": "none", "markersize": 4.5, "elinewidth": 1.0}
+
+
+class FigureKind(NamedTuple):
+    """A figure, what it needs and what it says."""
+
+    draw: Callable[[xr.Dataset], Figure]
+    needs: tuple[str, ...]
+    caption: str
 
 
 def styled(build: Callable[..., Figure]) -> Callable[..., Figure]:

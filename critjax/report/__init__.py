@@ -14,14 +14,16 @@ import xarray as xr
 
 from critjax.plotting import available_figures
 from critjax.report._findings import compare, findings, linear_ratios
-from critjax.report._html import figure_png, labels, render
+from critjax.report._html import Content, content, figure_png, labels, render
 from critjax.report._numbers import Measured, in_units, noise
 from critjax.report._table import Row, format_table, table
 
 __all__ = [
+    "Content",
     "Measured",
     "Row",
     "compare",
+    "content",
     "findings",
     "format_table",
     "in_units",
@@ -79,7 +81,7 @@ def write_report(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Result of `critjax.studies.criticality.run`.
+        Result of a study's ``run``, e.g. `critjax.studies.criticality.run`.
     folder : path
         Existing folder.
     progress : callable, optional

@@ -8,11 +8,13 @@ import html
 import io
 import json
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import xarray as xr
 from matplotlib.figure import Figure
 
 from critjax.report._findings import findings, settings_of
+from critjax.report._landau import landau_description, landau_findings, landau_table
 from critjax.report._table import Row, table
 
 _CSS = """
@@ -49,15 +51,56 @@ def figure_png(figure: Figure, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+class Content(NamedTuple):
+    """What a page says, whichever study it is of."""
+
+    study: str
+    description: str
+    sentences: list[str]
+    headlines: int
+    rows: list[Row]
+    legend: str
+
+
+_UNITS = (
+    "σ is the standard deviation of the noise in image units, data in [-1, 1]; t_ou = ½ ln(1+σ²), ᾱ = 1/(1+σ²), "
+    "log-SNR = -2 ln σ."
+)
+
+
+def content(dataset: xr.Dataset) -> Content:
+    """Collect sentences and table of a study's result."""
+    settings = settings_of(dataset)
+    if dataset.attrs.get("study") == "landau":
+        return Content(
+            "landau",
+            landau_description(dataset, settings),
+            landau_findings(dataset),
+            dataset.sizes["bank"],
+            landau_table(dataset),
+            "The error is the root-mean-square difference of the slow fields, |k| ≤ π/p, over the size of the exact "
+            f"one. {_UNITS}",
+        )
+    description = (
+        f"{dataset.attrs.get('bank_description', '')}; {dataset.attrs.get('num_samples_done', 0)} samples, "
+        f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, "
+        f"{settings.get('precision')}"
+    )
+    legend = f"Errors are one standard error (jackknife over batches of samples). {_UNITS}"
+    return Content("criticality", description, findings(dataset), 2, table(dataset), legend)
+
+
 def labels(dataset: xr.Dataset) -> list[str]:
     """Return what a reader must know before the numbers: quick settings, an interrupted run."""
     settings, found = settings_of(dataset), []
     if settings.get("quick"):
         found.append("Quick run: few samples and levels on a small grid. A look, not a result.")
     if dataset.attrs.get("status") != "complete":
-        done, asked = dataset.attrs.get("num_samples_done"), settings.get("num_samples")
+        done, asked, what = dataset.attrs.get("num_samples_done"), settings.get("num_samples"), "samples"
+        if dataset.attrs.get("study") == "landau":
+            done, asked, what = dataset.sizes["bank"], len(settings["banks"]), "banks"
         found.append(
-            f"Interrupted: {done} of {asked} samples were simulated, and what follows them may be missing."
+            f"Interrupted: {done} of {asked} {what} were simulated, and what follows them may be missing."
         )
     return found
 
@@ -98,7 +141,7 @@ def render(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Result of a criticality study.
+        Result of a study.
     pictures : mapping of name to (PNG bytes, caption)
         Figures in their order.
     result_name : str
@@ -109,37 +152,30 @@ def render(
     str
         HTML.
     """
-    settings, sentences = settings_of(dataset), findings(dataset)
+    settings, page = settings_of(dataset), content(dataset)
     seconds, versions = (json.loads(dataset.attrs.get(n, "{}")) for n in ("seconds", "versions"))
-    title = html.escape(str(dataset.attrs.get("title", "critjax criticality")))
-    headline = "".join(f"<p>{_prose(s)}</p>" for s in sentences[:2])
-    others = "".join(f"<li>{_prose(s)}</li>" for s in sentences[2:])
+    title = html.escape(str(dataset.attrs.get("title", f"critjax {page.study}")))
+    headline = "".join(f"<p>{_prose(s)}</p>" for s in page.sentences[: page.headlines])
+    others = "".join(f"<li>{_prose(s)}</li>" for s in page.sentences[page.headlines :])
     warnings = "".join(f"<p class=label>{html.escape(text)}</p>" for text in labels(dataset))
     images = "".join(
         f'<figure id="{name}"><img alt="{html.escape(caption)}" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         for name, (png, caption) in pictures.items()
     )
-    description = html.escape(
-        f"{dataset.attrs.get('bank_description', '')}; {dataset.attrs.get('num_samples_done', 0)} samples, "
-        f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, "
-        f"{settings.get('precision')}"
-    )
     cost = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
 initial-scale=1"> <title>{title}</title><style>{_CSS}</style></head><body>
-<h1>{title}</h1><p class=subtitle>{description}</p>
+<h1>{title}</h1><p class=subtitle>{html.escape(page.description)}</p>
 {warnings}<div class=headline>{headline}</div><ul class=findings>{others}</ul>
-<h2>Theory and measurement</h2>{_table_html(table(dataset))}
-<p class=subtitle>Errors are one standard error (jackknife over batches of samples). σ is the standard
-deviation of the noise in image units, data in [-1, 1]; t_ou = ½ ln(1+σ²), ᾱ = 1/(1+σ²), log-SNR = -2 ln
-σ.</p> <h2>Figures</h2>{images}
-<h2>Repeat this run</h2><pre>critjax criticality --from {html.escape(result_name)} --out another-folder</pre>
+<h2>Theory and measurement</h2>{_table_html(page.rows)}
+<p class=subtitle>{html.escape(page.legend)}</p> <h2>Figures</h2>{images}
+<h2>Repeat this run</h2><pre>critjax {page.study} --from {html.escape(result_name)} --out another-folder</pre>
 <p>or, in Python:</p><pre>import xarray as xr
-from critjax.studies import criticality
+from critjax.studies import {page.study}
 old = xr.load_dataset("{html.escape(result_name)}", engine="h5netcdf")
-new = criticality.run(criticality.settings_of(old))</pre>
+new = {page.study}.run({page.study}.settings_of(old))</pre>
 <details><summary>Settings</summary>{_pairs_html(settings)}</details>
 <details><summary>Versions</summary>{_pairs_html(versions)}</details>
 <details><summary>Cost</summary><p>{html.escape(cost)}; finished {

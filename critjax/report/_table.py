@@ -28,7 +28,7 @@ def _row(quantity: str, theory: float, measured: Measured, note: str = "") -> Ro
     return Row(quantity, plain(theory, 4), value, error, note)
 
 
-def _noise_rows(quantity: str, theory: float, measured: Measured, note: str = "") -> list[Row]:
+def noise_rows(quantity: str, theory: float, measured: Measured, note: str = "") -> list[Row]:
     """Write one critical noise: sigma, then the same in the units of other conventions."""
     rows = [_row(quantity, theory, measured, note)]
     predicted, found = in_units(Measured(theory)), in_units(measured)
@@ -49,7 +49,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
     status = (
         "" if read(dataset, "critical_sigma_bare").known else str(dataset.attrs.get("instability_kind", ""))
     )
-    rows = _noise_rows(
+    rows = noise_rows(
         "critical noise σ_c, softest mode: bare theory",
         read(dataset, "critical_sigma_bare").value,
         measured,
@@ -60,17 +60,17 @@ def table(dataset: xr.Dataset) -> list[Row]:
         note = "" if closure.known else "theory never crosses one"
         if math.isfinite(closure.error):
             note = f"theory's own sampling error: {plain(closure.error, 2)}"
-        rows += _noise_rows("critical noise, softest mode: Gaussian closure", closure.value, measured, note)
+        rows += noise_rows("critical noise, softest mode: Gaussian closure", closure.value, measured, note)
     if read(dataset, "critical_wavenumber_bare").value > 1e-9:
         uniform = read(dataset, "critical_sigma_uniform_measured")
-        rows += _noise_rows(
+        rows += noise_rows(
             "critical noise, uniform mode: bare theory",
             read(dataset, "critical_sigma_uniform_bare").value,
             uniform,
         )
         if "critical_sigma_uniform_closure" in dataset:
             closure = read(dataset, "critical_sigma_uniform_closure").value
-            rows += _noise_rows("critical noise, uniform mode: Gaussian closure", closure, uniform)
+            rows += noise_rows("critical noise, uniform mode: Gaussian closure", closure, uniform)
     rows += _mode_rows(dataset, eta, measured)
     rows += _mean_field_rows(dataset)
     which = checked_modes(dataset).removeprefix("the ").replace("wavenumbers", "|k|")

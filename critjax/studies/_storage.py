@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,13 +21,22 @@ from critjax.studies._settings import CriticalitySettings
 RESULT, REPORT, PARTIAL = "results.nc", "report.html", "partial"
 
 
-def read_settings(path: Path) -> CriticalitySettings:
-    """Read the settings of a stored result.
+@runtime_checkable
+class Settings(Protocol):
+    """What a store needs of a study's settings."""
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        ...
+
+
+def read_settings(path: Path, kind: Any = CriticalitySettings) -> Any:
+    """Read the settings of a stored result, those of the criticality study or of another ``kind``.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If there is no file, it is no netCDF, or carries no settings.
+        If there is no file, it is no netCDF, or carries no settings of this kind.
     """
     if not path.exists():
         raise FileNotFoundError(message("--from", "a results.nc", f"no file {path}", "check the path"))
@@ -47,11 +56,14 @@ def read_settings(path: Path) -> CriticalitySettings:
         f"{path} without settings",
         "pass its results.nc",
     )
-    return CriticalitySettings.from_json(str(text))
+    return kind.from_json(str(text))
 
 
 class Store:
-    """Batches of one run in ``folder/partial``, one file each; `open_store` makes them."""
+    """Finished parts of one run in ``folder/partial``, one file each; `open_store` makes them.
+
+    Parts are batches of samples (`save`, `load`) or the datasets of single banks (`save_bank`, `load_banks`).
+    """
 
     def __init__(self, folder: Path, num_saved: int) -> None:
         self.folder, self.num_saved = folder, num_saved
@@ -85,9 +97,28 @@ class Store:
                 print(f"critjax: {path} cannot be read; that batch is simulated again", file=sys.stderr)
         return found
 
+    def save_bank(self, name: str, dataset: Any) -> None:
+        """Save one bank's dataset; the file appears complete or not at all."""
+        path = self._partial / f"bank-{name}.nc"
+        temporary = path.with_suffix(".tmp")
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, path)
+
+    def load_banks(self) -> dict[str, Any]:
+        """Read the banks that are there; one that cannot be read is run again."""
+        import xarray as xr
+
+        found = {}
+        for path in sorted(self._partial.glob("bank-*.nc")):
+            try:
+                found[path.stem.removeprefix("bank-")] = xr.load_dataset(path, engine="h5netcdf")
+            except (OSError, KeyError, ValueError):
+                print(f"critjax: {path} cannot be read; that bank is run again", file=sys.stderr)
+        return found
+
     def count(self) -> int:
-        """Return the number of batches in the folder."""
-        return len(list(self._partial.glob("batch-*.npz")))
+        """Return the number of parts in the folder."""
+        return _count(self._partial)
 
     def discard(self) -> None:
         """Undo the preparation of the folder if no batch came of it."""
@@ -101,7 +132,11 @@ class Store:
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def _identity(settings: CriticalitySettings) -> dict[str, Any]:
+def _count(partial: Path) -> int:
+    return len([*partial.glob("batch-*.npz"), *partial.glob("bank-*.nc")])
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
     """Return what must be equal for two runs to share batches."""
     from importlib.metadata import version
 
@@ -111,7 +146,7 @@ def _identity(settings: CriticalitySettings) -> dict[str, Any]:
     }
 
 
-def open_store(folder: Path, settings: CriticalitySettings, *, overwrite: bool, resume: bool) -> Store:
+def open_store(folder: Path, settings: Settings, *, overwrite: bool, resume: bool) -> Store:
     """Prepare the output folder before anything heavy runs.
 
     An empty or new folder is used; one with batches of an identical, interrupted run is gone on with; any
@@ -158,4 +193,4 @@ def open_store(folder: Path, settings: CriticalitySettings, *, overwrite: bool, 
     except OSError as error:
         got = f"{folder} ({error.strerror or error})"
         raise ValueError(message("--out", "a folder that can be written", got, advice)) from None
-    return Store(folder, len(list(partial.glob("batch-*.npz"))) if same and not overwrite else 0)
+    return Store(folder, _count(partial) if same and not overwrite else 0)

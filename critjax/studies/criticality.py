@@ -17,17 +17,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax import __version__
 from critjax._checks import check
 from critjax.observables import jackknife_error
 from critjax.patch_score import patch_denoiser
@@ -46,6 +43,7 @@ from critjax.studies._ensemble import (
 from critjax.studies._probes import NUM_PROBE_LEVELS, probe
 from critjax.studies._problem import Problem, bank_key, build_problem
 from critjax.studies._settings import CriticalitySettings, ladder_ends
+from critjax.studies._versions import versions
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
 
@@ -292,19 +290,6 @@ def _dataset(problem, settings, prediction, variables, status, num_batches, seco
         **{k: json.dumps(v) if isinstance(v, list) else v for k, v in prediction.attributes.items()},
     }
     return dataset
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide the numbers."""
-    return {
-        "critjax": __version__,
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "numpy": np.__version__,
-        "xarray": xr.__version__,
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-    }
 
 
 def settings_of(dataset: xr.Dataset) -> CriticalitySettings:

@@ -1,0 +1,140 @@
+"""Settings of the Landau study: defaults, validation and storage, nothing heavy imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from critjax._checks import check, check_eta, check_grid, check_option
+from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings
+
+
+@dataclasses.dataclass(frozen=True)
+class LandauSettings:
+    """Everything that decides the numbers of a Landau study.
+
+    Parameters
+    ----------
+    banks : sequence of str, or one
+        Among ``"two-pattern"``, ``"random-pattern"``, ``"stripe"``; one after the other.
+    size, num_random, wavelength
+        Window p, random patterns M and period of the stripes, as in `CriticalitySettings`.
+    grid : (H, W)
+        Sample size in pixels.
+    num_samples : int
+        Trajectories per bank; 0 stands for the default, as in the next two.
+    num_levels : int
+        Noise levels, from sigma^2 = 6 to sigma^2 = 0.1 times the squared bare critical noise.
+    closure_samples : int
+        Fields per level, for the closure whose fast modes renormalise and for the average over them.
+    eta : float
+        Stochasticity; exact and reduced runs share the noise.
+    seed : int
+        Seed of the random bank and of the samples.
+    precision : "float32" or "float64"
+    quick : bool
+        Small defaults; the report says so.
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+
+    Example
+    -------
+    >>> LandauSettings().resolved().num_samples
+    32
+    """
+
+    banks: Sequence[str] = PATTERN_BANKS
+    size: int = 9
+    num_random: int = 8
+    wavelength: float = 6.0
+    grid: tuple[int, int] | None = None
+    num_samples: int = 0
+    num_levels: int = 0
+    closure_samples: int = 0
+    eta: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate what can be validated at once."""
+        object.__setattr__(self, "banks", (self.banks,) if isinstance(self.banks, str) else tuple(self.banks))
+        check(len(self.banks) > 0, "banks", "at least one bank", "none", f"choose among {PATTERN_BANKS}")
+        for name in self.banks:
+            check_option("banks", name, PATTERN_BANKS)
+        check(
+            len(set(self.banks)) == len(self.banks), "banks", "each bank once", self.banks, "drop the repeat"
+        )
+        check_option("precision", self.precision, PRECISIONS)
+        check_eta(self.eta)
+        if self.grid is not None:
+            object.__setattr__(self, "grid", check_grid(self.grid))
+        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2), ("seed", 0)):
+            value = getattr(self, name)
+            good = isinstance(value, int) and (value == 0 or value >= low)
+            check(good, name, f"an integer >= {low}", repr(value), "leave it out for the default")
+        for name in self.banks:
+            self.of_bank(name)  # the remaining settings are checked there
+
+    def of_bank(self, name: str) -> CriticalitySettings:
+        """Return the settings that build one of the banks."""
+        return CriticalitySettings(
+            bank=name,
+            size=self.size,
+            num_random=self.num_random,
+            wavelength=self.wavelength,
+            grid=self.grid,
+            seed=self.seed,
+            eta=self.eta,
+            precision=self.precision,
+            quick=self.quick,
+        ).resolved()
+
+    def resolved(self) -> LandauSettings:
+        """Return a copy with every default filled in."""
+        quick = self.quick
+        return dataclasses.replace(
+            self,
+            grid=self.grid or ((32, 32) if quick else (64, 64)),
+            num_samples=self.num_samples or (8 if quick else 32),
+            num_levels=self.num_levels or (24 if quick else 80),
+            closure_samples=self.closure_samples or (4 if quick else 16),
+        )
+
+    @property
+    def label(self) -> str:
+        """Name for folders and titles."""
+        return "-".join(self.banks) if len(self.banks) < len(PATTERN_BANKS) else "all"
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, for the attributes of a result."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LandauSettings:
+        """Read settings written by `to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the text is no JSON object or holds unknown option names.
+        """
+        advice = "use the results.nc of this study"
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"settings: expected a JSON object, got unreadable text ({error}); {advice}"
+            ) from None
+        check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, advice)
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        check(not unknown, "settings", "known option names", unknown, advice)
+        for name in ("banks", "grid"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)

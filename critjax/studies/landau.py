@@ -1,0 +1,452 @@
+r"""The Landau study: the exact dynamics of a bank beside its Ginzburg-Landau reduction, from the same noise.
+
+For every bank three comparisons down one ladder of noise levels, always of the slow modes |k| <= pi/p:
+
+- ``bare``: the exact run against the reduced equation with bare coefficients;
+- ``renormalised``: the same exact run against coefficients averaged over the modes left out;
+- ``slow``: an exact run that starts without those modes, against bare coefficients: what truncating the expansion
+  costs, apart from fluctuations.
+
+>>> settings = LandauSettings(banks=("two-pattern",), size=5, grid=(16, 16), num_samples=4, num_levels=10,
+...                           closure_samples=2)
+>>> result = run(settings)
+>>> [str(name) for name in result.comparison.values]
+['bare', 'renormalised', 'slow']
+
+THEORY section 4.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._checks import check
+from critjax._typing import Array
+from critjax.banks import PatchBank
+from critjax.fluctuations import gaussian_closure
+from critjax.fourier import radial_shells, wavevectors
+from critjax.landau import ReducedModel, integrate, low_pass, reduced_model, renormalised_model
+from critjax.noise import geometric_sigmas
+from critjax.observables import jackknife_error, radial_average
+from critjax.patch_score import patch_denoiser
+from critjax.sampling import sample
+from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
+from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
+from critjax.studies._landau_settings import LandauSettings
+from critjax.studies._problem import build_problem, largest_sigma
+from critjax.studies._versions import versions
+from critjax.studies._walls import DEPTHS, pattern_states, uniform_states
+
+__all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "run", "settings_of"]
+
+COMPARISONS = ("bare", "renormalised", "slow")
+#: Relative errors whose range of validity is reported.
+TOLERANCES = (0.05, 0.2)
+_NUM_FILM_LEVELS = 7
+#: Samples simulated at once.
+_BATCH = 8
+#: Evaluations per closure sample and level: the closure's own, the probes' and three nested derivatives.
+_CLOSURE_EVALUATIONS = 15
+#: Relative error beyond which a reduced run counts as having left for infinity.
+_ESCAPE = 100.0
+_SCAN_LEVELS = 96
+
+#: ``(stage, done, total)``.
+Progress = Callable[[str, int, int], None]
+#: ``(bank, its part of the result)``; called after every bank.
+Checkpoint = Callable[[str, xr.Dataset], None]
+
+
+class _Runs(NamedTuple):
+    """Slow fields (B, L, H, W) of one bank's runs, and a film of the exact one."""
+
+    exact: Array
+    exact_slow: Array
+    bare: Array
+    renormalised: Array
+    film: Array
+
+
+def run(
+    settings: LandauSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Checkpoint | None = None,
+    saved: Mapping[str, xr.Dataset] | None = None,
+) -> xr.Dataset:
+    """Run the study and return everything as one labelled dataset.
+
+    Parameters
+    ----------
+    settings : LandauSettings, optional
+        What to do; default: three pattern banks.
+    progress : callable, optional
+        ``(stage, done, total)``, for a progress bar.
+    on_checkpoint : callable, optional
+        ``(bank, dataset)`` after every bank, for saving.
+    saved : mapping, optional
+        Banks of an earlier, identical run; they are not run again.
+
+    Returns
+    -------
+    xarray.Dataset
+        Axes ``bank``, ``level`` (with ``sigma`` per bank), ``comparison``, ``slow_wavenumber``, ``quench``. Interrupted
+        after the first bank it holds the banks that are done, and says so in its ``status``.
+
+    Raises
+    ------
+    ValueError
+        If a setting is illegal.
+    KeyboardInterrupt
+        If interrupted before the first bank was done.
+
+    Notes
+    -----
+    Per bank ``4 num_samples num_levels`` denoiser evaluations for two exact runs by Heun's method, and
+    ``15 closure_samples num_levels`` for the closure and the renormalised coefficients. All slow fields of a bank are
+    in memory: ``4 num_samples num_levels H W`` numbers.
+    """
+    settings = (settings or LandauSettings()).resolved()
+    wide = settings.precision == "float64"
+    enabled = jnp.zeros(0, float).dtype == np.float64
+    advice = "call jax.config.update('jax_enable_x64', True) first"
+    check(not wide or enabled, "precision", "float64 enabled in JAX", "it disabled", advice)
+    report = progress or (lambda stage, done, total: None)
+    parts: list[xr.Dataset] = []
+    status, started = "complete", time.perf_counter()
+    for name in settings.banks:
+        try:
+            if saved and name in saved:
+                part = saved[name]
+            else:
+                part = _one_bank(name, settings, report)
+                if on_checkpoint is not None:
+                    on_checkpoint(name, part)
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            status = "interrupted"
+            break
+        parts.append(part)
+    result = xr.concat(parts, dim="bank", combine_attrs="drop", join="exact", data_vars="all", coords="all")
+    result = result.assign_coords(comparison=list(COMPARISONS), error_limit=list(TOLERANCES))
+    result.attrs = {
+        "study": "landau",
+        "title": "critjax landau: exact and reduced dynamics",
+        "settings": settings.to_json(),
+        "status": status,
+        "versions": json.dumps(versions()),
+        "seconds": json.dumps({"all banks": round(time.perf_counter() - started, 1)}),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return result
+
+
+def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Dataset:
+    grid, eta = settings.grid or (64, 64), settings.eta
+    steps = settings.num_samples + 4
+
+    def done(count: int) -> None:
+        report(name, count, steps)
+
+    done(0)
+    problem = build_problem(settings.of_bank(name))
+    bank, dtype = problem.bank, jnp.dtype(settings.precision)
+    if not isinstance(bank, PatchBank):
+        raise TypeError("banks: expected pattern banks, got images; use the criticality study for those")
+    softest, uniform = _critical_points(bank, grid, largest_sigma(problem), eta, dtype)
+    found = math.isfinite(float(softest.sigma))
+    reference = float(softest.sigma) if found else largest_sigma(problem) / np.sqrt(6)
+    ladder = geometric_sigmas(
+        np.sqrt(6) * reference, np.sqrt(0.1) * reference, settings.num_levels - 1, dtype=dtype
+    )
+    key = jax.random.fold_in(jax.random.key(settings.seed), 2)
+    closure_key, fast_key, sample_key = jax.random.split(key, 3)
+    bare = jax.jit(lambda bank: reduced_model(bank, ladder, grid, eta=eta))(bank)
+    done(1)
+    renormalised = _renormalised(bank, ladder, grid, settings, closure_key, fast_key)
+    runs = _simulate(
+        bank, bare, renormalised, ladder, grid, settings, sample_key, lambda count: done(2 + count)
+    )
+    variables = _compare(runs, ladder, grid, bank.size)
+    variables.update(_coefficients(bare, renormalised))
+    done(steps - 1)
+    variables.update(_ordered_states(bank, softest, grid))
+    done(steps)
+    variables.update(_film(runs, ladder))
+    variables["critical_sigma"] = ((), float(softest.sigma))
+    variables["critical_sigma_uniform"] = ((), float(uniform.sigma))
+    variables["critical_wavenumber"] = ((), float(np.linalg.norm(np.asarray(softest.wavevector))))
+    shells, inside = _slow_shells(grid, bank.size)
+    coordinates = {
+        "sigma": (("level",), np.asarray(ladder)),
+        "slow_wavenumber": (("slow_wavenumber",), shells[inside]),
+        "instability": ((), instability_kind(softest)),
+    }
+    return xr.Dataset(variables, coordinates).expand_dims(bank=[name])
+
+
+def _critical_points(bank: PatchBank, grid: tuple[int, int], top: float, eta: float, dtype: Any):
+    scan = geometric_sigmas(top, 0.02 * top, _SCAN_LEVELS - 1, dtype=dtype)
+
+    @jax.jit
+    def find(bank: PatchBank):
+        symbol_fn = bank_symbol_fn(bank, grid)
+        return (
+            critical_point(symbol_fn, scan, eta=eta),
+            critical_point(lambda sigma: symbol_fn(sigma)[:1, :1], scan, eta=eta),
+        )
+
+    return find(bank)
+
+
+def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> ReducedModel:
+    @jax.jit
+    def build(bank: PatchBank) -> ReducedModel:
+        denoise, size = patch_denoiser(bank), bank.size
+        closure = gaussian_closure(
+            denoise,
+            closure_key,
+            ladder,
+            grid,
+            eta=settings.eta,
+            num_samples=settings.closure_samples,
+            window=size,
+        )
+        # The bank is symmetric: what is left of the mean is sampling noise.
+        return renormalised_model(
+            denoise,
+            fast_key,
+            ladder,
+            0 * closure.mean,
+            closure.structure_factor,
+            size=size,
+            num_samples=settings.closure_samples,
+        )
+
+    return build(bank)
+
+
+def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> _Runs:
+    """Run everything from the same noise, sample by sample; keep slow fields."""
+    shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
+
+    def slow(fields: Array) -> Array:
+        return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
+
+    @jax.jit
+    def every(keys: Array, bank: PatchBank, models: ReducedModel) -> _Runs:
+        denoise = patch_denoiser(bank)
+
+        def one(key: Array) -> _Runs:
+            start_key, noise_key = jax.random.split(key)
+            start = ladder[0] * jax.random.normal(start_key, shape, ladder.dtype)
+            calm = low_pass(start[..., 0], cutoff)[..., None]
+            # Pairs of runs as batches of two: half the compilation.
+            exact = jax.vmap(lambda x: sample(denoise, key, shape, ladder, eta=eta, x_init=x))(
+                jnp.stack([start, calm])
+            )
+            reduced = jax.vmap(lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff))(models)
+            fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
+            return _Runs(*fields, exact.denoised[0, ..., 0])
+
+        return jax.vmap(one)(keys)
+
+    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), bare, renormalised)
+    chunks, size = [], _BATCH
+    for first in range(0, settings.num_samples, size):
+        report(first)
+        # Keys by number: the first samples of a longer run are those of a shorter one.
+        numbers = range(first, min(first + size, settings.num_samples))
+        keys = jnp.stack([jax.random.fold_in(key, number) for number in numbers])
+        chunks.append(jax.tree.map(np.asarray, every(keys, bank, models)))
+    report(settings.num_samples)
+    joined = _Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+    return joined._replace(film=joined.film[:1])
+
+
+def _slow_shells(grid: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    shells = np.asarray(radial_shells(grid).wavenumber, np.float64)
+    return shells, np.flatnonzero(shells <= np.pi / size)
+
+
+def _compare(runs: _Runs, ladder: Array, grid: tuple[int, int], size: int) -> dict[str, Any]:
+    """Errors, overlaps and structure factors of the slow fields, with jackknife errors over samples."""
+    slow_modes = np.asarray(jnp.sum(wavevectors(grid) ** 2, axis=-1) <= (np.pi / size) ** 2)
+    inside = _slow_shells(grid, size)[1]
+
+    def sums(exact: Array, reduced: Array) -> dict[str, Array]:
+        """Sum over pixels, per sample (B, L)."""
+        axes = (-2, -1)
+        return {
+            "difference": jnp.sum((exact - reduced) ** 2, axes),
+            "exact": jnp.sum(exact**2, axes),
+            "reduced": jnp.sum(reduced**2, axes),
+            "both": jnp.sum(exact * reduced, axes),
+        }
+
+    def statistic(parts: dict[str, Array]) -> dict[str, Array]:
+        total = jax.tree.map(lambda a: a.sum(0), parts)
+        return {
+            "field_error": jnp.sqrt(total["difference"] / total["exact"]),
+            "overlap": total["both"] / jnp.sqrt(total["exact"] * total["reduced"]),
+            "power_ratio": total["reduced"] / total["exact"],
+        }
+
+    @jax.jit
+    def everything(runs: _Runs):
+        pairs = ((runs.exact, runs.bare), (runs.exact, runs.renormalised), (runs.exact_slow, runs.bare))
+        parts = [sums(*pair) for pair in pairs]
+        values = [statistic(part) for part in parts]
+        errors = [jackknife_error(statistic, part) for part in parts]
+
+        def spectrum(fields: Array) -> Array:
+            # Shell averages of |psi_k|^2/N over samples; modes beyond the slow ones are zero by construction.
+            def level(psi: Array) -> Array:
+                power = jnp.mean(jnp.abs(jnp.fft.fft2(psi)) ** 2, axis=0) / np.prod(grid)
+                weight = radial_average(jnp.where(slow_modes, 1.0, 0.0))
+                return radial_average(jnp.where(slow_modes, power, 0)) / jnp.maximum(weight, 1e-9)
+
+            return jax.lax.map(level, jnp.swapaxes(fields, 0, 1))[:, inside]
+
+        return (
+            values,
+            errors,
+            [spectrum(f) for f in (runs.exact, runs.exact_slow, runs.bare, runs.renormalised)],
+        )
+
+    values, errors, spectra = jax.tree.map(np.asarray, everything(runs))
+    dims = ("comparison", "level")
+    result: dict[str, Any] = {}
+    # Without saturation (u < 0) a reduced run ends at infinity; what comes after is no number.
+    escaped = ~(np.stack([v["field_error"] for v in values]) < _ESCAPE)
+    for name in values[0]:
+        for suffix, source in (("", values), ("_error", errors)):
+            result[name + suffix] = (dims, np.where(escaped, np.nan, np.stack([s[name] for s in source])))
+    result["escapes_at_sigma"] = (
+        ("comparison",),
+        np.array([np.asarray(ladder)[np.argmax(row)] if row.any() else np.nan for row in escaped]),
+    )
+    for name, values_ in zip(("exact", "exact_slow", "bare", "renormalised"), spectra, strict=True):
+        result[f"structure_factor_{name}"] = (("level", "slow_wavenumber"), values_)
+    field_error = result["field_error"][1]
+    holds = [[holds_to(np.asarray(ladder), row, limit) for limit in TOLERANCES] for row in field_error]
+    result["holds_to_sigma"] = (("comparison", "error_limit"), np.array(holds))
+    return result
+
+
+def holds_to(sigmas: np.ndarray, error: np.ndarray, limit: float) -> float:
+    """Return the noise level down to which an error stays within the limit; NaN if it never does.
+
+    Interpolates linearly in ln sigma; the last level if the limit is never passed.
+    """
+    bad = np.flatnonzero(~(error <= limit))
+    if bad.size == 0:
+        return float(sigmas[-1])
+    i = int(bad[0])
+    if i == 0:
+        return math.nan
+    if not np.isfinite(error[i]):
+        return float(sigmas[i - 1])
+    share = (limit - error[i - 1]) / (error[i] - error[i - 1])
+    return float(np.exp(np.log(sigmas[i - 1]) + share * np.log(sigmas[i] / sigmas[i - 1])))
+
+
+def _coefficients(bare: ReducedModel, renormalised: ReducedModel) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, model in (("bare", bare), ("renormalised", renormalised)):
+        c = jax.tree.map(np.asarray, model.coefficients)
+        for field in ("r", "h", "u"):
+            result[f"{field}_{name}"] = (("level",), getattr(c, field))
+        result[f"stiffness_{name}"] = (("level",), np.trace(c.K, axis1=-2, axis2=-1) / 2)
+        result[f"drift_{name}"] = (("level",), np.hypot(*np.moveaxis(c.v, -1, 0)))
+    result["well_posed"] = (("level",), np.asarray(bare.coefficients.well_posed))
+    return result
+
+
+def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, int]) -> dict[str, Any]:
+    """Plateau and wall width below the softest mode's critical noise, where there is one."""
+    names = (
+        "depth",
+        "quench_sigma",
+        "plateau_squared",
+        "plateau_squared_reduced",
+        "wall_width",
+        "wall_width_reduced",
+    )
+    values = {name: np.full(len(DEPTHS), np.nan) for name in names}
+    if math.isfinite(float(softest.sigma)):
+        vector = np.asarray(softest.wavevector)
+        if np.any(vector):
+            values = jax.jit(lambda b, s: pattern_states(b, s, vector, grid))(bank, softest.sigma)
+        else:
+            values = jax.jit(uniform_states)(bank, softest.sigma)
+    return {name: (("quench",), np.asarray(values[name], np.float64)) for name in names}
+
+
+def _film(runs: _Runs, ladder: Array) -> dict[str, Any]:
+    levels = np.unique(np.rint(np.linspace(0, len(ladder) - 1, _NUM_FILM_LEVELS)).astype(int))
+    rows = (runs.film, runs.exact, runs.bare, runs.renormalised)
+    pictures = np.stack([np.asarray(row[0])[levels] for row in rows])
+    return {
+        "film": (("film_row", "film_level", "y", "x"), pictures),
+        "film_sigma": (("film_level",), np.asarray(ladder)[levels]),
+    }
+
+
+def estimate_cost(settings: LandauSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing the compiled denoisers of its banks.
+
+    Parameters
+    ----------
+    settings : LandauSettings
+        The run to be estimated.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch (mean over banks), ``evaluations`` (of batches),
+        ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+    """
+    settings = settings.resolved()
+    grid, dtype = settings.grid or (64, 64), jnp.dtype(settings.precision)
+    batch = min(_BATCH, settings.num_samples)
+    times = []
+    for name in settings.banks:
+        denoise = patch_denoiser(build_problem(settings.of_bank(name)).bank)
+        times.append(time_evaluation(denoise, (batch, *grid, 1), dtype))
+    trajectories = 4 * (settings.num_levels - 1) + 2
+    extra = _CLOSURE_EVALUATIONS * settings.closure_samples * settings.num_levels / batch
+    per_bank = -(-settings.num_samples // batch) * trajectories + extra
+    overhead = 35.0 * len(settings.banks)
+    fields = float(np.prod(grid)) * dtype.itemsize * settings.num_levels * settings.num_samples
+    return {
+        "seconds": overhead + per_bank * sum(times),
+        "seconds_per_evaluation": sum(times) / len(times),
+        "evaluations": per_bank * len(times),
+        "bytes": RUNTIME_BYTES + 12 * fields,
+        "overhead": overhead,
+    }
+
+
+def settings_of(dataset: xr.Dataset) -> LandauSettings:
+    """Read the settings back from a result, to repeat its run.
+
+    Raises
+    ------
+    ValueError
+        If the dataset carries no settings of this study.
+    """
+    good = dataset.attrs.get("study") == "landau" and "settings" in dataset.attrs
+    check(good, "dataset", "a result of the landau study", sorted(dataset.attrs), "pass its results.nc")
+    return LandauSettings.from_json(str(dataset.attrs["settings"]))
