@@ -12,7 +12,6 @@ import numpy as np
 from critjax._checks import check, check_eta, check_grid, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.fluctuations._linear import EXACT, NODES, adjoint, magnus_step
-from critjax.fourier import wavevectors
 from critjax.spectra import regression_symbol
 
 
@@ -36,6 +35,22 @@ class GaussianClosure(NamedTuple):
     consistent with itself; below some 2.7 its premise fails. NaN where it is not computed."""
     kurtosis_error: Float[Array, " num"]
     """Its standard error; NaN for one replica."""
+
+
+def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
+    """Mark the soft modes (H, W), FFT order: ``|k| <= 2 pi/window``, k = 0 among them.
+
+    Their field psi is the one whose kurtosis `gaussian_closure` predicts. Without a window, as for networks, they are
+    the two lowest shells of wavenumbers, ``|k| <= 4 pi/max(H, W)``.
+
+    Example
+    -------
+    >>> int(soft_modes((12, 12), 12).sum())  # k = 0 and its four neighbours
+    5
+    """
+    n_y, n_x = (np.fft.fftfreq(n) for n in grid)
+    cutoff = 1 / window if window else 2 / max(grid)
+    return n_y[:, None] ** 2 + n_x**2 <= cutoff**2 * (1 + 1e-9)  # modes at the cutoff itself are in
 
 
 def _gaussian_field(white_hat: Array, spectrum: Array, mean: Array) -> Array:
@@ -90,7 +105,7 @@ def gaussian_closure(
     window : int, optional
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks). Soft modes, whose
-        kurtosis is predicted, are those with |k| <= 2 pi/window, without a window the two lowest shells.
+        kurtosis is predicted, are those of `soft_modes`: |k| <= 2 pi/window.
     mean : float array (C,), optional
         Mean at the first level; default zero.
     channels : int
@@ -143,8 +158,7 @@ def gaussian_closure(
         sigmas[0] ** 2 * jnp.eye(mean.shape[0], dtype=dtype), (height, width, mean.shape[0], mean.shape[0])
     )
 
-    cutoff = 2 * np.pi / window if window else 4 * np.pi / max(height, width) + 1e-6
-    soft = jnp.sum(wavevectors((height, width), dtype=sigmas.dtype) ** 2, axis=-1) <= cutoff**2
+    soft = soft_modes((height, width), window)
 
     def soft_field(x: Array) -> Array:
         field = x.mean(-1)
