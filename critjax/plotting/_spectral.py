@@ -226,5 +226,5 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylabel("S(k) / linear theory")
     near = "smallest wavenumbers" if wavenumber[0] == 0 else "wavenumbers nearest to $k_c$"
     title(axes, f"Where linear theory holds: the ten {near}")
-    figure.legend(loc="outside lower center", ncols=5)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -148,15 +148,16 @@ def named_level(
     colour: str = GREY,
     side: str = "right",
     below: bool = False,
+    gap: float = 2,
     **style: Any,
 ) -> None:
-    """Draw a horizontal line across the axes and write its name at one end."""
+    """Draw a horizontal line across the axes and write its name at one end, ``gap`` points away from it."""
     axes.axhline(height, **{"color": colour, "linewidth": 1.0, "linestyle": (0, (1, 2)), **style})
     axes.annotate(
         text,
         (0.99 if side == "right" else 0.01, height),
         xycoords=("axes fraction", "data"),
-        xytext=(0, -2 if below else 1),
+        xytext=(0, -gap if below else gap - 1),
         textcoords="offset points",
         ha=side,
         va="top" if below else "bottom",

@@ -18,8 +18,8 @@ from critjax.studies._settings import CriticalitySettings
 
 NUM_FILM_SAMPLES = 2
 NUM_FILM_LEVELS = 8
-#: Substeps of the reduced model resolve its fastest growth by this much, in e-folds of the field.
-_LARGEST_STEP, _MAX_SUBSTEPS = 0.2, 32
+#: Substeps of the reduced model, in e-folds of its fastest mode, and how many steps it may take in all.
+_LARGEST_STEP, _MAX_STEPS = 0.2, 4096
 
 
 def film_levels(levels: np.ndarray) -> np.ndarray:
@@ -63,9 +63,10 @@ def reduced_film(
     grid, sigmas, cutoff = problem.grid, prediction.sigmas, np.pi / problem.bank.size
     chosen = film_levels(levels)
     fastest = float(np.nanmax(np.abs(np.asarray(prediction.variables["lambda_bare"][1])[-1] - 1)))
-    step = (1 + settings.eta) * fastest * float(np.log(sigmas[0] / sigmas[-1])) / (len(sigmas) - 1)
-    substeps = int(np.clip(np.ceil(step / _LARGEST_STEP), 1, _MAX_SUBSTEPS))
-    parts = np.arange((len(sigmas) - 1) * substeps + 1) / substeps
+    num_steps = len(sigmas) - 1
+    span = (1 + settings.eta) * fastest * float(np.log(sigmas[0] / sigmas[-1]))
+    substeps = max(1, min(int(np.ceil(span / _LARGEST_STEP)), _MAX_STEPS) // num_steps)
+    parts = np.arange(num_steps * substeps + 1) / substeps
     fine = jnp.exp(jnp.interp(jnp.asarray(parts, sigmas.dtype), jnp.arange(len(sigmas)), jnp.log(sigmas)))
     noise_key = jax.random.split(key)[1]
     start, simulated = (jnp.asarray(a) for a in (kept.x[0, 0], np.asarray(kept.x)[0, chosen]))

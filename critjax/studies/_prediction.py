@@ -230,12 +230,12 @@ def closure_prediction(
 
     solved = solve(key)
     found = {name: np.asarray(value) for name, value in solved.items() if name != "modes"}
-    levels, softest = np.asarray(sigmas), found["softest"]
+    levels, softest = np.asarray(sigmas), np.real(found["softest"])
     by_sigma, by_shell = ("sigma",), ("sigma", "wavenumber")
     variables: Variables = {
         "lambda_closure": (by_shell, found["shells"]),
         "lambda_closure_fastest": (by_shell, found["fastest"]),
-        "lambda_closure_softest": (by_sigma, softest.real),
+        "lambda_closure_softest": (by_sigma, softest),
         "lambda_closure_softest_error": (by_sigma, found["softest_error"]),
         "lambda_closure_uniform": (by_sigma, found["uniform"]),
         "structure_factor_closure": (by_shell, found["power"]),
@@ -246,13 +246,13 @@ def closure_prediction(
         "kurtosis_closure_error": (by_sigma, found["kurtosis_error"]),
     }
     for name, curve, error in (
-        ("critical_sigma_closure", softest.real, found["softest_error"]),
+        ("critical_sigma_closure", softest, found["softest_error"]),
         ("critical_sigma_uniform_closure", found["uniform"], found["uniform_error"]),
     ):
         variables[name] = ((), crossing(levels, curve, prediction.threshold))
         variables[f"{name}_error"] = ((), crossing_error(levels, curve, error, prediction.threshold))
     critical = variables["critical_sigma_closure"][1]
-    imag = np.interp(-np.log(critical), -np.log(levels), softest.imag)
+    imag = np.interp(-np.log(critical), -np.log(levels), np.imag(found["softest"]))
     variables["critical_imag_closure"] = ((), imag)
     return variables, solved["modes"]
 
