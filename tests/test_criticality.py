@@ -347,6 +347,22 @@ def test_closure_beside_linear_theory_in_the_same_modes(tiny):
     assert np.all(off[felt] < np.abs(np.log(tiny.linear_ratio[:, 0]))[felt])
 
 
+def test_closure_of_a_coarse_ladder_has_no_error_of_its_first_step():
+    """The first step carries the symbol's rise, not only its first value: S agrees with that of a fine ladder."""
+    settings = dataclasses.replace(TINY, probe_samples=0, sigma_max=6.0, sigma_min=2.5)
+    found = []
+    for num_levels in (4, 61):
+        fixed = dataclasses.replace(settings, num_levels=num_levels).resolved()
+        problem = build_problem(fixed)
+        prediction = theory.predict(problem, fixed)
+        found.append(theory.closure_prediction(problem, fixed, prediction, jax.random.key(0))[0])
+    coarse, fine = (np.asarray(f["structure_factor_closure"][1]) for f in found)
+    assert abs(coarse[1, 0] / fine[20, 0] - 1) < 0.01
+    rise = np.asarray(found[1]["lambda_closure_uniform"][1])
+    step = np.log(6.0 / 2.5) / 3
+    assert np.exp(step * (rise[20] - rise[0])) > 1.05  # what a constant symbol would miss
+
+
 def test_soft_modes_are_gaussian_until_they_choose_a_sign(tiny):
     kurtosis, error = tiny.soft_kurtosis.values, tiny.soft_kurtosis_error.values
     assert abs(kurtosis[0] - 3) < 4 * error[0]

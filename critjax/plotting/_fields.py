@@ -165,7 +165,7 @@ def order_figure(dataset: xr.Dataset) -> Figure:
     """Draw the Binder cumulant and the wall density as the noise falls."""
     figure, (top, bottom) = figure_with_axes(7.2, 4.6, nrows=2, sharex=True)
     points(top, dataset, "binder", marker="o", color=BLUE)
-    named_level(top, 0.0, "Gaussian: no order", below=True, gap=14)
+    named_level(top, 0.0, "Gaussian: no order", below=True, gap=14.0)
     named_level(top, 2 / 3, "two ordered states", linestyle=(0, (4, 2)))
     top.set_ylim(min(-0.25, float(np.nanmin(dataset["binder"])) - 0.05), 0.85)
     top.set_ylabel("Binder cumulant\nof the spatial mean")

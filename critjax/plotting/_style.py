@@ -148,7 +148,7 @@ def named_level(
     colour: str = GREY,
     side: str = "right",
     below: bool = False,
-    gap: float = 2,
+    gap: float = 2.0,
     **style: Any,
 ) -> None:
     """Draw a horizontal line across the axes and write its name at one end, ``gap`` points away from it."""

@@ -64,6 +64,8 @@ def table(dataset: xr.Dataset) -> list[Row]:
         note = "" if closure.known else "theory never crosses one"
         if math.isfinite(closure.error):
             note = "± of theory: the closure's own sampling"
+            if closure.error > closure.value / 4:
+                note += ", whose symbol grazes one"
         rows += _noise_rows(
             "effective critical noise, softest mode: Gaussian closure", closure, measured, note
         )

@@ -193,12 +193,17 @@ def closure_prediction(
         n for n in (1, 2, 4) if n == 1 or (num_samples % n == 0 and num_samples // n > problem.channels)
     )
 
+    # The closure's first step has no past to extrapolate from and is of first order: on a coarse ladder it would leave
+    # a factor on S for good. An extra level makes it a short one.
+    early = sigmas[0] * (sigmas[1] / sigmas[0]) ** 0.125
+    ladder = jnp.concatenate([sigmas[:1], early[None], sigmas[1:]])
+
     @jax.jit
     def solve(key: Array):
         result = gaussian_closure(
             denoise,
             key,
-            sigmas,
+            ladder,
             grid,
             eta=settings.eta,
             num_samples=num_samples,
@@ -207,6 +212,7 @@ def closure_prediction(
             mean=mean,
             channels=problem.channels,
         )
+        result = jax.tree.map(lambda a: jnp.concatenate([a[:1], a[2:]]), result)
         modes = leading_eigenvalue(result.symbol)
         power = jnp.trace(result.structure_factor, axis1=-2, axis2=-1).real / problem.channels
         checked = jnp.einsum("ghw,lhw->lg", groups, power[..., : grid[1] // 2 + 1], precision="highest")
