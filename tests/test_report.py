@@ -233,7 +233,7 @@ def test_reduced_models_following_and_diverging():
     sentence = f.reduced_sentence(study())
     bare, closure = sentence.split(". With the closure's symbol")
     middle = f"{SIGMA[10]:.2f}"
-    assert f"until it diverges below σ = {middle}" in bare
+    assert f"until it diverges between σ = {middle} and {SIGMA[20]:.3f}" in bare
     assert "the sign that drives growth instead of stopping it" in bare
     assert "follows the simulated field on the whole ladder (correlation above 0.9)" in closure
     damped = f.reduced_sentence(study(reduced_cubic=0.1))

@@ -190,7 +190,8 @@ def _follows(dataset: xr.Dataset, name: str) -> str:
     if close.all():
         return f"follows the simulated field on the whole ladder ({how})"
     if not np.isfinite(values[np.argmin(close)]):
-        return f"follows the simulated field ({how}) until it diverges below σ = {last}"
+        lost = plain(float(dataset["film_sigma"].values[np.argmin(close)]))
+        return f"follows the simulated field ({how}) until it diverges between σ = {last} and {lost}"
     return f"follows the simulated field ({how}) down to σ = {last}"
 
 

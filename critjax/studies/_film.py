@@ -55,9 +55,9 @@ def reduced_film(
 ) -> Variables:
     """Run the reduced model from the noise of the first sample, bare and with the symbol of the closure.
 
-    Bare: the Ginzburg-Landau equation of the bank, on the study's ladder, finely subdivided. With the closure's symbol
-    (L, H, W), if there is one: linear, as this symbol holds the mean effect of all nonlinear terms already. ``key`` is
-    that of the sample, whose later noise (eta > 0) a run without substeps shares. Fields are NaN from where the
+    Bare: the Ginzburg-Landau equation of the bank, on the study's ladder, finely subdivided for eta = 0. With the
+    closure's symbol (L, H, W), if there is one: linear, as this symbol holds the mean effect of all nonlinear terms
+    already. ``key`` is that of the sample, which gives its later noise, too (eta > 0). Fields are NaN from where the
     equation diverges; correlations are those with the simulated field, both low-passed to |k| <= pi/p.
     """
     grid, sigmas, cutoff = problem.grid, prediction.sigmas, np.pi / problem.bank.size
@@ -66,6 +66,7 @@ def reduced_film(
     num_steps = len(sigmas) - 1
     span = (1 + settings.eta) * fastest * float(np.log(sigmas[0] / sigmas[-1]))
     substeps = max(1, min(int(np.ceil(span / _LARGEST_STEP)), _MAX_STEPS) // num_steps)
+    substeps = 1 if settings.eta > 0 else substeps  # a finer ladder would draw other noise
     parts = np.arange(num_steps * substeps + 1) / substeps
     fine = jnp.exp(jnp.interp(jnp.asarray(parts, sigmas.dtype), jnp.arange(len(sigmas)), jnp.log(sigmas)))
     noise_key = jax.random.split(key)[1]
