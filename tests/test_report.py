@@ -238,8 +238,10 @@ def test_reduced_models_following_and_diverging():
     assert "follows the simulated field on the whole ladder (correlation above 0.9)" in closure
     damped = f.reduced_sentence(study(reduced_cubic=0.1))
     assert "in spite of a cubic term that damps" in damped and "drives growth" not in damped
-    loses = f.reduced_sentence(study(film_reduced_correlation=np.array([1.0, 0.95, 0.5])))
-    assert f"down to σ = {middle}" in loses and "diverges" not in loses
+    for last in (0.5, np.nan):  # NaN: a uniform field, finite, but without a correlation
+        finite = {"film_reduced": 1.0, "film_reduced_correlation": np.array([1.0, 0.95, last])}
+        loses = f.reduced_sentence(study(**finite))
+        assert f"down to σ = {middle}." in loses and "diverges" not in loses and "damps" not in loses
     bad = f.reduced_sentence(study(film_renormalised_correlation=0.2))
     assert "does not follow the simulated field at all" in bad
     alone = drop(study(), "film_renormalised", "film_renormalised_correlation")

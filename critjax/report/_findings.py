@@ -179,6 +179,11 @@ def gaussian_sentence(dataset: xr.Dataset) -> str | None:
     return f"{sentence}; its own estimate of the kurtosis leaves 3 at σ = {plain(float(sigma[expected[0]]))}."
 
 
+def _diverged(dataset: xr.Dataset, name: str) -> np.ndarray:
+    """Tell at which levels of the film a reduced model has no finite field."""
+    return ~np.isfinite(dataset[name].values).all((1, 2))
+
+
 def _follows(dataset: xr.Dataset, name: str) -> str:
     """Say down to which level of the film a reduced model follows the simulated field."""
     values = dataset[f"{name}_correlation"].values
@@ -189,7 +194,7 @@ def _follows(dataset: xr.Dataset, name: str) -> str:
     how = f"correlation above {FOLLOWS}"
     if close.all():
         return f"follows the simulated field on the whole ladder ({how})"
-    if not np.isfinite(values[np.argmin(close)]):
+    if _diverged(dataset, name)[np.argmin(close)]:
         lost = plain(float(dataset["film_sigma"].values[np.argmin(close)]))
         return f"follows the simulated field ({how}) until it diverges between σ = {last} and {lost}"
     return f"follows the simulated field ({how}) down to σ = {last}"
@@ -199,12 +204,11 @@ def reduced_sentence(dataset: xr.Dataset) -> str | None:
     """State how far reduced models of the slow modes follow the sample that started from the same noise."""
     if "film_reduced" not in dataset:
         return None
-    values = dataset["film_reduced_correlation"].values
     sentence = (
         "From the noise of the first sample the Ginzburg-Landau equation of the slow modes with bare coefficients "
         f"{_follows(dataset, 'film_reduced')}"
     )
-    lost = np.flatnonzero(~np.isfinite(values))
+    lost = np.flatnonzero(_diverged(dataset, "film_reduced"))
     if lost.size:
         before = max(int(lost[0]) - 1, 0)
         there = dataset["sigma"].values <= dataset["film_sigma"].values[before]
