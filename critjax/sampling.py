@@ -49,8 +49,17 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
     """
 
     def block(state: Any, indices: Array) -> tuple[Any, Any]:
-        end, outputs = lax.scan(jax.checkpoint(advance), state, indices)
-        return end, (state, jax.tree.map(lambda a: a[0], outputs))
+        empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(advance, state, indices[0])[1])
+
+        def inner(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
+            state, kept = carry
+            state, output = jax.checkpoint(advance)(state, index)
+            # Only the first output of a block is wanted: stacking all of them would cost memory for every step.
+            kept = jax.tree.map(lambda new, old: jnp.where(index == indices[0], new, old), output, kept)
+            return (state, kept), None
+
+        (end, output), _ = lax.scan(inner, (state, empty), indices)
+        return end, (state, output)
 
     whole = num_steps // save_every
     indices = jnp.arange(num_steps)

@@ -15,6 +15,7 @@ import xarray as xr
 
 from critjax import __version__, cli
 from critjax.studies import _settings, _storage
+from critjax.studies._ensemble import BatchSums, Kept
 
 TINY = [
     *("criticality", "--bank", "two-pattern", "--size", "3", "--grid", "8x10", "--num-samples", "48"),
@@ -123,6 +124,19 @@ def test_a_damaged_batch_is_simulated_again(tmp_path, capsys):
     settings = _settings.CriticalitySettings(bank="two-pattern").resolved()
     store = _storage.open_store(tmp_path / "run", settings, overwrite=False, resume=False)
     (tmp_path / "run" / "partial" / "batch-00000.npz").write_bytes(b"not a zip file")
+    assert store.load() == {}
+    assert "batch-00000.npz cannot be read; that batch is simulated again" in capsys.readouterr().err
+
+
+def test_batches_of_an_older_format_are_simulated_again(tmp_path, capsys):
+    settings = _settings.CriticalitySettings(bank="two-pattern").resolved()
+    store = _storage.open_store(tmp_path / "run", settings, overwrite=False, resume=False)
+    kinds = {"sums": BatchSums, "kept": Kept}
+    arrays = {f"{kind}_{name}": np.zeros(2) for kind, fields in kinds.items() for name in fields._fields}
+    np.savez(tmp_path / "run" / "partial" / "batch-00000.npz", **arrays)
+    assert list(store.load()) == [0]
+    del arrays["sums_soft"]
+    np.savez(tmp_path / "run" / "partial" / "batch-00000.npz", **arrays)
     assert store.load() == {}
     assert "batch-00000.npz cannot be read; that batch is simulated again" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The criticality study: streaming statistics against brute force, known limits, resuming, settings."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from critjax.studies import criticality
 from critjax.studies._ensemble import (
     BatchSums,
     Estimator,
+    Kept,
     combine,
     full_plane,
     make_batch_fn,
     mode_groups,
     statistics,
 )
+from critjax.studies._film import reduced_film
 from critjax.studies._probes import nonreciprocal_estimate
 from critjax.studies._problem import build_problem
 from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
@@ -75,6 +78,22 @@ def brute_force_sums(x, denoised, symmetric=True):
     return *sums, power, cross, d_power, s_power
 
 
+def brute_force_moments(x, window):
+    """Sums over trajectories (B, L, H, W, C) of spatial means of psi to psi^4, psi of the modes |k| <= 2 pi/window."""
+    height, width = x.shape[2:4]
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    psi = np.zeros(x.shape[:-1])
+    for n in range(-height, height):
+        for m in range(-width, width):
+            alias = 2 * abs(n) > height or 2 * abs(m) > width or -2 * n == height or -2 * m == width
+            if alias or (n / height) ** 2 + (m / width) ** 2 > 1 / window**2 + 1e-12:
+                continue
+            wave = np.exp(2j * np.pi * (n * rows / height + m * columns / width))
+            amplitude = (x.mean(-1) * wave.conj()).mean((-2, -1), keepdims=True)
+            psi += (amplitude * wave).real
+    return np.stack([(psi**n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
     mix = jnp.array([[0.5, 0.2], [-0.1, 0.3]])
@@ -85,13 +104,14 @@ def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
     sigmas = jnp.array([3.0, 1.5, 1.0])
     keys = jax.random.split(jax.random.key(0), 3)
     simulate = make_batch_fn(
-        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", symmetric=symmetric
+        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", symmetric=symmetric, window=4
     )
     sums, kept = simulate(keys)
     paths = [sample(denoise, key, (4, 5, 2), sigmas, eta=0.5) for key in keys]
     x, denoised = (np.stack([np.asarray(getattr(p, n)) for p in paths]) for n in ("x", "denoised"))
     for got, expected in zip(sums[:6], brute_force_sums(x, denoised, symmetric), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-10)
+    np.testing.assert_allclose(sums.soft, brute_force_moments(x, 4), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(sums.order, x.mean((2, 3, 4)), atol=1e-13)
     np.testing.assert_allclose(kept.x, x[:2][:, [0, 2]], atol=1e-13)
     np.testing.assert_allclose(kept.denoised, denoised[:2][:, [0, 2]], atol=1e-13)
@@ -142,6 +162,7 @@ def test_statistics_against_numpy_on_whole_fields():
                 (np.abs(s[half]) ** 2).sum(0),
                 smooth[part].mean((-2, -1)),
                 np.full((4, 3), 0.25),
+                np.stack([(smooth[part] ** n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1),
             )
         )
     got = measure(batches, make_estimator(grid, sigmas, softest=(1, 7)))
@@ -178,6 +199,9 @@ def test_statistics_against_numpy_on_whole_fields():
     np.testing.assert_allclose(
         got["binder"], 1 - (order**4).mean(0) / (3 * (order**2).mean(0) ** 2), rtol=1e-9
     )
+    psi = smooth - smooth.mean((0, -2, -1), keepdims=True)
+    kurtosis = (psi**4).mean((0, -2, -1)) / (psi**2).mean((0, -2, -1)) ** 2
+    np.testing.assert_allclose(got["soft_kurtosis"], kurtosis, rtol=1e-9)
 
 
 def test_linear_denoiser_of_three_channels_is_measured_exactly():
@@ -192,6 +216,7 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
         eta=0.0,
         solver="euler",
         symmetric=True,
+        window=3,
     )
     batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
     got = measure(batches, make_estimator((4, 6), np.asarray(sigmas), softest=(0, 1)))
@@ -252,6 +277,25 @@ def test_crossing_interpolates_in_the_logarithm():
     assert np.isnan(theory.crossing(sigmas, curve, np.full(3, -9.0)))
 
 
+def test_error_of_a_crossing_from_whichever_shifted_curve_crosses():
+    sigmas, one = np.array([4.0, 2.0, 1.0]), np.ones(3)
+    curve = 1.5 - np.log2(sigmas)  # -0.5, 0.5, 1.5
+
+    def error(curve, size):
+        return theory.crossing_error(sigmas, curve, np.full(3, size), one)
+
+    # Shifted by 0.25 the crossing moves by that many powers of two, to either side.
+    assert error(curve, 0.25) == pytest.approx((2**0.75 - 2**0.25) / 2)
+    # Shifted down by 0.75 it never crosses, shifted up by as much at 2^1.25.
+    assert np.isnan(theory.crossing(sigmas, curve - 0.75, one))
+    assert error(curve, 0.75) == pytest.approx(2**1.25 - 2**0.5)
+    # A curve that grazes: what is above it starts above, what is below still crosses.
+    assert error(curve + 1.4, 0.25) == pytest.approx(
+        theory.crossing(sigmas, curve + 1.4, one) - theory.crossing(sigmas, curve + 1.15, one)
+    )
+    assert np.isnan(error(curve - 9.0, 0.25)) and np.isnan(error(curve, 9.0))
+
+
 # --- The study on banks with known answers
 # --------------------------------------------------------------------
 
@@ -289,6 +333,124 @@ def test_effective_critical_noise_of_two_patterns(tiny):
     np.testing.assert_allclose(tiny.growth_rate[:, 0], 9 / sigma**2 - 1, rtol=1e-6)
     xi = np.sqrt(9 / sigma**2 * 8 / 24 / np.abs(1 - 9 / sigma**2))  # K = (P/sigma^2)(p^2-1)/24
     np.testing.assert_allclose(tiny.xi_eq_bare, xi, rtol=1e-6)
+
+
+def test_closure_beside_linear_theory_in_the_same_modes(tiny):
+    """Both start from white noise, so that the ratio of growths is that of the structure factors."""
+    assert tiny.closure_ratio.shape == tiny.linear_ratio.shape
+    np.testing.assert_allclose(tiny.closure_ratio[0], 1.0, rtol=1e-12)
+    assert float(tiny.checked_wavenumber[0]) == 0.0
+    ratio = tiny.structure_factor_closure[:, 0] / tiny.structure_factor_linear[:, 0]
+    np.testing.assert_allclose(tiny.closure_ratio[:, 0], ratio, rtol=1e-10)
+    # The closure is what the simulation is nearer to, once fluctuations are felt.
+    felt = np.abs(np.log(tiny.closure_ratio[:, 0])) > 0.2
+    assert felt.any()
+    off = np.abs(np.log(tiny.linear_ratio[:, 0] / tiny.closure_ratio[:, 0]))
+    assert np.all(off[felt] < np.abs(np.log(tiny.linear_ratio[:, 0]))[felt])
+
+
+def test_closure_of_a_coarse_ladder_has_no_error_of_its_first_step():
+    """The first step carries the symbol's rise, not only its first value: S agrees with that of a fine ladder."""
+    settings = dataclasses.replace(TINY, probe_samples=0, sigma_max=6.0, sigma_min=2.5)
+    found = []
+    for num_levels in (4, 61):
+        fixed = dataclasses.replace(settings, num_levels=num_levels).resolved()
+        problem = build_problem(fixed)
+        prediction = theory.predict(problem, fixed)
+        found.append(theory.closure_prediction(problem, fixed, prediction, jax.random.key(0))[0])
+    coarse, fine = (np.asarray(f["structure_factor_closure"][1]) for f in found)
+    assert abs(coarse[1, 0] / fine[20, 0] - 1) < 0.01
+    rise = np.asarray(found[1]["lambda_closure_uniform"][1])
+    step = np.log(6.0 / 2.5) / 3
+    assert np.exp(step * (rise[20] - rise[0])) > 1.02  # what a constant symbol would miss
+
+
+def test_soft_modes_are_gaussian_until_they_choose_a_sign(tiny):
+    kurtosis, error = tiny.soft_kurtosis.values, tiny.soft_kurtosis_error.values
+    assert abs(kurtosis[0] - 3) < 4 * error[0]
+    assert kurtosis[-1] < 3 - 3 * error[-1]
+    assert float(tiny.kurtosis_closure[0]) == pytest.approx(3.0)
+    assert float(tiny.kurtosis_closure[-1]) < 2.5  # two values: the closure expects less than three
+    assert np.all(np.isnan(tiny.kurtosis_closure_error))  # two samples make one replica
+
+
+def reduced_two_patterns(start, sigmas, size, steps=400):
+    """dpsi_k/dtau = (lambda_k - 1) psi_k - (u psi^3)_k in numpy, RK4: lambda and u of two constant patterns."""
+    shape = start.shape
+    n_y, n_x = np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None, :]
+    kept = (np.abs(n_y) < 0.25) & (np.abs(n_x) < 0.25)
+    offsets = np.arange(-(size // 2), size // 2 + 1)
+    kernel = sum(np.cos(2 * np.pi * (n_y * a + n_x * b)) for a in offsets for b in offsets)
+
+    def drift(psi_hat, t):
+        cubic = np.fft.fft2(np.fft.ifft2(psi_hat).real ** 3)
+        return (kernel / t - 1) * psi_hat - (size**2 / t) ** 3 / 3 * np.where(kept, cubic, 0)
+
+    psi_hat = np.where(kept & (n_y**2 + n_x**2 <= 1 / (2 * size) ** 2), np.fft.fft2(start), 0)
+    fields = [np.fft.ifft2(psi_hat).real]
+    for high, low in itertools.pairwise(sigmas):
+        step = np.log(high / low) / steps
+        for i in range(steps):
+            t, middle, end = (high * np.exp(-step * (i + part)) for part in (0, 0.5, 1))
+            first = drift(psi_hat, t**2)
+            second = drift(psi_hat + step / 2 * first, middle**2)
+            third = drift(psi_hat + step / 2 * second, middle**2)
+            fourth = drift(psi_hat + step * third, end**2)
+            psi_hat = psi_hat + step / 6 * (first + 2 * second + 2 * third + fourth)
+        fields.append(np.fft.ifft2(psi_hat).real)
+    return np.array(fields)
+
+
+def test_reduced_film_starts_from_the_noise_of_the_first_sample(tiny):
+    noise = tiny.film_x.values[0, 0, ..., 0]
+    assert len(tiny.film_sigma) < len(tiny.sigma)
+    expected = reduced_two_patterns(noise, tiny.sigma.values, TINY.size)
+    chosen = [int(np.argmin(np.abs(tiny.sigma.values - s))) for s in tiny.film_sigma.values]
+    for field, level in zip(tiny.film_reduced.values, chosen, strict=True):
+        scale = np.abs(expected[level]).max()
+        np.testing.assert_allclose(field, expected[level], atol=0.01 * scale)
+    np.testing.assert_allclose(tiny.reduced_cubic, (9 / tiny.sigma**2) ** 3 / 3, rtol=1e-6)
+    assert float(tiny.film_reduced_correlation[0]) == pytest.approx(1.0)
+    # With the closure's symbol a mode grows by its integral (trapezoids), roughly the root of the closure's S.
+    mean = tiny.film_closure.mean(("y", "x")).values / noise.mean()
+    rate = tiny.lambda_closure_uniform.values - 1
+    grown = (rate[1:] + rate[:-1]) / 2 * -np.diff(np.log(tiny.sigma.values))
+    np.testing.assert_allclose(mean, np.exp(np.append(0, np.cumsum(grown)))[chosen], rtol=1e-6)
+    root = np.sqrt(tiny.structure_factor_closure.values[chosen, 0]) / tiny.sigma.values[0]
+    np.testing.assert_allclose(mean, root, rtol=0.06)
+
+
+def test_reduced_film_of_the_reverse_sde_has_the_noise_of_its_sample():
+    settings = CriticalitySettings(
+        bank="two-pattern", size=3, grid=(16, 16), eta=1.0, num_samples=4, batch_size=2, num_levels=40, sigma_max=7.0,
+        sigma_min=2.5, closure_samples=8, probe_samples=0, seed=3,
+    )  # fmt: skip
+    result = run(settings)
+    assert np.all(result.film_closure_correlation > 0.9)
+    assert np.all(result.film_reduced_correlation[:4] > 0.9)
+    # With other noise the start is soon forgotten.
+    resolved = settings.resolved()
+    problem = build_problem(resolved)
+    prediction = theory.predict(problem, resolved)
+    kept = Kept(*(result[name].values for name in ("film_x", "film_denoised")))
+    levels = np.searchsorted(-result.sigma.values, -result.film_sigma.values)
+    other = reduced_film(problem, resolved, prediction, kept, levels, jax.random.key(99), None)
+    assert other["film_reduced_correlation"][1][3] < 0.8
+
+
+def test_a_reduced_model_that_diverges_or_has_no_soft_mode_stops_nothing():
+    settings = CriticalitySettings(
+        size=5, grid=(16, 16), num_samples=4, num_levels=12, batch_size=2, num_banks=0, closure_samples=0,
+        probe_samples=0,
+    )  # fmt: skip
+    result = run(settings)
+    assert float(result.reduced_cubic[0]) < 0
+    assert result.attrs["status"] == "complete"
+    assert np.isfinite(result.film_reduced[0]).all() and np.isnan(result.film_reduced[-1]).all()
+    assert "film_closure" not in result
+    stripes = run(dataclasses.replace(settings, bank="stripe", wavelength=4.0))
+    assert float(stripes.critical_wavenumber_bare) > np.pi / 5
+    assert "film_reduced" not in stripes and "film_x" in stripes
 
 
 def test_every_measured_quantity_has_an_error_and_axes(tiny):

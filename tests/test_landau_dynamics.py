@@ -7,7 +7,15 @@ import pytest
 
 from critjax.banks import PatchBank, random_pattern_bank, two_pattern_bank
 from critjax.fluctuations import linear_structure_factor
-from critjax.landau import free_energy, integrate, landau_coefficients, landau_sample, low_pass, reduced_model
+from critjax.landau import (
+    free_energy,
+    integrate,
+    landau_coefficients,
+    landau_sample,
+    low_pass,
+    reduced_model,
+    stable_substeps,
+)
 from critjax.landau._dynamics import _local, exponential_step, half_plane, kept_modes
 from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser
@@ -180,3 +188,28 @@ def test_wrong_input_is_refused_with_its_reason():
         landau_sample(bank, key, (8, 8, 1), ladder, x_init=jnp.zeros((4, 4, 1)))
     with pytest.raises(ValueError, match="eta"):
         landau_sample(bank, key, (8, 8, 1), ladder, eta=-1.0)
+
+
+def test_coarse_ladders_are_divided_until_the_cubic_term_is_stable():
+    """Far below the critical noise u psi^2 is stiff: one step a level would explode."""
+    bank, coarse = two_pattern_bank(SIZE, dtype=np.float64), _ladder(9, 12.0, 1.6)
+    assert not np.max(np.abs(_run(bank, coarse, _start(12.0), num_substeps=1).x[-1])) < 100
+    model = reduced_model(bank, coarse, GRID)
+    assert stable_substeps(model) > 4
+    found, fine = (
+        _run(bank, coarse, _start(12.0)),
+        _run(bank, _ladder(576, 12.0, 1.6), _start(12.0), save_every=64),
+    )
+    difference = np.abs(found.x - fine.x).max((1, 2, 3)) / np.abs(fine.x).max((1, 2, 3))
+    # Coefficients are interpolated between levels that lie a quarter of an e-fold apart: u changes fourfold.
+    assert np.all(difference < 0.25)
+
+
+def test_substeps_share_the_noise_of_their_step():
+    bank, ladder = two_pattern_bank(SIZE, dtype=np.float64), _ladder(24, 8.0, 4.0)
+    one, four = (
+        _run(bank, ladder, _start(8.0), eta=1.0, num_substeps=n, save_every=24).x[-1] for n in (1, 4)
+    )
+    np.testing.assert_allclose(one, four, atol=0.03 * np.abs(four).max())
+    with pytest.raises(ValueError, match="num_substeps: expected an integer >= 1"):
+        _run(bank, ladder, _start(8.0), num_substeps=0)

@@ -74,11 +74,26 @@ def test_critical_points_are_marked_where_they_are():
     for kind in ("softest-mode", "linear-check", "correlation-length", "condensation"):
         axes = plotting.FIGURES[kind].draw(study()).axes[0]
         vertical = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
-        assert {4.0, 2.0} <= {float(v) for v in vertical}, kind
-    unmarked = plotting.softest_mode_figure(
-        study(critical_sigma_bare=np.nan, critical_sigma_measured=np.nan)
-    ).axes[0]
+        assert {4.0, 2.0, 2.01} <= {float(v) for v in vertical}, kind
+    nowhere = dict.fromkeys((f"critical_sigma_{n}" for n in ("bare", "closure", "measured")), np.nan)
+    unmarked = plotting.softest_mode_figure(study(**nowhere)).axes[0]
     assert not [line for line in unmarked.lines if len(set(line.get_xdata())) == 1]
+
+
+@pytest.mark.parametrize("closure", [9.0, 3.8, 2.2, 2.001, 1.9, 0.5, np.nan])
+def test_names_of_critical_points_never_overlap(closure):
+    figure = plotting.softest_mode_figure(study(critical_sigma_closure=closure))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    names = [text for text in axes.texts if r"\sigma_c" in text.get_text() or "reg" in text.get_text()]
+    assert len(names) == (3 if np.isfinite(closure) else 2)
+    boxes = [text.get_window_extent() for text in (*names, axes._left_title)]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    for name in names:  # each at its own line
+        line = axes.transData.transform((name.xy[0], 0))[0]
+        box = name.get_window_extent()
+        assert box.x0 - 6 <= line <= box.x1 + 6
 
 
 def test_growth_rate_figure_draws_the_theoretical_zero_line():
@@ -105,6 +120,49 @@ def test_structure_factor_compares_like_with_like():
         np.testing.assert_allclose(ratio, expected)
 
 
+def test_closure_is_dashed_beside_linear_theory():
+    dataset = study()
+    axes = plotting.structure_factor_figure(dataset).axes[0]
+    dashed = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "--"]
+    solid = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "-"]
+    assert len(dashed) == len(solid) >= 4
+    for closure, linear in zip(dashed, solid, strict=True):
+        assert closure.get_color() is not None and np.array_equal(closure.get_color(), linear.get_color())
+        expected = dataset.structure_factor_closure[0] / dataset.structure_factor_linear[0]
+        np.testing.assert_allclose(closure.get_ydata() / linear.get_ydata(), expected)
+    names = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert {"linear theory", "Gaussian closure"} <= names
+    check = plotting.linear_check_figure(dataset).axes[0]
+    curves = [line for line in check.lines if len(line.get_xdata()) == 24 and line.get_linestyle() == "--"]
+    assert len(curves) == 10
+    np.testing.assert_allclose(curves[3].get_ydata(), dataset.closure_ratio[:, 3])
+    lengths = {line.get_label(): line for line in plotting.correlation_length_figure(dataset).axes[0].lines}
+    swept = lengths["second moment, closure"]
+    np.testing.assert_allclose(swept.get_ydata(), dataset.xi_second_moment_closure)
+    assert swept.get_linestyle() == "--"
+    without = drop(dataset, "structure_factor_closure", "closure_ratio")
+    assert "Gaussian closure" not in {
+        text.get_text() for text in plotting.structure_factor_figure(without).axes[0].get_legend().get_texts()
+    }
+
+
+def test_gaussianity_shows_the_measured_kurtosis_the_closure_and_three():
+    dataset = study()
+    axes = plotting.gaussianity_figure(dataset).axes[0]
+    bars = errorbars(axes)[0]
+    np.testing.assert_allclose(bars.lines[0].get_ydata(), dataset.soft_kurtosis)
+    segments = np.array(bars.lines[2][0].get_segments())
+    np.testing.assert_allclose((segments[:, 1, 1] - segments[:, 0, 1]) / 2, 0.03)
+    lines = {line.get_label(): line for line in axes.lines}
+    closure = lines["closure, first order beyond Gaussian"]
+    np.testing.assert_allclose(closure.get_ydata(), dataset.kurtosis_closure)
+    level = [line for line in axes.lines if set(line.get_ydata()) == {3.0} and len(line.get_ydata()) == 2]
+    assert level and "Gaussian" in {text.get_text() for text in axes.texts}
+    band = next(c for c in axes.collections if len(c.get_paths()[0].vertices) > 2 * len(SIGMA))
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(3.05) and heights.min() == pytest.approx(0.45)
+
+
 def test_curves_differ_without_colour():
     """Each pair differs by line style, marker or luminance."""
     dataset = study(lambda_null_softest=(("sigma",), SIGMA**-2))
@@ -124,12 +182,30 @@ def test_curves_differ_without_colour():
 
 
 def test_film_shows_the_fields():
-    dataset = study()
+    dataset = drop(study(), "film_reduced", "film_closure")
     figure = plotting.film_strip_figure(dataset)
     pictures = [axes.images[0].get_array() for axes in figure.axes]
     assert len(pictures) == 2 * 2 * 3
     np.testing.assert_allclose(pictures[0], dataset.film_x[0, 0, :, :, 0])
     np.testing.assert_allclose(pictures[3], dataset.film_denoised[0, 0, :, :, 0])
+
+
+def test_reduced_models_stand_under_the_sample_of_their_noise():
+    dataset = study()
+    figure = plotting.film_strip_figure(dataset)
+    assert len(figure.axes) == 3 * 6
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert names == ["x", "D(x)", "reduced,\nbare", "reduced,\nclosure", "x", "D(x)"]
+    for column in range(2):
+        image = figure.axes[6 + column].images[0]
+        field = dataset.film_reduced[column].values
+        np.testing.assert_allclose(image.get_array(), field)
+        assert image.get_clim()[1] == pytest.approx(2 * np.sqrt((field**2).mean()))  # its own grey scale
+    lost = figure.axes[8]
+    assert not lost.images and [text.get_text() for text in lost.texts] == ["diverged"]
+    np.testing.assert_allclose(figure.axes[11].images[0].get_array(), dataset.film_closure[2])
+    fewer = drop(dataset, "film_reduced", "film_closure")
+    assert len(plotting.film_strip_figure(fewer).axes) == 3 * 4
 
 
 def test_colour_film_is_in_range():

@@ -30,6 +30,7 @@ def study(**changes):
         "critical_sigma_bare_ve": 4.0,
         "critical_sigma_uniform_bare": 4.0,
         "critical_sigma_closure": 2.01,
+        "critical_sigma_closure_error": 0.03,
         "critical_sigma_uniform_closure": 2.01,
         "critical_sigma_measured": 2.0,
         "critical_sigma_measured_error": 0.02,
@@ -60,6 +61,11 @@ def study(**changes):
         "binder_error": np.full(levels, 0.05),
         "wall_density": np.linspace(0.45, 0.1, levels),
         "wall_density_error": np.full(levels, 0.01),
+        "soft_kurtosis": np.where(SIGMA > 2.2, 3.05, 2.4),
+        "soft_kurtosis_error": np.full(levels, 0.03),
+        "kurtosis_closure": np.where(SIGMA > 1.0, 3.0, 0.5),
+        "kurtosis_closure_error": np.full(levels, 0.05),
+        "reduced_cubic": np.full(levels, -0.1),
         "xi_eq_bare": np.full(levels, 2.0),
         "xi_eq_closure": np.full(levels, 2.0),
         "xi_second_moment_closure": np.full(levels, 2.0),
@@ -88,16 +94,22 @@ def study(**changes):
         "growth_rate": (both, falloff * (4.0 / SIGMA[:, None]) ** 2 - 1),
         "lambda_closure_fastest": (both, falloff * (2.01 / SIGMA[:, None]) ** 2),
         "structure_factor_linear": (both, SIGMA[:, None] ** 2 * (1 + falloff)),
+        "structure_factor_closure": (both, SIGMA[:, None] ** 2 * (1 + 0.8 * falloff)),
         "structure_factor_cleaned": (both, SIGMA[:, None] ** 2 * (1 + 0.9 * falloff)),
         "structure_factor_cleaned_error": (both, 0.01 * SIGMA[:, None] ** 2 * np.ones((levels, shells))),
         "lambda_reg_crossing": (("wavenumber",), np.where(wavenumber < 1, 2.0 - wavenumber, np.nan)),
         "lambda_reg_crossing_error": (("wavenumber",), np.full(shells, 0.05)),
         "linear_ratio": (("sigma", "checked_mode"), over_sigma["linear_ratio_mean"][:, None] * np.ones(10)),
         "linear_ratio_error": (("sigma", "checked_mode"), np.full((levels, 10), 0.002)),
+        "closure_ratio": (("sigma", "checked_mode"), np.linspace(1, 0.6, levels)[:, None] * np.ones(10)),
         "draw_critical_uniform": (("draw",), rng.normal(10, 3, 200)),
         "draw_critical_softest": (("draw",), rng.normal(11, 3, 200)),
         "film_x": film,
         "film_denoised": film,
+        "film_reduced": (("film_sigma", "y", "x"), fields[0, :, :, :, 0] * [[[1.0]], [[2.0]], [[np.nan]]]),
+        "film_reduced_correlation": (("film_sigma",), np.array([1.0, 0.95, np.nan])),
+        "film_closure": (("film_sigma", "y", "x"), fields[1, :, :, :, 0]),
+        "film_closure_correlation": (("film_sigma",), np.array([1.0, 0.95, 0.91])),
     }
     for name, value in changes.items():
         if name in variables:
@@ -185,7 +197,7 @@ def test_simulation_below_at_or_above_bare_theory():
 
 
 def test_closure_agreeing_and_not():
-    assert "in agreement with it (0.5 standard errors)" in f.closure_sentence(study())
+    assert "in agreement with it (0.3 standard errors)" in f.closure_sentence(study())
     off = f.closure_sentence(study(critical_sigma_closure=2.5))
     assert "20.0 % below it" in off and "agreement" not in off
     assert "20.0 % above it" in f.closure_sentence(study(critical_sigma_closure=2.0 / 1.2))
@@ -194,6 +206,47 @@ def test_closure_agreeing_and_not():
     neither = study(critical_sigma_closure=np.nan, critical_sigma_measured=np.nan)
     assert "like it, never crosses" in f.closure_sentence(neither)
     assert "does not show" in f.closure_sentence(study(critical_sigma_measured=np.nan))
+
+
+def test_soft_modes_leaving_gaussianity_or_not():
+    falls = f.gaussian_sentence(study())
+    assert "is Gaussian down to about σ = " in falls and "the closure's premise fails" in falls
+    first = SIGMA[SIGMA <= 2.2][0]
+    assert f"σ = {first:.3f}" in falls and "where its kurtosis is 2.40 ± 0.03" in falls
+    assert f"its own estimate of the kurtosis leaves 3 at σ = {SIGMA[SIGMA <= 1.0][0]:.3f}" in falls
+    blind = f.gaussian_sentence(study(kurtosis_closure=3.1))
+    assert "which its own estimate of the kurtosis does not show" in blind
+    rises = f.gaussian_sentence(study(soft_kurtosis=6 - study().soft_kurtosis.values))
+    assert "where its kurtosis is 3.60 ± 0.03" in rises and "premise fails" in rises
+    never = f.gaussian_sentence(study(soft_kurtosis=3.1))
+    assert "Gaussian on the whole ladder" in never and "fails" not in never and "3.10 ± 0.03" in never
+    # Half a unit away, but within three standard errors: nothing is decided; nor by 0.2 with a tiny error.
+    undecided = f.gaussian_sentence(study(soft_kurtosis=2.5, soft_kurtosis_error=0.2))
+    assert "is not decided" in undecided and "fails" not in undecided
+    assert "on the whole ladder" in f.gaussian_sentence(study(soft_kurtosis=2.8, soft_kurtosis_error=0.001))
+    assert "not Gaussian from the first noise level on" in f.gaussian_sentence(study(soft_kurtosis=2.0))
+    assert f.gaussian_sentence(study(soft_kurtosis_error=np.nan)) is None
+    assert f.gaussian_sentence(drop(study(), "soft_kurtosis")) is None
+
+
+def test_reduced_models_following_and_diverging():
+    sentence = f.reduced_sentence(study())
+    bare, closure = sentence.split(". With the closure's symbol")
+    middle = f"{SIGMA[10]:.2f}"
+    assert f"until it diverges between σ = {middle} and {SIGMA[20]:.3f}" in bare
+    assert "the sign that drives growth instead of stopping it" in bare
+    assert "follows the simulated field on the whole ladder (correlation above 0.9)" in closure
+    damped = f.reduced_sentence(study(reduced_cubic=0.1))
+    assert "in spite of a cubic term that damps" in damped and "drives growth" not in damped
+    for last in (0.5, np.nan):  # NaN: a uniform field, finite, but without a correlation
+        finite = {"film_reduced": 1.0, "film_reduced_correlation": np.array([1.0, 0.95, last])}
+        loses = f.reduced_sentence(study(**finite))
+        assert f"down to σ = {middle}." in loses and "diverges" not in loses and "damps" not in loses
+    bad = f.reduced_sentence(study(film_closure_correlation=0.2))
+    assert "does not follow the simulated field at all" in bad
+    alone = drop(study(), "film_closure", "film_closure_correlation")
+    assert "closure" not in f.reduced_sentence(alone)
+    assert f.reduced_sentence(drop(study(), "film_reduced")) is None
 
 
 def test_linear_theory_holding_and_failing():
@@ -293,7 +346,29 @@ def test_every_critical_noise_comes_in_all_units():
 
 
 def r_is_length(row):
-    return row.quantity.startswith("correlation length")
+    return row.quantity.startswith(("correlation length", "kurtosis"))
+
+
+def test_effective_critical_noise_of_the_closure_has_its_own_error():
+    rows = report.table(study())
+    at = next(i for i, r in enumerate(rows) if r.quantity.startswith("effective critical noise, softest"))
+    assert (rows[at].theory, rows[at].measured, rows[at].error) == ("2.01 ± 0.03", "2.00", "0.02")
+    assert rows[at - 4].quantity.endswith("bare theory") and rows[at - 4].theory == "4.000"
+    assert rows[at - 4].measured == "2.00"
+    error = 2.01 / (1 + 2.01**2) * 0.03  # of t_ou = ln(1 + sigma^2)/2
+    assert rows[at + 1].theory == f"{0.5 * np.log(1 + 2.01**2):.3f} ± {error:.3f}"
+    assert "grazes" not in rows[at].note
+    assert "grazes one" in report.table(study(critical_sigma_closure_error=1.0))[at].note
+    unknown = report.table(study(critical_sigma_closure_error=np.nan))[at]
+    assert unknown.theory == "2.010" and "±" not in unknown.note
+
+
+def test_kurtosis_stands_beside_what_the_closure_expects():
+    rows = {r.quantity: r for r in report.table(study())}
+    turning = rows["kurtosis of the soft modes at the effective critical noise"]
+    assert (turning.theory, turning.measured, turning.error) == ("3.00 ± 0.05", "2.40", "0.03")
+    end = rows["kurtosis of the soft modes at the lowest noise"]
+    assert (end.theory, end.measured) == ("-", "2.40")  # no field has a kurtosis of 0.5
 
 
 def test_table_holds_wavenumber_frequency_nonreciprocity_and_mean_field():

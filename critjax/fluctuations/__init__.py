@@ -10,7 +10,7 @@ of the same spectrum it is the Gaussian closure. Both share one step, exact for 
 fourth order or better in the ladder spacing otherwise.
 """
 
-from critjax.fluctuations._closure import GaussianClosure, gaussian_closure
+from critjax.fluctuations._closure import GaussianClosure, gaussian_closure, soft_modes
 from critjax.fluctuations._linear import linear_structure_factor
 from critjax.fluctuations._two_pattern import TransformedClosure, transformed_closure, two_pattern_closure
 
@@ -19,6 +19,7 @@ __all__ = [
     "TransformedClosure",
     "gaussian_closure",
     "linear_structure_factor",
+    "soft_modes",
     "transformed_closure",
     "two_pattern_closure",
 ]

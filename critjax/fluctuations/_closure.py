@@ -12,7 +12,6 @@ import numpy as np
 from critjax._checks import check, check_eta, check_grid, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.fluctuations._linear import EXACT, NODES, adjoint, magnus_step
-from critjax.fourier import wavevectors
 from critjax.spectra import regression_symbol
 
 
@@ -36,6 +35,22 @@ class GaussianClosure(NamedTuple):
     consistent with itself; below some 2.7 its premise fails. NaN where it is not computed."""
     kurtosis_error: Float[Array, " num"]
     """Its standard error; NaN for one replica."""
+
+
+def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
+    """Mark the soft modes (H, W), FFT order: ``|k| <= 2 pi/window``, k = 0 among them.
+
+    Their field psi is the one whose kurtosis `gaussian_closure` predicts. Without a window, as for networks, they are
+    the two lowest shells of wavenumbers, ``|k| <= 4 pi/max(H, W)``.
+
+    Example
+    -------
+    >>> int(soft_modes((12, 12), 12).sum())  # k = 0 and its four neighbours
+    5
+    """
+    n_y, n_x = (np.fft.fftfreq(n) for n in grid)
+    cutoff = 1 / window if window else 2 / max(grid)
+    return n_y[:, None] ** 2 + n_x**2 <= cutoff**2 * (1 + 1e-9)  # modes at the cutoff itself are in
 
 
 def _gaussian_field(white_hat: Array, spectrum: Array, mean: Array) -> Array:
@@ -90,7 +105,7 @@ def gaussian_closure(
     window : int, optional
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks). Soft modes, whose
-        kurtosis is predicted, are those with |k| <= 2 pi/window, without a window the two lowest shells.
+        kurtosis is predicted, are those of `soft_modes`: |k| <= 2 pi/window.
     mean : float array (C,), optional
         Mean at the first level; default zero.
     channels : int
@@ -143,8 +158,7 @@ def gaussian_closure(
         sigmas[0] ** 2 * jnp.eye(mean.shape[0], dtype=dtype), (height, width, mean.shape[0], mean.shape[0])
     )
 
-    cutoff = 2 * np.pi / window if window else 4 * np.pi / max(height, width) + 1e-6
-    soft = jnp.sum(wavevectors((height, width), dtype=sigmas.dtype) ** 2, axis=-1) <= cutoff**2
+    soft = soft_modes((height, width), window)
 
     def soft_field(x: Array) -> Array:
         field = x.mean(-1)
@@ -208,20 +222,36 @@ def close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> tuple[
     The mean relaxes to the target. Returns mean, spectrum, symbol and whatever more was measured at every level.
     """
 
+    def advance(mean, spectrum, sigma, span, symbol, slope, target, target_slope) -> tuple[Array, Array]:
+        """Advance mean and spectrum with symbol and target that change by their slopes over the step."""
+        nodes = symbol + jnp.asarray(NODES, sigmas.dtype)[:, None, None, None, None] * slope
+        advanced = magnus_step(spectrum, nodes, sigma, span, eta)
+        decay = jnp.exp(-(1 + eta) * span)
+        moved = decay * mean + (1 - decay) * (target + 0.5 * target_slope)
+        return moved, (advanced + adjoint(advanced)) / 2
+
     def level(carry, step):
         mean, spectrum, old_symbol, old_target, old_span = carry
         sigma, span = step
         symbol, target, more = measure(mean, spectrum, sigma)
-        # Extrapolate linearly into the step (Adams-Bashforth); the first step has no past and stays constant.
-        ratio = jnp.where(old_span > 0, span / jnp.where(old_span > 0, old_span, 1), 0)
-        slope = ratio * (symbol - old_symbol)
-        nodes = symbol + jnp.asarray(NODES, sigmas.dtype)[:, None, None, None, None] * slope
-        advanced = magnus_step(spectrum, nodes, sigma, span, eta)
-        advanced = (advanced + adjoint(advanced)) / 2
-        decay = jnp.exp(-(1 + eta) * span)
-        moved = decay * mean + (1 - decay) * (target + 0.5 * ratio * (target - old_target))
+        # Extrapolate linearly into the step (Adams-Bashforth).
+        ratio = span / old_span
+        moved, advanced = advance(
+            mean,
+            spectrum,
+            sigma,
+            span,
+            symbol,
+            ratio * (symbol - old_symbol),
+            target,
+            ratio * (target - old_target),
+        )
         return (moved, advanced, symbol, target, span), (mean, spectrum, symbol, more)
 
     spans = jnp.concatenate([-jnp.diff(jnp.log(sigmas)), jnp.zeros((1,), sigmas.dtype)])
-    first = (mean, start, jnp.zeros_like(start), jnp.zeros_like(mean), jnp.zeros((), sigmas.dtype))
+    # The first step has no past; its slopes are found by trying it (Heun), and continued backwards.
+    symbol, target, _ = measure(mean, start, sigmas[0])
+    tried = advance(mean, start, sigmas[0], spans[0], symbol, 0 * symbol, target, 0 * target)
+    ahead, target_ahead, _ = measure(*tried, sigmas[min(1, sigmas.shape[0] - 1)])
+    first = (mean, start, 2 * symbol - ahead, 2 * target - target_ahead, jnp.maximum(spans[0], 1e-30))
     return jax.lax.scan(level, first, (sigmas, spans))[1]

@@ -14,6 +14,7 @@ from critjax.landau._dynamics import (
     landau_sample,
     low_pass,
     reduced_model,
+    stable_substeps,
 )
 from critjax.landau._renormalised import fast_fields, renormalised_coefficients, renormalised_model
 
@@ -32,4 +33,5 @@ __all__ = [
     "reduced_model",
     "renormalised_coefficients",
     "renormalised_model",
+    "stable_substeps",
 ]

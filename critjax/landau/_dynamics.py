@@ -175,12 +175,36 @@ def exponential_step(
     return guess + span * second * (after - before)
 
 
+def stable_substeps(model: ReducedModel, *, eta: Any = 0.0) -> int:
+    """Return the number of substeps a level that keeps the cubic term of a concrete model stable and accurate.
+
+    On its plateau ``psi^2 = -r/u`` the explicit cubic term relaxes at the rate 3 |r|; a few times this, because the
+    plateau shrinks faster than the field follows, is resolved by half a step.
+    """
+    spans = -np.diff(np.log(np.asarray(model.sigma, np.float64)))
+    growth = np.maximum(-np.asarray(model.coefficients.r, np.float64), 0)[1:]
+    return int(max(1, np.ceil(np.max((1 + float(eta)) * spans * 12 * growth))))
+
+
 def integrate(
-    model: ReducedModel, key: PRNGKey, x_init: Array, *, eta: Any = 0.0, cutoff: float, save_every: int = 1
+    model: ReducedModel,
+    key: PRNGKey,
+    x_init: Array,
+    *,
+    eta: Any = 0.0,
+    cutoff: float,
+    num_substeps: int = 1,
+    save_every: int = 1,
 ) -> Trajectory:
-    """Run the reduced dynamics of `reduced_model` from a noisy image; see `landau_sample`."""
+    """Run the reduced dynamics of `reduced_model` from a noisy image; see `landau_sample`.
+
+    Every step is divided into ``num_substeps``, see `stable_substeps`; symbol and coefficients between two levels are
+    interpolated, and the noise of a step, the same for any number, is added at its end.
+    """
     check_rank("x_init", x_init, "H W C")
     check_eta(eta)
+    good = isinstance(num_substeps, int) and num_substeps >= 1
+    check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "stable_substeps finds one")
     noisy = not is_concrete(eta) or float(eta) > 0
     grid, num_steps = x_init.shape[:2], model.sigma.shape[0] - 1
     k = wavevectors(grid, dtype=x_init.dtype)
@@ -194,10 +218,24 @@ def integrate(
     def advance(psi_hat: Array, index: Array) -> tuple[Array, None]:
         sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
         span = jnp.log(sigma / sigma_next)
-        rate = (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1)
-        rate = jnp.where(kept, rate, 0)
-        ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
-        later = exponential_step(psi_hat, grid, span, rate, ends, 1 + eta)
+        rates = [jnp.where(kept, (1 + eta) * (symbols[i] - 1), 0) for i in (index, index + 1)]
+        rate = 0.5 * (rates[0] + rates[1])
+
+        def between(share: Any) -> tuple[Array, Array]:
+            h, u = (a[index] + share * (a[index + 1] - a[index]) for a in (c.h, c.u))
+            return h, u
+
+        def substep(psi_hat: Array, number: Array) -> tuple[Array, None]:
+            before, after = number / num_substeps, (number + 1) / num_substeps
+            middle = rates[0] + 0.5 * (before + after) * (rates[1] - rates[0])
+            ends = (between(before), between(after))
+            return exponential_step(psi_hat, grid, span / num_substeps, middle, ends, 1 + eta), None
+
+        if num_substeps == 1:
+            ends = (between(0.0), between(1.0))
+            later = exponential_step(psi_hat, grid, span, rate, ends, 1 + eta)
+        else:
+            later, _ = jax.lax.scan(substep, psi_hat, jnp.arange(num_substeps, dtype=span.dtype))
         if noisy:
             # Integral of 2 eta sigma^2 exp(2 rate (end - tau)) over the step, sigma falling as exp(-tau).
             decay, _ = _phi(-2 * span * (rate.real + 1))
@@ -233,6 +271,7 @@ def landau_sample(
     eta: Any = 0.0,
     linear: str = "exact",
     x_init: Array | None = None,
+    num_substeps: int | None = None,
     save_every: int = 1,
 ) -> Trajectory:
     r"""Generate a slow field by the Ginzburg-Landau equation in place of the exact denoiser.
@@ -251,6 +290,9 @@ def landau_sample(
         Shape of the image.
     x_init : (H, W, C) array, optional
         Noisy image at ``sigmas[0]``; its modes with |k| <= pi/p start the field.
+    num_substeps : int, optional
+        Divide every step of the ladder. Default: as many as a stable step needs, see `stable_substeps`, where bank
+        and ladder are concrete; one under tracing.
     save_every : int
         Save every so many steps (first and last level always).
 
@@ -267,7 +309,7 @@ def landau_sample(
     Notes
     -----
     Second order in the ladder spacing, the linear part exact for a constant symbol, the noise of a step exact for its
-    linear part. Four real FFTs a step. Bare coefficients: fluctuations of the modes left out weaken growth and
+    linear part. Four real FFTs a substep. Bare coefficients: fluctuations of the modes left out weaken growth and
     saturation, see `gaussian_closure`. THEORY section 4.
 
     Example
@@ -291,7 +333,18 @@ def landau_sample(
     start_key, noise_key = jax.random.split(key)
     if x_init is None:
         x_init = sigmas[0] * jax.random.normal(start_key, tuple(shape), sigmas.dtype)
-    return integrate(model, noise_key, x_init, eta=eta, cutoff=np.pi / bank.size, save_every=save_every)
+    if num_substeps is None:
+        known = is_concrete(model.coefficients.r) and is_concrete(eta)
+        num_substeps = stable_substeps(model, eta=eta) if known else 1
+    return integrate(
+        model,
+        noise_key,
+        x_init,
+        eta=eta,
+        cutoff=np.pi / bank.size,
+        num_substeps=num_substeps,
+        save_every=save_every,
+    )
 
 
 def free_energy(psi: Float[ArrayLike, "H W"], symbol: Array, h: Any, u: Any) -> Array:

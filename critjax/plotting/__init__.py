@@ -15,6 +15,7 @@ from critjax.plotting._fields import (
     condensation_figure,
     correlation_length_figure,
     film_strip_figure,
+    gaussianity_figure,
     order_figure,
 )
 from critjax.plotting._landau import landau_figures
@@ -34,6 +35,7 @@ __all__ = [
     "condensation_figure",
     "correlation_length_figure",
     "film_strip_figure",
+    "gaussianity_figure",
     "growth_rate_figure",
     "landau_figures",
     "linear_check_figure",
@@ -63,27 +65,38 @@ FIGURES: dict[str, FigureKind] = {
     "film-strip": FigureKind(
         film_strip_figure,
         ("film_x", "film_denoised"),
-        "Two trajectories from noise to image, from left to right, each with what the denoiser makes of it.",
+        "Two trajectories from noise to image, from left to right, each with what the denoiser makes of it. "
+        "Rows named reduced: the slow modes alone, from the same noise as the sample above, each picture on its own "
+        "grey scale. Bare: the Ginzburg-Landau equation with the bank's own coefficients. Closure: their linear "
+        "growth with the closure's symbol in place of the bare one, which holds the mean effect of all "
+        "nonlinear terms.",
     ),
     "structure-factor": FigureKind(
         structure_factor_figure,
         ("structure_factor_linear",),
-        "Lines are linear theory from the bare symbol, integrated down the same noise ladder, with no free "
-        "parameter.",
+        "Solid lines are linear theory from the bare symbol, dashed lines the Gaussian closure, both integrated "
+        "down the same noise ladder with no free parameter. Noise levels are in units of the bare critical noise.",
     ),
     "linear-check": FigureKind(
         linear_check_figure,
         ("linear_ratio",),
         "Simulated structure factor, divided by its own value at the first noise level, over the same "
         "ratio of linear theory. Below the grey band fluctuations have made the field grow less than "
-        "linear theory says.",
+        "linear theory says. Dashed: the same ratio by the Gaussian closure.",
     ),
     "correlation-length": FigureKind(
         correlation_length_figure,
         ("xi_raw",),
         "White noise hides correlations in the raw field; the denoised field and the second moment of S "
         "show them. The quasi-static length diverges where its symbol reaches one; the swept field cannot "
-        "follow.",
+        "follow, as the second moment by the closure shows.",
+    ),
+    "gaussianity": FigureKind(
+        gaussianity_figure,
+        ("soft_kurtosis",),
+        "The closure takes the field for Gaussian. Kurtosis of the field ψ of the soft modes: 3 if it is, less "
+        "where it splits into two values, more where few patches pull harder than the average. Dashed, with its "
+        "standard error: what the closure itself expects to first order, to be read near 3 only.",
     ),
     "order": FigureKind(
         order_figure,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from critjax.plotting._style import (
     BLACK,
     BLUE,
     GREEN,
+    GREY,
     ORANGE,
     PURPLE,
     RED,
     figure_with_axes,
+    limits,
     line,
     mark_critical,
     named_level,
@@ -24,10 +27,12 @@ from critjax.plotting._style import (
     value,
 )
 
+GAUSSIAN = 3.0  # kurtosis of a Gaussian field
+
 
 @styled
 def correlation_length_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the correlation lengths of raw, sign and denoised fields and the quasi-static prediction."""
+    """Draw the correlation lengths of raw, sign and denoised fields beside those of theory."""
     figure, axes = figure_with_axes()
     measured = (
         ("xi_raw", "o", RED, RED, "raw field, 1/e"),
@@ -42,6 +47,8 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
     style = {"bare": {"color": BLACK, "linestyle": "-"}, "closure": {"color": BLUE, "linestyle": "--"}}
     line(axes, dataset, "xi_eq_bare", label=r"$\xi_{eq}=\sqrt{K/|r|}$, bare", **style["bare"])
     line(axes, dataset, "xi_eq_closure", label=r"$\xi_{eq}$, closure", **style["closure"])
+    swept = {"color": PURPLE, "linestyle": (0, (3, 1.2)), "label": "second moment, closure"}
+    line(axes, dataset, "xi_second_moment_closure", **swept)
     top = max(float(np.nanmax(h)) for h in heights if np.any(np.isfinite(h)))
     axes.set_ylim(0, max(1.35 * top, 2.0))
     noise_axis(axes, dataset["sigma"].values)
@@ -54,32 +61,79 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
 
 @styled
 def film_strip_figure(dataset: xr.Dataset) -> Figure:
-    """Show samples and their denoised fields as noise falls."""
-    x, denoised = dataset["film_x"], dataset["film_denoised"]
-    sigma = x["film_sigma"].values
-    count = min(2, x.sizes["film_sample"])
-    figure = Figure(figsize=(9.2, 1.12 * 2 * count + 0.75), layout="constrained")
-    axes = figure.subplots(2 * count, len(sigma), squeeze=False)
+    """Show samples, their denoised fields and reduced models from the first one's noise, as noise falls."""
+    x, denoised = dataset["film_x"].values, dataset["film_denoised"].values
+    sigma = dataset["film_sigma"].values
+    count = min(2, len(x))
+    reduced = [
+        (f"reduced,\n{kind}", dataset[name].values)
+        for kind, name in (("bare", "film_reduced"), ("closure", "film_closure"))
+        if name in dataset
+    ]
+    # (name, one picture a level, half the range of the grey scale at each level)
+    widening, rows = np.maximum(1.0, 2.0 * sigma), []
     for sample in range(count):
-        for column in range(len(sigma)):
-            for row, field in ((2 * sample, x), (2 * sample + 1, denoised)):
-                picture = field.values[sample, column]
-                width = max(1.0, 2.0 * float(sigma[column])) if field is x else 1.0
-                show = picture[..., 0] if picture.shape[-1] != 3 else np.clip((picture / width + 1) / 2, 0, 1)
-                panel = axes[row, column]
-                panel.imshow(show, cmap="gray", vmin=-width, vmax=width, interpolation="nearest")
-                panel.set_xticks([])
-                panel.set_yticks([])
-                for spine in panel.spines.values():
-                    spine.set_visible(False)
-                if column == 0:
-                    panel.set_ylabel("x" if field is x else "D(x)", rotation=0, labelpad=14, va="center")
-                if row == 0:
-                    panel.set_title(
-                        rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
-                    )
+        rows.append(("x", x[sample], widening))
+        rows.append(("D(x)", denoised[sample], np.ones_like(sigma)))
+        for name, fields in reduced if sample == 0 else ():
+            spread = np.sqrt((fields**2).mean((1, 2)))
+            rows.append((name, fields[..., None], 2 * np.where(spread > 0, spread, 1.0)))
+    figure = Figure(figsize=(9.2, 1.12 * len(rows) + 0.75), layout="constrained")
+    axes = figure.subplots(len(rows), len(sigma), squeeze=False)
+    for row, (name, pictures, widths) in enumerate(rows):
+        for column, panel in enumerate(axes[row]):
+            _picture(panel, pictures[column], float(widths[column]))
+            if row == 0:
+                panel.set_title(
+                    rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
+                )
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     text = "Samples x (grey scale widens with the noise) and denoised fields D(x)"
     figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def _picture(panel: Axes, picture: np.ndarray, width: float) -> None:
+    """Show one field (H, W, C) on a grey or colour scale from -width to width; say so where there is none."""
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    if not np.all(np.isfinite(picture)):
+        panel.set_facecolor("#F0F0F0")
+        panel.set_box_aspect(picture.shape[0] / picture.shape[1])
+        middle = {"ha": "center", "va": "center", "fontsize": 8.5, "color": GREY}
+        panel.text(0.5, 0.5, "diverged", transform=panel.transAxes, **middle)
+        return
+    show = picture[..., 0] if picture.shape[-1] != 3 else np.clip((picture / width + 1) / 2, 0, 1)
+    panel.imshow(show, cmap="gray", vmin=-width, vmax=width, interpolation="nearest")
+
+
+@styled
+def gaussianity_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the kurtosis of the soft modes beside the closure's own estimate of it."""
+    figure, axes = figure_with_axes(7.2, 3.8)
+    measured = dataset["soft_kurtosis"].values
+    named_level(axes, GAUSSIAN, "Gaussian", colour=BLACK, linestyle="-", below=True)
+    axes.axhspan(GAUSSIAN - 0.3, GAUSSIAN + 0.3, color="#DDDDDD", zorder=0, label=r"3 $\pm$ 0.3")
+    if line(
+        axes,
+        dataset,
+        "kurtosis_closure",
+        color=BLUE,
+        linestyle="--",
+        label="closure, first order beyond Gaussian",
+    ):
+        curve, error = (dataset[f"kurtosis_closure{end}"].values for end in ("", "_error"))
+        band = {"color": BLUE, "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(dataset["sigma"].values, curve - error, curve + error, **band)
+    points(axes, dataset, "soft_kurtosis", marker="o", color=RED, label=r"simulated, modes $|k| \leq 2\pi/p$")
+    limits(axes, [measured, [2.0, 4.0]], low=0.8, high=9.0)
+    noise_axis(axes, dataset["sigma"].values)
+    mark_critical(axes, dataset)
+    axes.set_ylabel(r"kurtosis $\langle\psi^4\rangle/\langle\psi^2\rangle^2$")
+    title(axes, "Gaussianity: where the premise of the closure fails")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -111,7 +165,7 @@ def order_figure(dataset: xr.Dataset) -> Figure:
     """Draw the Binder cumulant and the wall density as the noise falls."""
     figure, (top, bottom) = figure_with_axes(7.2, 4.6, nrows=2, sharex=True)
     points(top, dataset, "binder", marker="o", color=BLUE)
-    named_level(top, 0.0, "Gaussian: no order", below=True)
+    named_level(top, 0.0, "Gaussian: no order", below=True, gap=14.0)
     named_level(top, 2 / 3, "two ordered states", linestyle=(0, (4, 2)))
     top.set_ylim(min(-0.25, float(np.nanmin(dataset["binder"])) - 0.05), 0.85)
     top.set_ylabel("Binder cumulant\nof the spatial mean")

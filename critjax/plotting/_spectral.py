@@ -148,7 +148,7 @@ def _mode_name(dataset: xr.Dataset) -> str:
 
 @styled
 def structure_factor_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the structure factor at several noise levels with linear theory."""
+    """Draw the structure factor at several noise levels with linear theory and the Gaussian closure."""
     figure, axes = figure_with_axes()
     sigma = dataset["sigma"].values
     critical = value(dataset, "critical_sigma_bare")
@@ -158,6 +158,7 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
     markers = "osD^v"
     wavenumber = dataset["wavenumber"].values
     shown = []
+    closure = dataset.get("structure_factor_closure")
     for i, ratio in enumerate(ratios):
         level = int(np.argmin(np.abs(np.log(sigma / (np.sqrt(ratio) * reference)))))
         scale = sigma[level] ** 2
@@ -168,6 +169,9 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
             color=colours[i],
             linewidth=1.5,
         )
+        if closure is not None:
+            curve = closure.values[level] / scale
+            axes.plot(wavenumber, curve, color=colours[i], linewidth=1.5, linestyle="--")
         if "structure_factor_cleaned" in dataset:
             values = dataset["structure_factor_cleaned"].values[level] / scale
             error = dataset["structure_factor_cleaned_error"].values[level] / scale
@@ -183,14 +187,17 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
     named_level(axes, 1.0, "white noise", below=True)
     axes.set_xlabel(r"wavenumber $|k|$ (rad per pixel)")
     axes.set_ylabel(r"structure factor $S(k)/\sigma^2$")
-    axes.set_title("Structure factor: simulation (points) and linear theory (lines)")
-    axes.legend(loc="upper right", title=r"$\sigma_c$ bare")
+    axes.set_title("Structure factor: what grows, and what theory says")
+    axes.plot([], [], color=GREY, linewidth=1.5, label="linear theory")
+    if closure is not None:
+        axes.plot([], [], color=GREY, linewidth=1.5, linestyle="--", label="Gaussian closure")
+    axes.legend(loc="upper right", title=r"points: simulation" if shown else None)
     return figure
 
 
 @styled
 def linear_check_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the simulated structure factor over linear theory for the ten smallest wavenumbers."""
+    """Draw the structure factor of simulation and closure over linear theory for the ten wavenumbers checked."""
     figure, axes = figure_with_axes()
     sigma = dataset["sigma"].values
     ratio, error = dataset["linear_ratio"].values, dataset["linear_ratio_error"].values
@@ -201,6 +208,11 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
             rf"$|k| = {wavenumber[i]:.2g}$" if i in (0, len(wavenumber) // 2, len(wavenumber) - 1) else None
         )
         axes.errorbar(sigma, ratio[:, i], error[:, i], marker="o", color=colours[i], label=label, **POINTS)
+        if "closure_ratio" in dataset:
+            curve = dataset["closure_ratio"].values[:, i]
+            axes.plot(sigma, curve, color=colours[i], linewidth=1.2, linestyle="--")
+    if "closure_ratio" in dataset:
+        axes.plot([], [], color=GREY, linewidth=1.2, linestyle="--", label="Gaussian closure")
     axes.axhspan(0.95, 1.05, color="#DDDDDD", zorder=0, label="5 per cent")
     axes.axhline(1.0, color=BLACK, linewidth=1.4, label="linear theory")
     axes.set_yscale("log")
@@ -211,8 +223,8 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     axes.yaxis.set_minor_formatter(NullFormatter())
     noise_axis(axes, sigma)
     mark_critical(axes, dataset)
-    axes.set_ylabel("simulated S(k) / linear theory")
+    axes.set_ylabel("S(k) / linear theory")
     near = "smallest wavenumbers" if wavenumber[0] == 0 else "wavenumbers nearest to $k_c$"
     title(axes, f"Where linear theory holds: the ten {near}")
-    figure.legend(loc="outside lower center", ncols=5)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

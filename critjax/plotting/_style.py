@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLACK, ORANGE, BLUE, GREEN, RED, PURPLE = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7"
 GREY = "#767676"
+_RAISED = 15  # points above the axes for a name in the second row
 
 STYLE: Any = {
     "font.size": 10.0,
@@ -80,24 +81,28 @@ def value(dataset: xr.Dataset, name: str) -> float:
 
 
 def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> None:
-    """Mark the bare critical noise and the measured effective one by vertical lines, named above the axes."""
+    """Mark the bare critical noise and the effective one of closure and simulation, named above the axes."""
     turned = r"$\lambda_{reg}=1$" if dataset.attrs.get("frame", "ve") == "ve" else r"$\lambda_{reg}$ marginal"
     marks = (
         ("critical_sigma_bare", r"bare $\sigma_c$", BLACK, "-."),
-        ("critical_sigma_measured", turned, RED, ":"),
+        ("critical_sigma_closure", f"{turned}, closure", BLUE, "--"),
+        ("critical_sigma_measured", f"{turned}, simulated", RED, ":"),
     )
     found = [(value(dataset, name), *style) for name, *style in marks]
     found = sorted((mark for mark in found if np.isfinite(mark[0])), reverse=True)
     for i, (position, label, colour, style) in enumerate(found):
         axes.axvline(position, color=colour, linestyle=style, linewidth=1.2, zorder=0.5)
         if labels:
-            # The first to the left of its line, the second to the right: they cannot meet.
-            side = "center" if len(found) == 1 else ("right", "left")[i]
+            # The first to the left of its line, the last to the right, one between them higher: they cannot meet.
+            last = len(found) - 1
+            side = "center" if 0 < i < last or last == 0 else ("right" if i == 0 else "left")
+            raised = 0 < i < last
             axes.annotate(
                 label,
                 (position, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=({"right": 4, "left": -4, "center": 0}[side], 3),
+                xytext=({"right": 4, "left": -4, "center": 0}[side], _RAISED if raised else 3),
+                gid="raised" if raised else None,
                 textcoords="offset points",
                 va="bottom",
                 ha=side,
@@ -109,7 +114,8 @@ def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> No
 
 def title(axes: Axes, text: str) -> None:
     """Set the title, clear of the names of critical points."""
-    axes.set_title(text, pad=20)
+    raised = any(label.get_gid() == "raised" for label in axes.texts)
+    axes.set_title(text, pad=20 + (_RAISED - 3 if raised else 0))
 
 
 def points(axes: Axes, dataset: xr.Dataset, name: str, *, every: int = 1, **style: Any) -> bool:
@@ -150,15 +156,16 @@ def named_level(
     colour: str = GREY,
     side: str = "right",
     below: bool = False,
+    gap: float = 2.0,
     **style: Any,
 ) -> None:
-    """Draw a horizontal line across the axes and write its name at one end."""
+    """Draw a horizontal line across the axes and write its name at one end, ``gap`` points away from it."""
     axes.axhline(height, **{"color": colour, "linewidth": 1.0, "linestyle": (0, (1, 2)), **style})
     axes.annotate(
         text,
         (0.99 if side == "right" else 0.01, height),
         xycoords=("axes fraction", "data"),
-        xytext=(0, -2 if below else 1),
+        xytext=(0, -gap if below else gap - 1),
         textcoords="offset points",
         ha=side,
         va="top" if below else "bottom",

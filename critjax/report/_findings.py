@@ -9,6 +9,7 @@ import math
 import numpy as np
 import xarray as xr
 
+from critjax.report._beyond import gaussian_sentence, reduced_sentence
 from critjax.report._numbers import Measured, curve_at, noise, plain, read, text
 
 #: Deviations below this many standard errors are called agreement.
@@ -342,6 +343,7 @@ def findings(dataset: xr.Dataset) -> list[str]:
     for choose in (
         simulation_sentence,
         closure_sentence,
+        gaussian_sentence,
         linear_sentence,
         kind_sentence,
         null_sentence,
@@ -349,6 +351,7 @@ def findings(dataset: xr.Dataset) -> list[str]:
         jacobian_sentence,
         order_sentence,
         condensation_sentence,
+        reduced_sentence,
     ):
         sentence = choose(dataset)
         if sentence:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from critjax.report._findings import checked_modes, linear_ratios, settings_of
-from critjax.report._numbers import Measured, curve_at, in_units, plain, read, with_error
+from critjax.report._numbers import Measured, curve_at, in_units, plain, read, text, with_error
 
 
 class Row(NamedTuple):
@@ -23,16 +23,20 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def _row(quantity: str, theory: float, measured: Measured, note: str = "") -> Row:
+def _row(quantity: str, theory: float | Measured, measured: Measured, note: str = "") -> Row:
+    """Write one line; a theory that is itself sampled, like the closure, comes with its own error."""
     value, error = with_error(measured)
-    return Row(quantity, plain(theory, 4), value, error, note)
+    expected = theory if isinstance(theory, Measured) else Measured(theory)
+    sampled = expected.known and math.isfinite(expected.error) and expected.error > 0
+    return Row(quantity, text(expected) if sampled else plain(expected.value, 4), value, error, note)
 
 
-def noise_rows(quantity: str, theory: float, measured: Measured, note: str = "") -> list[Row]:
+def noise_rows(quantity: str, theory: float | Measured, measured: Measured, note: str = "") -> list[Row]:
     """Write one critical noise: sigma, then the same in the units of other conventions."""
     rows = [_row(quantity, theory, measured, note)]
-    predicted, found = in_units(Measured(theory)), in_units(measured)
-    return rows + [_row(f"   as {unit}", predicted[unit].value, found[unit]) for unit in predicted]
+    predicted = in_units(theory if isinstance(theory, Measured) else Measured(theory))
+    found = in_units(measured)
+    return rows + [_row(f"   as {unit}", predicted[unit], found[unit]) for unit in predicted]
 
 
 def table(dataset: xr.Dataset) -> list[Row]:
@@ -59,8 +63,12 @@ def table(dataset: xr.Dataset) -> list[Row]:
         closure = read(dataset, "critical_sigma_closure")
         note = "" if closure.known else "theory never crosses one"
         if math.isfinite(closure.error):
-            note = f"theory's own sampling error: {plain(closure.error, 2)}"
-        rows += noise_rows("critical noise, softest mode: Gaussian closure", closure.value, measured, note)
+            note = "± of theory: the closure's own sampling"
+            if closure.error > closure.value / 4:
+                note += ", whose symbol grazes one"
+        rows += noise_rows(
+            "effective critical noise, softest mode: Gaussian closure", closure, measured, note
+        )
     if read(dataset, "critical_wavenumber_bare").value > 1e-9:
         uniform = read(dataset, "critical_sigma_uniform_measured")
         rows += noise_rows(
@@ -69,8 +77,8 @@ def table(dataset: xr.Dataset) -> list[Row]:
             uniform,
         )
         if "critical_sigma_uniform_closure" in dataset:
-            closure = read(dataset, "critical_sigma_uniform_closure").value
-            rows += noise_rows("critical noise, uniform mode: Gaussian closure", closure, uniform)
+            closure = read(dataset, "critical_sigma_uniform_closure")
+            rows += noise_rows("effective critical noise, uniform mode: Gaussian closure", closure, uniform)
     rows += _mode_rows(dataset, eta, measured)
     rows += _mean_field_rows(dataset)
     which = checked_modes(dataset).removeprefix("the ").replace("wavenumbers", "|k|")
@@ -84,6 +92,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
             )
         )
     rows += _length_rows(dataset, measured)
+    rows += _kurtosis_rows(dataset, measured)
     return rows
 
 
@@ -201,6 +210,26 @@ def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
             )
         )
     return [row for row in rows if (row.theory, row.measured) != ("-", "-")]
+
+
+def _kurtosis_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
+    """Kurtosis of the soft modes where the softest one turns, and at the end."""
+    if "soft_kurtosis" not in dataset:
+        return []
+    places = [("at the lowest noise", float(dataset["sigma"].values[-1]))]
+    if measured.known:
+        places.insert(0, ("at the effective critical noise", measured.value))
+    rows = []
+    for place, sigma in places:
+        expected = curve_at(dataset, "kurtosis_closure", sigma)
+        possible = (
+            expected.value >= 1
+        )  # no field has less: there the expansion to first order has long failed
+        note = "3: Gaussian" + ("; theory: closure, first order" if possible else "")
+        found = curve_at(dataset, "soft_kurtosis", sigma)
+        quantity = f"kurtosis of the soft modes {place}"
+        rows.append(_row(quantity, expected if possible else math.nan, found, note))
+    return rows
 
 
 def format_table(rows: list[Row]) -> str:

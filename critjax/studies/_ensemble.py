@@ -1,8 +1,9 @@
 """Streaming statistics of simulated trajectories: one batch in memory, sums kept, errors from the batches.
 
 Per batch, noise level and mode of the half plane of a real transform: sums of x_k, D_k, x_k x_k^dagger,
-D_k x_k^dagger, |D_k|^2 and |sign_k|^2. They suffice to centre exactly by the ensemble mean afterwards,
-whichever batches are in; leaving out one batch at a time gives jackknife errors of every quantity.
+D_k x_k^dagger, |D_k|^2 and |sign_k|^2, and moments of the field of soft modes. They suffice to centre exactly
+by the ensemble mean afterwards, whichever batches are in; leaving out one batch at a time gives jackknife
+errors of every quantity.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._typing import Array, DenoiseFn
+from critjax.fluctuations import soft_modes
 from critjax.fourier import radial_shells
 from critjax.observables import (
     binder_cumulant,
@@ -42,6 +44,7 @@ class BatchSums(NamedTuple):
     sign_power: Any  # (L, H, h) real, the same of the sign of x about its centre
     order: Any  # (B, L) real, spatial and channel mean of x
     walls: Any  # (B, L) real, wall density of D about its centre
+    soft: Any  # (L, 4) real, sum over samples of the spatial means of psi, psi^2, psi^3, psi^4; psi: soft modes of x
 
 
 class Kept(NamedTuple):
@@ -82,13 +85,16 @@ def make_batch_fn(
     eta: float,
     solver: str,
     symmetric: bool,
+    window: int,
 ) -> Callable[[Array], tuple[BatchSums, Kept]]:
     """Return a compiled ``keys (B,) -> (BatchSums, Kept)`` that simulates one batch down the ladder.
 
     With ``symmetric`` signs are those of x and D; otherwise both are first centred by the batch's mean per
-    level.
+    level. Soft modes are those of `critjax.fluctuations.soft_modes` for the ``window`` p, of the mean of the
+    channels.
     """
     levels = np.asarray(kept_levels)
+    soft = soft_modes(shape[:2], window)[:, : shape[1] // 2 + 1]
 
     def outer(a: Array, b: Array) -> Array:
         if a.shape[-1] == 1:
@@ -101,6 +107,7 @@ def make_batch_fn(
         x_hat, d_hat, s_hat = (
             jnp.fft.rfft2(field, axes=(1, 2)) for field in (x, denoised, jnp.sign(x - centre))
         )
+        psi = jnp.fft.irfft2(jnp.where(soft, x_hat.mean(-1), 0), s=shape[:2], axes=(1, 2))
         return (
             x_hat.sum(0),
             d_hat.sum(0),
@@ -110,6 +117,7 @@ def make_batch_fn(
             (jnp.abs(s_hat) ** 2).sum((0, 3)),
             x.mean((1, 2, 3)),
             wall_density(denoised - d_centre).mean(1),
+            jnp.stack([(psi**n).mean((1, 2)).sum() for n in range(1, 5)]),
         )
 
     @jax.jit
@@ -179,6 +187,13 @@ def shell_maximum(values: Array, grid: tuple[int, int]) -> Array:
     return jax.vmap(lambda row: jax.ops.segment_max(row, index[inside], count))(flat)
 
 
+def _central_moments(raw: Array) -> tuple[Array, Array]:
+    """Second and fourth moment about the mean, from the moments about zero (L, 4)."""
+    first, second, third, fourth = raw.T
+    central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    return second - first**2, central
+
+
 def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     """Return every measured quantity from the sums of some batches, stacked on a leading axis.
 
@@ -226,6 +241,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     origin = jnp.einsum("ghw,hw->g", groups, start, precision=_EXACT) * sigmas[0] ** 2
     ratio = checked / origin / estimator.linear_growth
     fits = jax.lax.map(lambda s: fit_gap(s).correlation_length, modes)
+    variance, fourth = _central_moments(sums.soft.sum(0) / count)
     return {
         "structure_factor": shells(spectrum, width),
         "structure_factor_cleaned": shells(spectrum, width) / shells(start[None], width),
@@ -255,6 +271,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
         "order_std": jnp.std(order, 0),
         "binder": binder_cumulant(order - order.mean(0)),
         "wall_density": walls.mean(0),
+        "soft_kurtosis": fourth / variance**2,
     }
 
 

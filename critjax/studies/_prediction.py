@@ -179,9 +179,12 @@ def _softest_mode(
 
 def closure_prediction(
     problem: Problem, settings: CriticalitySettings, prediction: Prediction, key: Array
-) -> Variables:
-    """Solve the Gaussian closure on the study's own ladder."""
+) -> tuple[Variables, Array]:
+    """Solve the Gaussian closure on the study's own ladder; return its predictions and its symbol (L, H, W)."""
     grid, sigmas = problem.grid, prediction.sigmas
+    linear_growth = np.asarray(prediction.variables["linear_growth"][1])
+    near = float(prediction.variables["critical_wavenumber_bare"][1])
+    groups = jnp.asarray(mode_groups(grid, near)[1], sigmas.dtype)
     denoise = patch_denoiser(problem.bank)
     mean = None if problem.images is None else jnp.asarray(problem.images.mean((0, 1, 2)))
     num_samples = settings.closure_samples or 2
@@ -206,46 +209,52 @@ def closure_prediction(
         )
         modes = leading_eigenvalue(result.symbol)
         power = jnp.trace(result.structure_factor, axis1=-2, axis2=-1).real / problem.channels
-        return (
-            shell_maximum(modes.real, grid),
-            modes.real,
-            modes[:, prediction.softest[0], prediction.softest[1]],
-            # One channel: the symbol's own error. Several: that of its largest entry, which bounds the mode's.
-            jnp.max(result.symbol_error[:, *prediction.softest], axis=(-2, -1)),
-            shells(power, grid[1]),
-            jax.lax.map(second_moment_length, power),
-            _equilibrium_lengths(modes, problem.bank.size),
-        )
+        checked = jnp.einsum("ghw,lhw->lg", groups, power[..., : grid[1] // 2 + 1], precision="highest")
+        # One channel: the symbol's own error. Several: that of its largest entry, which bounds the mode's.
+        error = jnp.max(result.symbol_error, axis=(-2, -1))
+        return {
+            "modes": modes,
+            "fastest": shell_maximum(modes.real, grid),
+            "shells": shells(modes.real, grid[1]),
+            "softest": modes[:, *prediction.softest],
+            "softest_error": error[:, *prediction.softest],
+            "uniform": modes.real[:, 0, 0],
+            "uniform_error": error[:, 0, 0],
+            "power": shells(power, grid[1]),
+            "growth": checked / checked[0],
+            "xi": jax.lax.map(second_moment_length, power),
+            "xi_eq": _equilibrium_lengths(modes, problem.bank.size),
+            "kurtosis": result.kurtosis,
+            "kurtosis_error": result.kurtosis_error,
+        }
 
-    fastest, modes, softest, softest_error, power, xi, xi_eq = jax.tree.map(np.asarray, solve(key))
-    critical = crossing(np.asarray(sigmas), softest.real, prediction.threshold)
-    return {
-        "lambda_closure": (("sigma", "wavenumber"), np.asarray(shells(jnp.asarray(modes), grid[1]))),
-        "lambda_closure_fastest": (("sigma", "wavenumber"), fastest),
-        "lambda_closure_softest": (("sigma",), softest.real),
-        "lambda_closure_softest_error": (("sigma",), softest_error),
-        "lambda_closure_uniform": (("sigma",), modes[:, 0, 0]),
-        "structure_factor_closure": (("sigma", "wavenumber"), power),
-        "xi_second_moment_closure": (("sigma",), xi),
-        "xi_eq_closure": (("sigma",), xi_eq),
-        "critical_sigma_closure": ((), critical),
-        "critical_sigma_closure_error": (
-            (),
-            crossing_error(np.asarray(sigmas), softest.real, softest_error, prediction.threshold),
-        ),
-        "critical_sigma_uniform_closure": (
-            (),
-            crossing(np.asarray(sigmas), modes[:, 0, 0], prediction.threshold),
-        ),
-        "critical_imag_closure": (
-            (),
-            np.interp(
-                -np.log(critical),
-                -np.log(np.asarray(sigmas)),
-                softest.imag,
-            ),
-        ),
+    solved = solve(key)
+    found = {name: np.asarray(value) for name, value in solved.items() if name != "modes"}
+    levels, softest = np.asarray(sigmas), np.real(found["softest"])
+    by_sigma, by_shell = ("sigma",), ("sigma", "wavenumber")
+    variables: Variables = {
+        "lambda_closure": (by_shell, found["shells"]),
+        "lambda_closure_fastest": (by_shell, found["fastest"]),
+        "lambda_closure_softest": (by_sigma, softest),
+        "lambda_closure_softest_error": (by_sigma, found["softest_error"]),
+        "lambda_closure_uniform": (by_sigma, found["uniform"]),
+        "structure_factor_closure": (by_shell, found["power"]),
+        "closure_ratio": (("sigma", "checked_mode"), found["growth"] / linear_growth),
+        "xi_second_moment_closure": (by_sigma, found["xi"]),
+        "xi_eq_closure": (by_sigma, found["xi_eq"]),
+        "kurtosis_closure": (by_sigma, found["kurtosis"]),
+        "kurtosis_closure_error": (by_sigma, found["kurtosis_error"]),
     }
+    for name, curve, error in (
+        ("critical_sigma_closure", softest, found["softest_error"]),
+        ("critical_sigma_uniform_closure", found["uniform"], found["uniform_error"]),
+    ):
+        variables[name] = ((), crossing(levels, curve, prediction.threshold))
+        variables[f"{name}_error"] = ((), crossing_error(levels, curve, error, prediction.threshold))
+    critical = variables["critical_sigma_closure"][1]
+    imag = np.interp(-np.log(critical), -np.log(levels), np.imag(found["softest"]))
+    variables["critical_imag_closure"] = ((), imag)
+    return variables, solved["modes"]
 
 
 def crossing(sigmas: np.ndarray, curve: np.ndarray, threshold: np.ndarray) -> float:
@@ -260,9 +269,15 @@ def crossing(sigmas: np.ndarray, curve: np.ndarray, threshold: np.ndarray) -> fl
 
 
 def crossing_error(sigmas: np.ndarray, curve: np.ndarray, error: np.ndarray, threshold: np.ndarray) -> float:
-    """Return the standard error of `crossing` for a curve with errors: half the way between the shifted crossings."""
-    early, late = (crossing(sigmas, curve + sign * error, threshold) for sign in (1, -1))
-    return abs(early - late) / 2
+    """Return the standard error of `crossing` for a curve with errors: half the way between the shifted crossings.
+
+    If only one of the shifted curves crosses, the way from the curve's own crossing to that one; NaN if neither does.
+    """
+    shifted = [crossing(sigmas, curve + sign * error, threshold) for sign in (1, -1)]
+    found = [value for value in shifted if np.isfinite(value)]
+    if len(found) == 2:
+        return abs(found[0] - found[1]) / 2
+    return abs(found[0] - crossing(sigmas, curve, threshold)) if found else float("nan")
 
 
 def null_model(problem: Problem, prediction: Prediction) -> Variables:

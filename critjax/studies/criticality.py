@@ -40,15 +40,13 @@ from critjax.studies._ensemble import (
     statistics,
     wavenumbers,
 )
+from critjax.studies._film import NUM_FILM_SAMPLES, film, has_reduced_model, reduced_film
 from critjax.studies._probes import NUM_PROBE_LEVELS, probe
 from critjax.studies._problem import Problem, bank_key, build_problem
 from critjax.studies._settings import CriticalitySettings, ladder_ends
 from critjax.studies._versions import versions
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
-
-NUM_FILM_SAMPLES = 2
-NUM_FILM_LEVELS = 8
 
 #: ``(stage, done, total)``; called before the first and after every unit of work.
 Progress = Callable[[str, int, int], None]
@@ -125,9 +123,11 @@ def run(
     clock.stop("theory")
     key = jax.random.fold_in(bank_key(settings.seed), 1)
     closure_key, sample_key, probe_key = jax.random.split(key, 3)
+    closure_symbol = None
     if settings.closure_samples:
         report("closure", 0, 1)
-        variables.update(theory.closure_prediction(problem, settings, prediction, closure_key))
+        predicted, closure_symbol = theory.closure_prediction(problem, settings, prediction, closure_key)
+        variables.update(predicted)
         clock.stop("closure")
 
     batches, kept, status = _simulate(
@@ -138,9 +138,15 @@ def run(
         report("statistics", 0, 1)
         variables.update(_measure(problem, prediction, batches, settings.eta == 0))
         clock.stop("statistics")
-        variables.update(_film(kept, prediction.sigmas))
+        levels = kept_levels(len(prediction.sigmas))
+        variables.update(film(kept, levels, prediction.sigmas))
+        if has_reduced_model(problem, prediction) and status == "complete":
+            report("reduced model", 0, 1)
+            first = sample_keys(sample_key, 0, settings)[0]
+            film_of = (problem, settings, prediction, kept, levels, first, closure_symbol)
+            variables.update(reduced_film(*film_of))
+            clock.stop("reduced model")
         if settings.probe_samples and status == "complete":
-            levels = kept_levels(len(prediction.sigmas))
             variables.update(probe(problem, settings, prediction, kept, levels, probe_key, report))
             clock.stop("probes")
     except KeyboardInterrupt:
@@ -179,7 +185,13 @@ def _batch_fn(problem: Problem, settings: CriticalitySettings, sigmas: jax.Array
         eta=settings.eta,
         solver=settings.solver,
         symmetric=problem.symmetric,
+        window=problem.bank.size,
     )
+
+
+def sample_keys(key: jax.Array, index: int, settings: CriticalitySettings) -> jax.Array:
+    """Return the keys of one batch; by index, so that a resumed run draws what a straight one would have drawn."""
+    return jax.random.split(jax.random.fold_in(key, index), settings.batch_size or 1)
 
 
 def _simulate(problem, settings, prediction, key, report, on_checkpoint, saved):
@@ -197,9 +209,7 @@ def _simulate(problem, settings, prediction, key, report, on_checkpoint, saved):
             if index in saved:
                 sums, fields = saved[index]
             else:
-                # Keys by index: a resumed run draws the very samples the uninterrupted one would have drawn.
-                keys = jax.random.split(jax.random.fold_in(key, index), size)
-                sums, fields = jax.tree.map(np.asarray, simulate(keys))
+                sums, fields = jax.tree.map(np.asarray, simulate(sample_keys(key, index, settings)))
                 fields = Kept(*(field[:missing] for field in fields))
                 if on_checkpoint is not None:
                     on_checkpoint(index, sums, fields)
@@ -245,18 +255,6 @@ def _measure(
         result[name] = (dims, value)
         result[f"{name}_error"] = (dims, errors[name])
     return result
-
-
-def _film(kept: Kept, sigmas: jax.Array) -> theory.Variables:
-    """Pick a few levels, from noise to image, of a few samples."""
-    levels = kept_levels(len(sigmas))
-    chosen = np.unique(np.rint(np.linspace(0, len(levels) - 1, NUM_FILM_LEVELS)).astype(int))
-    dims = ("film_sample", "film_sigma", "y", "x", "channel")
-    return {
-        "film_x": (dims, np.asarray(kept.x)[:NUM_FILM_SAMPLES, chosen]),
-        "film_denoised": (dims, np.asarray(kept.denoised)[:NUM_FILM_SAMPLES, chosen]),
-        "film_sigma": (("film_sigma",), np.asarray(sigmas)[levels[chosen]]),
-    }
 
 
 def _dataset(problem, settings, prediction, variables, status, num_batches, seconds) -> xr.Dataset:

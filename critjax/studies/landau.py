@@ -35,7 +35,14 @@ from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.fluctuations import gaussian_closure
 from critjax.fourier import radial_shells, wavevectors
-from critjax.landau import ReducedModel, integrate, low_pass, reduced_model, renormalised_model
+from critjax.landau import (
+    ReducedModel,
+    integrate,
+    low_pass,
+    reduced_model,
+    renormalised_model,
+    stable_substeps,
+)
 from critjax.noise import geometric_sigmas
 from critjax.observables import jackknife_error, radial_average
 from critjax.patch_score import patch_denoiser
@@ -240,6 +247,7 @@ def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> Reduce
 def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> _Runs:
     """Run everything from the same noise, sample by sample; keep slow fields."""
     shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
+    substeps = max(stable_substeps(model, eta=eta) for model in (bare, renormalised))
 
     def slow(fields: Array) -> Array:
         return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
@@ -256,7 +264,9 @@ def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> 
             exact = jax.vmap(lambda x: sample(denoise, key, shape, ladder, eta=eta, x_init=x))(
                 jnp.stack([start, calm])
             )
-            reduced = jax.vmap(lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff))(models)
+            reduced = jax.vmap(
+                lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff, num_substeps=substeps)
+            )(models)
             fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
             return _Runs(*fields, exact.denoised[0, ..., 0])
 
