@@ -13,6 +13,16 @@ from critjax.fluctuations._closure import GaussianClosure, close
 from critjax.fourier import kernel_to_symbol
 
 
+def mean_slope(variance: Array, num_nodes: int = 2001) -> Array:
+    """Average sech^2 u, the derivative of tanh, over u ~ N(0, variance): a uniform grid of nodes from 0 to 30."""
+    nodes = jnp.linspace(0, 30, num_nodes, dtype=variance.dtype)
+    slope = 1 / jnp.cosh(nodes) ** 2
+    weights = jnp.exp(-(nodes**2) / (2 * variance))
+    # A narrow distribution is normalised by the same rule, a wide one, which the nodes do not hold, in closed form.
+    wide = jnp.sqrt(jnp.pi * variance / 2) / (nodes[1] - nodes[0])
+    return (jnp.sum(weights * slope) - 0.5) / jnp.where(variance > 1, wide, jnp.sum(weights) - 0.5)
+
+
 def two_pattern_closure(
     size: int,
     sigmas: Float[ArrayLike, " num"],
@@ -70,16 +80,10 @@ def two_pattern_closure(
     height, width = check_grid(grid)
     kernel = jnp.ones((size, size, 1, 1), sigmas.dtype)
     window = kernel_to_symbol(kernel, (height, width))
-    nodes = jnp.linspace(0, 30, num_nodes, dtype=sigmas.dtype)
-    slope = 1 / jnp.cosh(nodes) ** 2
 
     def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array]:
         variance = jnp.sum(window.real**2 * spectrum.real) / (height * width * sigma**4)
-        weights = jnp.exp(-(nodes**2) / (2 * variance))
-        # A narrow distribution is normalised by the same rule, a wide one, which the nodes do not hold, in closed form.
-        wide = jnp.sqrt(jnp.pi * variance / 2) / (nodes[1] - nodes[0])
-        average = (jnp.sum(weights * slope) - 0.5) / jnp.where(variance > 1, wide, jnp.sum(weights) - 0.5)
-        return window / sigma**2 * average, mean
+        return window / sigma**2 * mean_slope(variance, num_nodes), mean
 
     start = jnp.broadcast_to(sigmas[0] ** 2 + jnp.zeros((), window.dtype), (height, width, 1, 1))
     means, spectra, symbols = close(measure, sigmas, jnp.zeros((1,), sigmas.dtype), start, eta)
