@@ -1,4 +1,4 @@
-"""Figures of the criticality study: one message each, a dataset in, a `matplotlib.figure.Figure` out.
+"""Figures of the studies: one message each, a dataset in, a `matplotlib.figure.Figure` out.
 
 Theory is drawn as lines, measurement as points with error bars, critical points are marked. Colours are from
 the set of Okabe and Ito and never stand alone: line style, marker or a direct label says the same. The noise
@@ -21,6 +21,7 @@ from critjax.plotting._fields import (
     film_strip_figure,
     order_figure,
 )
+from critjax.plotting._freeze_out import binder_figure, frozen_length_figure
 from critjax.plotting._spectral import (
     growth_rate_figure,
     linear_check_figure,
@@ -33,9 +34,11 @@ __all__ = [
     "FigureKind",
     "available_figures",
     "bank_spread_figure",
+    "binder_figure",
     "condensation_figure",
     "correlation_length_figure",
     "film_strip_figure",
+    "frozen_length_figure",
     "growth_rate_figure",
     "linear_check_figure",
     "order_figure",

@@ -49,9 +49,8 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
     "grid": (64, 32),
     "num_samples": (64, 64),
     "max_samples": (1024, 256),
-    "fit_from": (100, 30),
     "binder_grids": ((32, 64, 128), (16, 32)),
-    "binder_steps_per_tau": (10000, 1000),
+    "binder_steps_per_tau": (20000, 3000),
     "binder_samples": (64, 64),
 }
 
@@ -83,12 +82,15 @@ class FreezeOutSettings:
     num_blocks : int
         Blocks of samples left out in turn for the jackknife errors.
     fit_from : int, optional
-        Smallest n in the fits of exponents. Default 100.
+        Smallest n in the fits of exponents. Default: the last decade.
     binder_grids : tuple of int, optional
         Sides of the grids of the Binder cumulant; none skips it. Default 32, 64, 128.
     binder_steps_per_tau, binder_samples : int, optional
         n of these, and samples on the largest grid; smaller ones take more in inverse proportion to their sides.
-    binder_range : (float, float)
+    binder_step_size : float
+        e of these: large, because grids of different size can only be compared where they have had the time to order.
+        The discretisation shifts their transition a little.
+    binder_range : pair of float
         First and last sigma/sigma_c.
     binder_levels : int
         Noise levels at which the cumulant is measured.
@@ -113,7 +115,7 @@ class FreezeOutSettings:
     steps_per_tau: tuple[int, ...] | None = None
     step_size: float = 0.1
     steps_per_level: int = 1
-    noise_ratios: tuple[float, ...] = (1.0, 0.36, 0.28)
+    noise_ratios: tuple[float, ...] = (1.0, 0.34, 0.28)
     num_samples: int | None = None
     max_samples: int | None = None
     num_blocks: int = 16
@@ -121,8 +123,9 @@ class FreezeOutSettings:
     binder_grids: tuple[int, ...] | None = None
     binder_steps_per_tau: int | None = None
     binder_samples: int | None = None
-    binder_range: tuple[float, float] = (0.45, 0.28)
-    binder_levels: int = 18
+    binder_step_size: float = 0.5
+    binder_range: tuple[float, ...] = (0.45, 0.26)
+    binder_levels: int = 16
     seed: int = 0
     quick: bool = False
 
@@ -136,10 +139,10 @@ class FreezeOutSettings:
             ("num_samples", 2, "use 64"),
             ("max_samples", 2, "use 1024"),
             ("num_blocks", 2, "use 16"),
-            ("fit_from", 1, "use 100"),
+            ("fit_from", 1, "use 1000"),
             ("binder_steps_per_tau", 1, "use 3000 or more"),
             ("binder_samples", 2, "use 64"),
-            ("binder_levels", 2, "use 18"),
+            ("binder_levels", 2, "use 16"),
             ("seed", 0, "use a non-negative seed"),
         ):
             value = getattr(self, name)
@@ -147,8 +150,9 @@ class FreezeOutSettings:
             check(
                 value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice
             )
-        good = math.isfinite(self.step_size) and 0 < self.step_size < 1
-        check(good, "step_size", "a number in (0, 1)", self.step_size, "use 0.1")
+        for name, advice in (("step_size", "use 0.1"), ("binder_step_size", "use 0.5")):
+            value = getattr(self, name)
+            check(math.isfinite(value) and 0 < value < 1, name, "a number in (0, 1)", value, advice)
         for name, sign, words in (
             ("steps_per_tau", 1, "increasing integers >= 1"),
             ("binder_grids", 1, "increasing integers >= 1"),
@@ -164,7 +168,7 @@ class FreezeOutSettings:
             enough = len(value) >= 1 or name == "binder_grids"
             check(ordered and whole and enough, name, words, value, "sort them")
         check(
-            len(self.binder_range) == 2, "binder_range", "two ratios", self.binder_range, "pass (0.45, 0.28)"
+            len(self.binder_range) == 2, "binder_range", "two ratios", self.binder_range, "pass (0.45, 0.26)"
         )
         for side in (*(self.binder_grids or ()), *((self.grid,) if self.grid else ())):
             advice = "choose larger grids or a smaller size"
@@ -173,7 +177,9 @@ class FreezeOutSettings:
     def resolved(self) -> FreezeOutSettings:
         """Return a copy with every default filled in."""
         new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
-        return dataclasses.replace(self, **new)
+        full = dataclasses.replace(self, **new)
+        last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
+        return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
 
     def to_json(self) -> str:
         """Return the settings as JSON, for the attributes of a result."""
@@ -193,18 +199,22 @@ def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None 
     Returns
     -------
     xarray.Dataset
-        Over ``steps_per_tau`` and ``sigma_ratio`` (sigma/sigma_c): ``xi_second_moment`` (from S at k = 0 and the
-        lowest modes), ``xi_fit`` (Ornstein-Zernike fit of S over |k| <= pi/p), ``xi_sign`` and
-        ``xi_denoised_sign`` (1/e lengths of the signs of x and of D), ``wall_density`` (of D), in pixels and fractions
-        of bonds; each with its jackknife error as ``name_error``, the exponent of a power of n as ``name_exponent``
-        with ``name_exponent_error``, and the predictions ``linear_name`` (bare S equation, NaN below sigma_c, where it
-        has no bound) and ``closure_name`` (Gaussian closure). Over ``steps_per_tau``: ``freeze_out_length`` (its
-        leading order), ``freeze_out_distance``, ``rate``, ``ladder_resolved`` and ``num_samples``. Over
-        ``grid_side`` and ``binder_ratio``: ``binder``, ``order_rms`` and errors; over ``grid_side``:
-        ``binder_crossing``, the sigma/sigma_c at which the cumulant passes `ISING_BINDER`, and ``relaxation_tau``, the
-        ln sigma that diffusion across the grid takes, 1/(a K k1^2): where it is not small the curve shows freeze-out,
-        not equilibrium. Attributes ``status`` ("complete" or "interrupted"), ``settings``, ``versions``, ``seconds``.
-        An interrupted run returns the quenches and grids that were finished.
+        Over ``steps_per_tau`` and ``sigma_ratio`` (sigma/sigma_c), in pixels and fractions of bonds:
+        ``xi_second_moment`` (from S at k = 0 and the lowest modes), ``xi_fit`` (Ornstein-Zernike fit of S over
+        |k| <= pi/p; for correlations, too long for domains), ``xi_sign`` and ``xi_denoised_sign`` (1/e lengths of the
+        signs of x and of D) and ``wall_density`` (of D). Each has its jackknife error as ``name_error``; its power of n
+        as ``name_exponent``, with ``_error`` and ``_chi2`` (per degree of freedom: far above one, it is no power); and
+        the predictions ``linear_name`` (bare S equation, NaN below sigma_c, where it has no bound) and
+        ``closure_name`` (Gaussian closure).
+        Over ``steps_per_tau``: ``freeze_out_length`` (its leading order), ``freeze_out_distance``, ``rate``,
+        ``ladder_resolved``, ``closure_critical_ratio`` (NaN if lambda_reg(0) of the closure stays below one) and
+        ``num_samples``.
+        Over ``grid_side`` and ``binder_ratio``: ``binder``, ``order_rms`` and errors; over ``grid_side``:
+        ``binder_crossing``, the sigma/sigma_c at which the cumulant passes `ISING_BINDER`, and ``relaxation_tau``,
+        the change of ln sigma during which order diffuses across the grid, 1/(a K k1^2): where it is not small the
+        curve shows freeze-out, not equilibrium.
+        Attributes ``status`` ("complete" or "interrupted"), ``settings``, ``versions``, ``seconds``. An interrupted run
+        returns the quenches and grids that were finished.
 
     Raises
     ------
@@ -246,7 +256,7 @@ def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None 
     return _dataset(settings, rows, columns, status, seconds)
 
 
-def _count(settings: FreezeOutSettings, wanted: float, side: int) -> tuple[int, int]:
+def _count(settings: FreezeOutSettings, wanted: Any, side: int) -> tuple[int, int]:
     """Return samples per batch and number of batches: whole blocks, at least ``wanted`` samples."""
     blocks = settings.num_blocks
     total = -(-math.ceil(wanted) // blocks) * blocks
@@ -257,11 +267,17 @@ def _count(settings: FreezeOutSettings, wanted: float, side: int) -> tuple[int, 
 
 
 def _simulate(
-    settings: FreezeOutSettings, side: int, ladder: quench.Ladder, wanted: float, key: Any
+    settings: FreezeOutSettings,
+    side: int,
+    ladder: quench.Ladder,
+    wanted: Any,
+    key: Any,
+    *,
+    step_size: float,
 ) -> list[dict[str, np.ndarray]]:
     """Simulate batch after batch; return the kept numbers of all samples, one dictionary per measured level."""
     num, batches = _count(settings, wanted, side)
-    pieces = quench.make_quench(side, settings.size, settings.step_size, ladder.steps_per_level, num)
+    pieces = quench.make_quench(side, settings.size, step_size, ladder.steps_per_level, num)
     done = [quench.simulate(pieces, jax.random.fold_in(key, batch), ladder) for batch in range(batches)]
     return [jax.tree.map(lambda *parts: np.concatenate(parts), *level) for level in zip(*done, strict=True)]
 
@@ -270,12 +286,12 @@ def _quench(settings: FreezeOutSettings, number: int, key: Any) -> dict[str, Any
     """Simulate one n and predict it; everything by name, over the measured levels."""
     side, size, e = settings.grid or 0, settings.size, settings.step_size
     ratios = np.array(settings.noise_ratios)
-    ladder = quench.build_ladder(size * ratios, size, number, e, settings.steps_per_level)
+    ladder = quench.build_ladder(size * ratios, float(size), number, e, settings.steps_per_level)
     most = (settings.steps_per_tau or (number,))[-1]
     wanted = min(
         max((settings.num_samples or 0) * most / number, settings.num_samples or 0), settings.max_samples or 0
     )
-    levels = _simulate(settings, side, ladder, max(wanted, settings.num_samples or 0), key)
+    levels = _simulate(settings, side, ladder, max(wanted, settings.num_samples or 0), key, step_size=e)
     found: dict[str, Any] = {name: [] for name in quench.MEASURED}
     found |= {f"{name}_error": [] for name in quench.MEASURED}
     for level in levels:
@@ -315,10 +331,10 @@ def _binder_ratios(settings: FreezeOutSettings) -> np.ndarray:
 def _binder(settings: FreezeOutSettings, side: int, key: Any) -> dict[str, Any]:
     """Simulate one grid down to every ratio of the Binder curve."""
     ratios, number = _binder_ratios(settings), settings.binder_steps_per_tau or 0
-    size, e = settings.size, settings.step_size
-    ladder = quench.build_ladder(size * ratios, size * ratios[0], number, e, settings.steps_per_level)
+    size, e = settings.size, settings.binder_step_size
+    ladder = quench.build_ladder(size * ratios, float(size * ratios[0]), number, e, settings.steps_per_level)
     wanted = (settings.binder_samples or 0) * (settings.binder_grids or (side,))[-1] / side
-    levels = _simulate(settings, side, ladder, wanted, key)
+    levels = _simulate(settings, side, ladder, wanted, key, step_size=e)
     order = np.stack([level["order"] for level in levels], axis=1)
     falling = jnp.log(jnp.asarray(ratios, order.dtype))
 
@@ -333,22 +349,22 @@ def _binder(settings: FreezeOutSettings, side: int, key: Any) -> dict[str, Any]:
     found = {name: np.asarray(value) for name, value in statistic(jnp.asarray(order)).items()}
     errors = jackknife_error(statistic, order, num_blocks=settings.num_blocks)
     found |= {f"{name}_error": np.asarray(value) for name, value in errors.items()}
-    stiffness = (size**2 - 1) / 24 / ratios[-1] ** 2
+    stiffness = (size**2 - 1) / 24  # at the noise where the uniform mode is marginal
     return found | {
         "relaxation_tau": 1 / (number * e * stiffness * 4 * math.sin(math.pi / side) ** 2),
         "binder_num_samples": len(order),
     }
 
 
-def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float, float]:
-    """Fit ``y ~ x^s`` by a weighted line in logarithms; return s and its standard error, NaN below two points.
+def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float, float, float]:
+    """Fit ``y ~ x^s`` by a weighted line in logarithms; return s, its standard error and chi^2 per degree of freedom.
 
     Points without a finite, positive value and error take no part. The error is scaled by sqrt(chi^2 per degree of
-    freedom) where that exceeds one.
+    freedom) where that exceeds one. NaN below two points; chi^2 is NaN for two.
     """
     good = np.isfinite(y) & np.isfinite(error) & (y > 0) & (error > 0)
     if good.sum() < 2:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     log_x, log_y, spread = np.log(x[good]), np.log(y[good]), error[good] / y[good]
     weights = spread**-2
     centre = np.average(log_x, weights=weights)
@@ -356,8 +372,8 @@ def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float
     slope = float((weights * (log_x - centre) * log_y).sum()) / curvature
     rest = log_y - np.average(log_y, weights=weights) - slope * (log_x - centre)
     free = good.sum() - 2
-    chi = float((weights * rest**2).sum()) / free if free else 0.0
-    return slope, math.sqrt(max(1.0, chi) / curvature)
+    chi = float((weights * rest**2).sum()) / free if free else math.nan
+    return slope, math.sqrt((chi if chi > 1 else 1.0) / curvature), chi
 
 
 def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
@@ -377,6 +393,7 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
         slopes = np.array(pairs)
         variables[f"{name}_exponent"] = ("sigma_ratio", slopes[:, 0])
         variables[f"{name}_exponent_error"] = ("sigma_ratio", slopes[:, 1])
+        variables[f"{name}_exponent_chi2"] = ("sigma_ratio", slopes[:, 2])
     coordinates: dict[str, Any] = {
         "steps_per_tau": numbers,
         "sigma_ratio": np.array(settings.noise_ratios),
@@ -403,6 +420,8 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
         "settings": settings.to_json(),
         "status": status,
         "critical_sigma_bare": float(settings.size),
+        "fit_from": settings.fit_from,
+        "ising_binder": ISING_BINDER,
         "versions": json.dumps(versions()),
         "seconds": json.dumps(seconds),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
