@@ -49,7 +49,7 @@ def frozen_length(ladder, steps):
 
 numbers = np.array([1000, 4000, 16000])
 fine, coarse = [], []
-for n in numbers:
+for n in map(int, numbers):
     spacing = max(1, n // 1000) / n  # a step or a few at every level
     ladder = size * np.exp(spacing * np.arange(int(0.5 / spacing), -1, -1))
     assert resolves_freeze_out(ladder, n * e, size)

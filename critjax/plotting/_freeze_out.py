@@ -132,8 +132,8 @@ def frozen_length_figure(dataset: xr.Dataset) -> Figure:
             "markersize": 5,
         }
         third.plot([], [], label=f"simulated, {_level_name(ratio)}", **style)
-    third.plot([], [], label="linear theory (S equation), measured alike", **_LINES["linear"])
-    third.plot([], [], label=r"$\sqrt{K}\,(2ne/\pi)^{1/4}$, second moment of the S equation", **grey)
+    third.plot([], [], label=r"linear theory at $\sigma_c$, measured alike", **_LINES["linear"])
+    third.plot([], [], label=r"$\sqrt{K}\,(2ne/\pi)^{1/4}$, its second moment", **grey)
     third.plot([], [], label="Gaussian closure, in the colour of its noise", **_LINES["closure"])
     figure.suptitle(
         "Freeze-out: what the rate of the quench leaves behind", x=0.01, ha="left", fontweight="bold"
@@ -158,7 +158,7 @@ def binder_figure(dataset: xr.Dataset) -> Figure:
         if np.isfinite(crossing):
             mark = {"marker": "|", "markersize": 16, "color": colour, "zorder": 5}
             axes.plot([crossing], [dataset.attrs["ising_binder"]], **mark)
-    named_level(axes, 0.0, "Gaussian: no order", side="left", below=True)
+    named_level(axes, 0.0, "Gaussian: no order", below=True)
     named_level(axes, 2 / 3, "two ordered states", side="left")
     named_level(axes, dataset.attrs["ising_binder"], "Ising, critical", side="left", below=True)
     axes.set_xlim(ratios[0] * 1.02, ratios[-1] / 1.02)
@@ -166,6 +166,6 @@ def binder_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylim(min(-0.2, float(lowest) - 0.05), 0.78)
     axes.set_xlabel(r"noise $\sigma/\sigma_c$ (bare critical noise is 1; generation runs to the right)")
     axes.set_ylabel("Binder cumulant\nof the spatial mean")
-    axes.set_title("Binder cumulant: larger grids order later, as order has to diffuse")
+    axes.set_title("Binder cumulant: at which noise does a grid of each size order?")
     figure.legend(loc="outside lower center", ncols=1)
     return figure

@@ -230,12 +230,12 @@ def gaussian_lengths(spectrum: Array, window: Array, modes: Modes) -> dict[str, 
 
 
 @functools.lru_cache(maxsize=8)
-def lengths_and_errors(side: int, size: int) -> Callable[[dict[str, Array]], tuple[dict, dict]]:
+def lengths_and_errors(side: int, size: int) -> Callable[[dict[str, Any]], tuple[dict, dict]]:
     """Compile ``block averages -> (MEASURED, jackknife errors)``."""
     modes = low_modes(side, size)
 
     @jax.jit
-    def both(blocks: dict[str, Array]) -> tuple[dict, dict]:
+    def both(blocks: dict[str, Any]) -> tuple[dict, dict]:
         return measured_lengths(blocks, modes), jackknife_error(lambda b: measured_lengths(b, modes), blocks)
 
     return both

@@ -325,7 +325,8 @@ def _quench(settings: FreezeOutSettings, number: int, key: Any) -> dict[str, Any
 
 
 def _binder_ratios(settings: FreezeOutSettings) -> np.ndarray:
-    return np.geomspace(*settings.binder_range, settings.binder_levels)
+    first, last = settings.binder_range
+    return np.geomspace(first, last, settings.binder_levels)
 
 
 def _binder(settings: FreezeOutSettings, side: int, key: Any) -> dict[str, Any]:
