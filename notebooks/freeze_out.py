@@ -47,7 +47,7 @@ def frozen_length(ladder, steps):
     return float(second_moment_length(spectrum[0]))
 
 
-numbers = np.array([1000, 4000, 16000])
+numbers = np.array([4000, 16000, 64000])
 fine, coarse = [], []
 for n in map(int, numbers):
     spacing = max(1, n // 1000) / n  # a step or a few at every level

@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "notebooks"
 KEY_LINES = {
     "quick_start": r"sigma_c = 9\.0000",
-    "freeze_out": r"resolved ladder 0\.25 \(theory 0\.25\), coarse ladder 0\.5\d",
+    "freeze_out": r"resolved ladder 0\.25 \(theory 0\.25\), coarse ladder 0\.49 ",
 }
 
 
