@@ -9,7 +9,12 @@ import pytest
 import scipy.integrate
 
 from critjax.closed_form import gaussian_denoiser, gaussian_symbol, two_pattern_denoiser
-from critjax.fluctuations import gaussian_closure, linear_structure_factor, two_pattern_closure
+from critjax.fluctuations import (
+    gaussian_closure,
+    linear_structure_factor,
+    transformed_closure,
+    two_pattern_closure,
+)
 
 GRID = (6, 5)
 
@@ -288,6 +293,63 @@ def test_two_pattern_closure_integrates_narrow_and_wide_distributions(sigma):
         limit=200,
     )[0]
     np.testing.assert_allclose(found[0, 0, 0, 0], 81 / sigma**2 * expected, rtol=1e-9)
+
+
+def test_kurtosis_of_the_closure_is_that_of_a_cubic_flow_to_first_order():
+    """dx/dtau = -c x^3 at every pixel has the solution x0/sqrt(1 + 2 c x0^2 tau), and a known fourth moment."""
+    strength, sigmas = 0.002, np.geomspace(1.0, 0.4, 30)
+    found = gaussian_closure(
+        lambda x, sigma: x - strength * x**3,
+        jax.random.key(6),
+        sigmas,
+        (64, 64),
+        num_samples=64,
+        num_replicas=8,
+        window=1,  # all modes are soft
+    )
+    x, weight = np.polynomial.hermite_e.hermegauss(60)
+    x = x / np.sqrt(1 + 2 * strength * x**2 * np.log(sigmas[0] / sigmas)[:, None])
+    exact = (x**4 @ weight) / (x**2 @ weight) ** 2 * weight.sum()
+    assert exact[-1] < 2.97
+    np.testing.assert_allclose(found.kurtosis - 3, exact - 3, rtol=0.06, atol=1e-6)
+    errors = np.asarray(found.kurtosis_error)
+    assert errors[0] == 0 and np.all(errors[1:] < 0.05 * (3 - exact[1:]))
+
+
+def test_transformed_closure_starts_gaussian():
+    sigmas = np.geomspace(14.0, 8.0, 9)
+    gaussian, beyond = two_pattern_closure(9, sigmas, (24, 24)), transformed_closure(9, sigmas, (24, 24))
+    np.testing.assert_allclose(beyond.symbol[0], gaussian.symbol[0], rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(beyond.mean_jacobian[0], beyond.symbol[0], rtol=1e-7, atol=1e-12)  # Stein
+    np.testing.assert_allclose(beyond.kurtosis[0], 3.0, rtol=1e-6)
+    assert np.all(np.diff(beyond.kurtosis) < 0)
+    with pytest.raises(ValueError, match="size: expected an odd window, got 4"):
+        transformed_closure(4, sigmas, (24, 24))
+
+
+def test_transformed_closure_against_a_small_simulation():
+    """numpy, Euler steps: mean Jacobian and kurtosis past the point where a Gaussian field fails."""
+    size, side, levels = 5, 32, np.geomspace(np.sqrt(60.0), np.sqrt(7.0), 241)
+    rng = np.random.default_rng(4)
+    offset = np.minimum(np.arange(side), side - np.arange(side))
+    window = np.fft.rfft2(np.outer(offset <= 2, offset <= 2).astype(float))
+
+    def argument(x, sigma):
+        return np.fft.irfft2(np.fft.rfft2(x) * window) / sigma**2
+
+    x = levels[0] * rng.normal(size=(320, side, side))
+    for sigma, after in itertools.pairwise(levels):
+        x = x + (1 - after / sigma) * (np.tanh(argument(x, sigma)) - x)
+    u = argument(x, levels[-1])
+    slope = (1 / np.cosh(u) ** 2).mean((1, 2)) * size**2 / levels[-1] ** 2
+    error = slope.std(ddof=1) / np.sqrt(len(slope))
+    beyond = transformed_closure(size, levels[::2], (side, side))
+    gaussian = two_pattern_closure(size, levels[::2], (side, side)).symbol[-1, 0, 0, 0, 0].real
+    assert abs(gaussian - slope.mean()) > 0.06  # what is to be explained
+    np.testing.assert_allclose(
+        beyond.mean_jacobian[-1, 0, 0, 0, 0].real, slope.mean(), atol=0.015 + 2 * error
+    )
+    np.testing.assert_allclose(beyond.kurtosis[-1], (u**4).mean() / (u**2).mean() ** 2, atol=0.1)
 
 
 def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():

@@ -19,15 +19,17 @@ from critjax.fluctuations._freeze_out import (
     resolves_freeze_out,
 )
 from critjax.fluctuations._linear import linear_structure_factor
-from critjax.fluctuations._two_pattern import two_pattern_closure
+from critjax.fluctuations._two_pattern import TransformedClosure, transformed_closure, two_pattern_closure
 
 __all__ = [
     "GaussianClosure",
+    "TransformedClosure",
     "freeze_out_distance",
     "freeze_out_length",
     "gaussian_closure",
     "langevin_structure_factor",
     "linear_structure_factor",
     "resolves_freeze_out",
+    "transformed_closure",
     "two_pattern_closure",
 ]

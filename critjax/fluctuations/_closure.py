@@ -12,6 +12,7 @@ import numpy as np
 from critjax._checks import check, check_eta, check_grid, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.fluctuations._linear import EXACT, NODES, adjoint, magnus_step
+from critjax.fourier import wavevectors
 from critjax.spectra import regression_symbol
 
 
@@ -30,6 +31,11 @@ class GaussianClosure(NamedTuple):
     """Standard error of S from the sampling of fields; NaN for one replica, zero where nothing is sampled."""
     symbol_error: Float[Array, "num H W C C"]
     """Standard error of lambda_reg, likewise."""
+    kurtosis: Float[Array, " num"]
+    """<psi^4>/<psi^2>^2 of the field psi of soft modes, to first order beyond Gaussian: 3 where the closure is
+    consistent with itself; below some 2.7 its premise fails. NaN where it is not computed."""
+    kurtosis_error: Float[Array, " num"]
+    """Its standard error; NaN for one replica."""
 
 
 def _gaussian_field(white_hat: Array, spectrum: Array, mean: Array) -> Array:
@@ -83,7 +89,8 @@ def gaussian_closure(
         their spread. At least 4 for errors worth the name; the cost stays.
     window : int, optional
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
-        the support is exact and the projection only cuts sampling noise. Default: none (networks).
+        the support is exact and the projection only cuts sampling noise. Default: none (networks). Soft modes, whose
+        kurtosis is predicted, are those with |k| <= 2 pi/window, without a window the two lowest shells.
     mean : float array (C,), optional
         Mean at the first level; default zero.
     channels : int
@@ -92,7 +99,8 @@ def gaussian_closure(
     Returns
     -------
     GaussianClosure
-        ``sigma``, ``mean``, ``structure_factor`` and ``symbol`` at every level, and standard errors of the last two.
+        ``sigma``, ``mean``, ``structure_factor`` and ``symbol`` at every level, standard errors of the last two, and
+        the kurtosis of the soft modes, which tells where the field can no longer be Gaussian.
 
     Raises
     ------
@@ -103,8 +111,9 @@ def gaussian_closure(
     -----
     ``num num_samples`` denoiser evaluations, all samples of a level at once in memory. Second order in the
     ladder spacing, apart from sampling noise. An approximation: the true field becomes non-Gaussian near the
-    effective critical noise. For Gaussian x the symbol equals that of the mean Jacobian (Stein). THEORY
-    section 5.
+    effective critical noise. For Gaussian x the symbol equals that of the mean Jacobian (Stein). With v = <psi^2> and
+    c the fourth cumulant of the soft field, one channel or the mean of several, averages over the Gaussian field:
+    ``dc/dtau = 4 (1+eta) [<psi^3 D_psi> - 3 v <psi D_psi> + (<psi D_psi>/v - 1) c]``. THEORY section 5.
 
     Example
     -------
@@ -134,41 +143,75 @@ def gaussian_closure(
         sigmas[0] ** 2 * jnp.eye(mean.shape[0], dtype=dtype), (height, width, mean.shape[0], mean.shape[0])
     )
 
-    def replica(key: PRNGKey) -> tuple[Array, Array, Array]:
+    cutoff = 2 * np.pi / window if window else 4 * np.pi / max(height, width) + 1e-6
+    soft = jnp.sum(wavevectors((height, width), dtype=sigmas.dtype) ** 2, axis=-1) <= cutoff**2
+
+    def soft_field(x: Array) -> Array:
+        field = x.mean(-1)
+        return jnp.fft.ifft2(jnp.where(soft, jnp.fft.fft2(field - field.mean()), 0)).real
+
+    def replica(key: PRNGKey) -> tuple[Array, ...]:
         white_hat = jnp.fft.fft2(jax.random.normal(key, shape, sigmas.dtype), axes=(1, 2))
 
-        def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array]:
+        def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
             x = _gaussian_field(white_hat, spectrum, mean)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
             symbol = regression_symbol(x, denoised, centre="spatial", window=window)
-            return symbol.astype(dtype), denoised.mean((0, 1, 2))
+            psi, target = soft_field(x), soft_field(denoised)
+            moments = [jnp.mean(psi**2), jnp.mean(psi * target), jnp.mean(psi**4), jnp.mean(psi**3 * target)]
+            return symbol.astype(dtype), denoised.mean((0, 1, 2)), jnp.stack(moments)
 
-        return close(measure, sigmas, mean, start, eta)
+        means, spectra, symbols, moments = close(measure, sigmas, mean, start, eta)
+        return means, spectra, symbols, _kurtosis(sigmas, moments, eta)
 
     if num_replicas == 1:
-        means, spectra, symbols = replica(key)
+        means, spectra, symbols, kurtosis = replica(key)
         unknown = jnp.full(spectra.shape, jnp.nan, sigmas.dtype)
-        return GaussianClosure(sigmas, means, spectra, symbols, unknown, unknown)
-    means, spectra, symbols = jax.lax.map(replica, jax.random.split(key, num_replicas))
+        return GaussianClosure(
+            sigmas, means, spectra, symbols, unknown, unknown, kurtosis, unknown[:, 0, 0, 0, 0]
+        )
+    means, spectra, symbols, kurtosis = jax.lax.map(replica, jax.random.split(key, num_replicas))
 
     def error(values: Array) -> Array:
         spread = jnp.sum(jnp.abs(values - values.mean(0)) ** 2, axis=0) / (num_replicas - 1)
         return jnp.sqrt(spread / num_replicas)
 
     average = (means.mean(0), spectra.mean(0), symbols.mean(0))
-    return GaussianClosure(sigmas, average[0], average[1], average[2], error(spectra), error(symbols))
+    errors = (error(spectra), error(symbols))
+    return GaussianClosure(sigmas, *average, *errors, kurtosis.mean(0), error(kurtosis))
 
 
-def close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> tuple[Array, Array, Array]:
-    """Carry mean and spectrum down the ladder, ``measure(mean, spectrum, sigma) -> (symbol, target of the mean)``.
+def _kurtosis(sigmas: Array, moments: Array, eta: Any) -> Array:
+    """Integrate the fourth cumulant of the soft field that Gaussian moments (num, 4) feed; return its kurtosis."""
+    variance, drive, fourth, cross = moments.T
+    # The fourth moment of a finite sample is not 3 v^2: what it lacks is taken off the source in proportion.
+    source = cross - drive * fourth / variance
+    gain = 4 * (1 + eta) * (drive / variance - 1)
 
-    Returns mean, spectrum and symbol at every level.
+    def step(cumulant: Array, level: tuple[Array, ...]) -> tuple[Array, Array]:
+        span, fed, fed_next, grown, grown_next = level
+        growth = jnp.exp(0.5 * span * (grown + grown_next))
+        later = growth * (cumulant + 0.5 * span * fed) + 0.5 * span * fed_next
+        return later, later
+
+    fed = 4 * (1 + eta) * source
+    spans = -jnp.diff(jnp.log(sigmas))
+    levels = (spans, fed[:-1], fed[1:], gain[:-1], gain[1:])
+    start = jnp.zeros((), moments.dtype)
+    cumulants = jnp.concatenate([start[None], jax.lax.scan(step, start, levels)[1]])
+    return 3 + cumulants / variance**2
+
+
+def close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> tuple[Array, Array, Array, Any]:
+    """Carry mean and spectrum down the ladder, ``measure(mean, spectrum, sigma) -> (symbol, target, more)``.
+
+    The mean relaxes to the target. Returns mean, spectrum, symbol and whatever more was measured at every level.
     """
 
     def level(carry, step):
         mean, spectrum, old_symbol, old_target, old_span = carry
         sigma, span = step
-        symbol, target = measure(mean, spectrum, sigma)
+        symbol, target, more = measure(mean, spectrum, sigma)
         # Extrapolate linearly into the step (Adams-Bashforth); the first step has no past and stays constant.
         ratio = jnp.where(old_span > 0, span / jnp.where(old_span > 0, old_span, 1), 0)
         slope = ratio * (symbol - old_symbol)
@@ -177,7 +220,7 @@ def close(measure, sigmas: Array, mean: Array, start: Array, eta: Any) -> tuple[
         advanced = (advanced + adjoint(advanced)) / 2
         decay = jnp.exp(-(1 + eta) * span)
         moved = decay * mean + (1 - decay) * (target + 0.5 * ratio * (target - old_target))
-        return (moved, advanced, symbol, target, span), (mean, spectrum, symbol)
+        return (moved, advanced, symbol, target, span), (mean, spectrum, symbol, more)
 
     spans = jnp.concatenate([-jnp.diff(jnp.log(sigmas)), jnp.zeros((1,), sigmas.dtype)])
     first = (mean, start, jnp.zeros_like(start), jnp.zeros_like(mean), jnp.zeros((), sigmas.dtype))
