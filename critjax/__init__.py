@@ -24,7 +24,13 @@ from critjax.closed_form import (
     score,
     two_pattern_denoiser,
 )
-from critjax.fluctuations import GaussianClosure, gaussian_closure, linear_structure_factor
+from critjax.fluctuations import (
+    GaussianClosure,
+    freeze_out_length,
+    gaussian_closure,
+    langevin_structure_factor,
+    linear_structure_factor,
+)
 from critjax.landau import LandauCoefficients, landau_coefficients, landau_sample
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.observables import correlation_length, radial_average, structure_factor
@@ -75,6 +81,7 @@ __all__ = [
     "critical_point",
     "effective_patches",
     "extract_patches",
+    "freeze_out_length",
     "gaussian_closure",
     "gaussian_denoiser",
     "geometric_sigmas",
@@ -85,6 +92,7 @@ __all__ = [
     "karras_sigmas",
     "landau_coefficients",
     "landau_sample",
+    "langevin_structure_factor",
     "linear_structure_factor",
     "measured_symbol",
     "mixture_denoiser",

@@ -39,7 +39,7 @@ def test_no_global_plotting_state():
     before = dict(mpl.rcParams)
     plotting.softest_mode_figure(study())
     assert dict(mpl.rcParams) == before
-    for module in ("_style", "_spectral", "_fields"):
+    for module in ("_style", "_spectral", "_fields", "_freeze_out"):
         source = Path(sys.modules[f"critjax.plotting.{module}"].__file__).read_text(encoding="utf-8")
         assert "import matplotlib.pyplot" not in source and "plt." not in source
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS = (
+ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, FREEZE = (
     f"tests/{name}.py"
     for name in (
         "test_patch_score_oracle",
@@ -31,6 +31,7 @@ ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS = (
         "test_spectra_kernels",
         "test_landau_coefficients",
         "test_landau_dynamics",
+        "test_freeze_out",
     )
 )
 ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS = (
@@ -318,6 +319,27 @@ MUTATIONS = [
         "span * second * (after - before)",
         "span * first * (after - before)",
         (DYNAMICS, "second_order"),
+    ),
+    Mutation(
+        "freeze-out, noise of a repeated step",
+        "critjax/fluctuations/_freeze_out.py",
+        "_transport(second.change, first.noise) + second.noise",
+        "first.noise + second.noise",
+        (FREEZE, "geometric_sum"),
+    ),
+    Mutation(
+        "freeze-out, prefactor",
+        "critjax/fluctuations/_freeze_out.py",
+        "(2 * jnp.asarray(rate) / jnp.pi) ** 0.25",
+        "(jnp.asarray(rate) / jnp.pi) ** 0.25",
+        (FREEZE, "exponent_and_prefactor"),
+    ),
+    Mutation(
+        "freeze-out, noise level of a Langevin step",
+        "critjax/sampling.py",
+        "amplitude = jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * sigma",
+        "amplitude = jnp.sqrt(jnp.asarray(step_size, x.dtype)) * sigma",
+        (FREEZE, "ensemble_of_the_sampler or pure_langevin"),
     ),
 ]
 

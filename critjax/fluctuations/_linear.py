@@ -41,7 +41,7 @@ def _propagator(exponent: Array) -> Array:
     return jax.scipy.linalg.expm(exponent)
 
 
-def _product(a: Array, b: Array) -> Array:
+def matrix_product(a: Array, b: Array) -> Array:
     return a * b if a.shape[-1] == 1 else jnp.matmul(a, b, precision=EXACT)
 
 
@@ -61,11 +61,11 @@ def magnus_step(factor: Array, symbols: Array, sigma: Array, span: Array, eta: A
             return span * integral
         # Over a fraction l of the step: integral / l is the mean drift there, slope / span its derivative.
         middle = integral / length
-        commutator = _product(middle, slope) - _product(slope, middle)
+        commutator = matrix_product(middle, slope) - matrix_product(slope, middle)
         return span * integral - (span**2 * length**3 / 12) * commutator
 
     full = _propagator(exponent(jnp.tensordot(weights, drift, 1, precision=EXACT), 1.0))
-    advanced = _product(_product(full, factor), adjoint(full))
+    advanced = matrix_product(matrix_product(full, factor), adjoint(full))
     if is_concrete(eta) and float(eta) == 0.0:
         return advanced
     noise = jnp.zeros_like(advanced)
@@ -73,7 +73,7 @@ def magnus_step(factor: Array, symbols: Array, sigma: Array, span: Array, eta: A
         integral = jnp.tensordot(jnp.asarray(tail, drift.real.dtype), drift, 1, precision=EXACT)
         rest = _propagator(exponent(integral, float(1 - node)))
         strength = 2 * eta * (sigma * jnp.exp(-float(node) * span)) ** 2
-        noise = noise + float(weight) * strength * _product(rest, adjoint(rest))
+        noise = noise + float(weight) * strength * matrix_product(rest, adjoint(rest))
     return advanced + span * noise
 
 

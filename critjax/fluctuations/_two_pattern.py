@@ -31,6 +31,16 @@ class TransformedClosure(NamedTuple):
     """<u^4>/<u^2>^2 of the argument u of the hyperbolic tangent; 3 for a Gaussian field."""
 
 
+def mean_slope(variance: Array, num_nodes: int = 2001) -> Array:
+    """Average sech^2 u, the derivative of tanh, over u ~ N(0, variance): a uniform grid of nodes from 0 to 30."""
+    nodes = jnp.linspace(0, 30, num_nodes, dtype=variance.dtype)
+    slope = 1 / jnp.cosh(nodes) ** 2
+    weights = jnp.exp(-(nodes**2) / (2 * variance))
+    # A narrow distribution is normalised by the same rule, a wide one, which the nodes do not hold, in closed form.
+    wide = jnp.sqrt(jnp.pi * variance / 2) / (nodes[1] - nodes[0])
+    return (jnp.sum(weights * slope) - 0.5) / jnp.where(variance > 1, wide, jnp.sum(weights) - 0.5)
+
+
 def two_pattern_closure(
     size: int,
     sigmas: Float[ArrayLike, " num"],
@@ -83,16 +93,10 @@ def two_pattern_closure(
     """
     sigmas, window, start = _prepare(size, sigmas, grid)
     check_eta(eta)
-    nodes = jnp.linspace(0, 30, num_nodes, dtype=sigmas.dtype)
-    slope = 1 / jnp.cosh(nodes) ** 2
 
     def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, None]:
         variance = _covariance(window, spectrum, sigma)[0, 0]
-        weights = jnp.exp(-(nodes**2) / (2 * variance))
-        # A narrow distribution is normalised by the same rule, a wide one, which the nodes do not hold, in closed form.
-        wide = jnp.sqrt(jnp.pi * variance / 2) / (nodes[1] - nodes[0])
-        average = (jnp.sum(weights * slope) - 0.5) / jnp.where(variance > 1, wide, jnp.sum(weights) - 0.5)
-        return window / sigma**2 * average, mean, None
+        return window / sigma**2 * mean_slope(variance, num_nodes), mean, None
 
     mean = jnp.zeros((1,), sigmas.dtype)
     means, spectra, symbols, _ = close(measure, sigmas, mean, start, eta)

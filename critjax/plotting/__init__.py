@@ -19,6 +19,7 @@ from critjax.plotting._fields import (
     order_figure,
 )
 from critjax.plotting._landau import landau_figures
+from critjax.plotting._freeze_out import binder_figure, frozen_length_figure
 from critjax.plotting._spectral import (
     growth_rate_figure,
     linear_check_figure,
@@ -32,10 +33,12 @@ __all__ = [
     "FigureKind",
     "available_figures",
     "bank_spread_figure",
+    "binder_figure",
     "condensation_figure",
     "correlation_length_figure",
     "film_strip_figure",
     "gaussianity_figure",
+    "frozen_length_figure",
     "growth_rate_figure",
     "landau_figures",
     "linear_check_figure",

@@ -1,0 +1,154 @@
+"""Settings of the freeze-out study: defaults and validation, nothing heavy imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from critjax._checks import check, check_window
+
+# What ``None`` stands for; the second column is what `quick` uses.
+_DEFAULTS: dict[str, tuple[Any, Any]] = {
+    "steps_per_tau": ((10, 30, 100, 300, 1000, 3000, 10000), (10, 30, 100, 300)),
+    "grid": (64, 32),
+    "num_samples": (64, 64),
+    "max_samples": (1024, 256),
+    "binder_grids": ((32, 64, 128), (16, 32)),
+    "binder_steps_per_tau": (20000, 3000),
+    "binder_samples": (64, 64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeOutSettings:
+    r"""Everything that decides the numbers of a freeze-out study.
+
+    ``None`` stands for a default; `resolved` fills it in.
+
+    Parameters
+    ----------
+    size : int
+        Window p of the two-pattern bank, odd; sigma_c = p.
+    grid : int, optional
+        Side of the square samples. Default 64.
+    steps_per_tau : tuple of int, optional
+        n, Langevin steps per unit of ln sigma, increasing. Default 10 to 10,000 in half decades.
+    step_size : float
+        e, dimensionless; the rate is a = n e.
+    steps_per_level : int
+        Steps between two changes of the noise. More than one coarsens the ladder; where it then fails to resolve
+        freeze-out, `ladder_resolved` of the result is False.
+    noise_ratios : tuple of float
+        sigma/sigma_c at which fields are measured, decreasing: the bare critical noise, near the transition of the
+        samples, and the end of the quench.
+    num_samples, max_samples : int, optional
+        Samples at the largest n, and at most; between them as many as cost the same. Rounded up to whole blocks.
+    num_blocks : int
+        Blocks of samples left out in turn for the jackknife errors.
+    fit_from : int, optional
+        Smallest n in the fits of exponents. Default: the last decade.
+    binder_grids : tuple of int, optional
+        Sides of the grids of the Binder cumulant; none skips it. Default 32, 64, 128.
+    binder_steps_per_tau, binder_samples : int, optional
+        n of these, and samples on the largest grid; smaller ones take more in inverse proportion to their sides.
+    binder_step_size : float
+        e of these: large, because grids of different size can only be compared where they have had the time to order.
+        The discretisation shifts their transition a little.
+    binder_range : pair of float
+        First and last sigma/sigma_c.
+    binder_levels : int
+        Noise levels at which the cumulant is measured.
+    seed : int
+        Seed of all samples.
+    quick : bool
+        Small defaults, for a look rather than a result.
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+
+    Example
+    -------
+    >>> FreezeOutSettings(quick=True).resolved().steps_per_tau
+    (10, 30, 100, 300)
+    """
+
+    size: int = 3
+    grid: int | None = None
+    steps_per_tau: tuple[int, ...] | None = None
+    step_size: float = 0.1
+    steps_per_level: int = 1
+    noise_ratios: tuple[float, ...] = (1.0, 0.34, 0.28)
+    num_samples: int | None = None
+    max_samples: int | None = None
+    num_blocks: int = 16
+    fit_from: int | None = None
+    binder_grids: tuple[int, ...] | None = None
+    binder_steps_per_tau: int | None = None
+    binder_samples: int | None = None
+    binder_step_size: float = 0.5
+    binder_range: tuple[float, ...] = (0.45, 0.26)
+    binder_levels: int = 16
+    seed: int = 0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate every value that is given."""
+        check_window(self.size)
+        check(self.size % 2 == 1, "size", "an odd window", self.size, "use 3 or 5")
+        for name, low, advice in (
+            ("grid", 4, "use 64"),
+            ("steps_per_level", 1, "1 resolves freeze-out"),
+            ("num_samples", 2, "use 64"),
+            ("max_samples", 2, "use 1024"),
+            ("num_blocks", 2, "use 16"),
+            ("fit_from", 1, "use 1000"),
+            ("binder_steps_per_tau", 1, "use 3000 or more"),
+            ("binder_samples", 2, "use 64"),
+            ("binder_levels", 2, "use 16"),
+            ("seed", 0, "use a non-negative seed"),
+        ):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            check(
+                value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice
+            )
+        for name, advice in (("step_size", "use 0.1"), ("binder_step_size", "use 0.5")):
+            value = getattr(self, name)
+            check(math.isfinite(value) and 0 < value < 1, name, "a number in (0, 1)", value, advice)
+        for name, sign, words in (
+            ("steps_per_tau", 1, "increasing integers >= 1"),
+            ("binder_grids", 1, "increasing integers >= 1"),
+            ("noise_ratios", -1, "decreasing numbers > 0"),
+            ("binder_range", -1, "decreasing numbers > 0"),
+        ):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            object.__setattr__(self, name, tuple(value))
+            ordered = bool(np.all(sign * np.diff(value) > 0)) and all(v > 0 for v in value)
+            whole = sign < 0 or all(isinstance(v, (int, np.integer)) for v in value)
+            enough = len(value) >= 1 or name == "binder_grids"
+            check(ordered and whole and enough, name, words, value, "sort them")
+        check(
+            len(self.binder_range) == 2, "binder_range", "two ratios", self.binder_range, "pass (0.45, 0.26)"
+        )
+        for side in (*(self.binder_grids or ()), *((self.grid,) if self.grid else ())):
+            advice = "choose larger grids or a smaller size"
+            check(side > self.size, "grid", f"more pixels than the window's {self.size}", side, advice)
+
+    def resolved(self) -> FreezeOutSettings:
+        """Return a copy with every default filled in."""
+        new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
+        full = dataclasses.replace(self, **new)
+        last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
+        return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, for the attributes of a result."""
+        return json.dumps(dataclasses.asdict(self))
