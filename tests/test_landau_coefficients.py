@@ -108,6 +108,41 @@ def test_gradient_terms_are_the_taylor_coefficients_of_the_symbol(problem):
         )
 
 
+def test_gradient_terms_are_cauchy_integrals_of_the_eigenvalue(problem):
+    """The response to one pixel, by central differences, gives the symbol at complex wavevectors, too.
+
+    Coefficients of its eigenvalue are integrals over a circle: accurate where a fit along real wavevectors is not.
+    """
+    bank, sigma, state, found, denoise = problem
+    side, channels = 2 * bank.size + 1, len(state)
+    epsilon, middle = 1e-3 * sigma, bank.size
+    kernel = np.zeros((side, side, channels, channels))
+    for b in range(channels):
+        bump = np.zeros((side, side, channels))
+        bump[middle, middle, b] = epsilon
+        steps = [denoise((state + s * bump)[None])[0] for s in (-2, -1, 1, 2)]
+        slope = (steps[0] - 8 * steps[1] + 8 * steps[2] - steps[3]) / (12 * epsilon)
+        kernel[..., b] = slope[::-1, ::-1]  # pixel i answers to the bump at i + r
+    y, x = np.meshgrid(np.arange(side) - middle, np.arange(side) - middle, indexing="ij")
+    radius, number = 0.15, 32
+    circle = radius * np.exp(2j * np.pi * np.arange(number) / number)
+    for direction in ((0, 1), (1, 0), (0.6, 0.8)):
+        along = direction[0] * y + direction[1] * x
+        near, values = 1 - complex(found.r), []
+        for k in circle:
+            matrices = np.einsum("yxab,yx->ab", kernel, np.exp(1j * k * along))
+            eigenvalues = np.linalg.eigvals(matrices)
+            near = eigenvalues[np.argmin(np.abs(eigenvalues - near))]
+            values.append(near)
+        series = [np.mean(values * circle**-n) for n in range(5)]
+        np.testing.assert_allclose((found.v @ direction), (series[1] / 1j).real, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(direction @ found.K @ direction, -series[2].real, rtol=1e-6, atol=1e-8)
+        size = np.max(np.abs(found.L))
+        np.testing.assert_allclose(
+            quartic_form(found.L, direction), -series[4].real, rtol=1e-6, atol=1e-6 * size
+        )
+
+
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 13.0])
 def test_two_patterns_have_closed_forms(sigma):
     size = 5

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from critjax.banks import PatchBank, random_pattern_bank
+from critjax.banks import PatchBank, random_pattern_bank, two_pattern_bank
 from critjax.closed_form import two_pattern_denoiser
 from critjax.fluctuations import two_pattern_closure
 from critjax.landau import (
@@ -36,9 +36,13 @@ def test_without_fluctuations_the_coefficients_are_the_bare_ones(bank):
     if bank.channels > 1:
         nothing = nothing + 1e-30 * jnp.eye(bank.channels)  # its Cholesky factor must exist
     bare = landau_coefficients(bank, 2.0, state=state)
-    found, symbol, target = renormalised_coefficients(
-        patch_denoiser(bank), jax.random.key(0), 2.0, nothing, size=3, state=state, num_samples=2
-    )
+
+    @jax.jit
+    def renormalise(sigma):
+        denoise, key = patch_denoiser(bank), jax.random.key(0)
+        return renormalised_coefficients(denoise, key, sigma, nothing, size=3, state=state, num_samples=2)
+
+    found, symbol, target = renormalise(2.0)
     for name in ("r", "K", "L", "v", "h", "u"):
         np.testing.assert_allclose(
             getattr(found, name), getattr(bare, name), rtol=1e-8, atol=1e-9, err_msg=name
@@ -107,16 +111,14 @@ def test_fast_fields_have_the_spectrum_above_the_cutoff_only():
 def test_a_renormalised_model_runs_where_a_bare_one_does():
     size, sigmas = 5, jnp.geomspace(12.0, 4.0, 9)
     closure = two_pattern_closure(size, sigmas, (20, 20))
-    model = renormalised_model(
-        two_pattern_denoiser(size),
-        jax.random.key(0),
-        sigmas,
-        closure.mean,
-        closure.structure_factor,
-        size=size,
-        num_samples=4,
-    )
-    bare = reduced_model(PatchBank(jnp.stack([jnp.ones((5, 5, 1)), -jnp.ones((5, 5, 1))])), sigmas, (20, 20))
+    denoise, key = two_pattern_denoiser(size), jax.random.key(0)
+
+    @jax.jit
+    def build(mean, spectrum):
+        return renormalised_model(denoise, key, sigmas, mean, spectrum, size=size, num_samples=4)
+
+    model = build(closure.mean, closure.structure_factor)
+    bare = jax.jit(lambda: reduced_model(two_pattern_bank(size, dtype=np.float64), sigmas, (20, 20)))()
     assert np.all(model.coefficients.r > bare.coefficients.r)
     assert np.all(model.coefficients.u < bare.coefficients.u)
     start = 12.0 * jax.random.normal(jax.random.key(3), (20, 20, 1))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, FREEZE = (
+ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
     f"tests/{name}.py"
     for name in (
         "test_patch_score_oracle",
@@ -31,6 +31,8 @@ ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, FREEZE = (
         "test_spectra_kernels",
         "test_landau_coefficients",
         "test_landau_dynamics",
+        "test_landau_renormalised",
+        "test_fluctuations",
         "test_freeze_out",
     )
 )
@@ -292,6 +294,34 @@ MUTATIONS = [
         (SPECTRA, "plane_waves_are_eigenvectors"),
     ),
     # Field theory
+    Mutation(
+        "fast modes only",
+        "critjax/landau/_renormalised.py",
+        "** 2, axis=-1) > cutoff**2",
+        "** 2, axis=-1) >= 0",
+        (RENORMALISED, "two_patterns_among_white_noise"),
+    ),
+    Mutation(
+        "third derivative, renormalised",
+        "critjax/landau/_renormalised.py",
+        "-third / 6",
+        "-third / 2",
+        (RENORMALISED, "without_fluctuations"),
+    ),
+    Mutation(
+        "pixels around, transformed closure",
+        "critjax/fluctuations/_two_pattern.py",
+        "counts = [(1 + (a != b))",
+        "counts = [(1 + (a == b))",
+        (FLUCTUATIONS, "transformed_closure_against"),
+    ),
+    Mutation(
+        "fourth cumulant, closure",
+        "critjax/fluctuations/_closure.py",
+        "gain = 4 * (1 + eta)",
+        "gain = 2 * (1 + eta)",
+        (FLUCTUATIONS, "kurtosis_of_the_closure"),
+    ),
     Mutation(
         "fourth cumulant",
         "critjax/landau/_coefficients.py",

@@ -29,8 +29,8 @@ __all__ = [
     "gaussian_closure",
     "langevin_structure_factor",
     "linear_structure_factor",
-    "soft_modes",
     "resolves_freeze_out",
+    "soft_modes",
     "transformed_closure",
     "two_pattern_closure",
 ]

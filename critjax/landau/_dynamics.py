@@ -218,21 +218,25 @@ def integrate(
     def advance(psi_hat: Array, index: Array) -> tuple[Array, None]:
         sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
         span = jnp.log(sigma / sigma_next)
-        rates = [jnp.where(kept, (1 + eta) * (symbols[i] - 1), 0) for i in (index, index + 1)]
-        rate = 0.5 * (rates[0] + rates[1])
+        rate = jnp.where(kept, (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1), 0)
 
-        def between(share: Any) -> tuple[Array, Array]:
-            h, u = (a[index] + share * (a[index + 1] - a[index]) for a in (c.h, c.u))
-            return h, u
+        def between(values: Array, power: int, share: Any) -> Array:
+            # What is interpolated are cumulants, without their powers of sigma: constant for patches of equal norm.
+            first, last = values[index] * sigma**power, values[index + 1] * sigma_next**power
+            return (first + share * (last - first)) * jnp.exp(power * share * span) / sigma**power
+
+        def local(share: Any) -> tuple[Array, Array]:
+            return between(c.h, 4, share), between(c.u, 6, share)
 
         def substep(psi_hat: Array, number: Array) -> tuple[Array, None]:
             before, after = number / num_substeps, (number + 1) / num_substeps
-            middle = rates[0] + 0.5 * (before + after) * (rates[1] - rates[0])
-            ends = (between(before), between(after))
+            middle = (1 + eta) * (between(symbols, 2, 0.5 * (before + after)) - 1)
+            ends = (local(before), local(after))
+            middle = jnp.where(kept, middle, 0)
             return exponential_step(psi_hat, grid, span / num_substeps, middle, ends, 1 + eta), None
 
         if num_substeps == 1:
-            ends = (between(0.0), between(1.0))
+            ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
             later = exponential_step(psi_hat, grid, span, rate, ends, 1 + eta)
         else:
             later, _ = jax.lax.scan(substep, psi_hat, jnp.arange(num_substeps, dtype=span.dtype))

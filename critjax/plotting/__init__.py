@@ -18,8 +18,8 @@ from critjax.plotting._fields import (
     gaussianity_figure,
     order_figure,
 )
-from critjax.plotting._landau import landau_figures
 from critjax.plotting._freeze_out import binder_figure, frozen_length_figure
+from critjax.plotting._landau import landau_figures
 from critjax.plotting._spectral import (
     growth_rate_figure,
     linear_check_figure,
@@ -37,8 +37,8 @@ __all__ = [
     "condensation_figure",
     "correlation_length_figure",
     "film_strip_figure",
-    "gaussianity_figure",
     "frozen_length_figure",
+    "gaussianity_figure",
     "growth_rate_figure",
     "landau_figures",
     "linear_check_figure",

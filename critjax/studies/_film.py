@@ -66,7 +66,7 @@ def reduced_film(
     bare = jax.jit(lambda: reduced_model(problem.bank, sigmas, grid, eta=settings.eta))()
     substeps = stable_substeps(bare, eta=settings.eta)
 
-    def compare(model: ReducedModel, start: Array, simulated: Array) -> tuple[Array, Array]:
+    def compare(model: ReducedModel, start: Array, simulated: Array, substeps: int) -> tuple[Array, Array]:
         found = integrate(model, noise_key, start, eta=settings.eta, cutoff=cutoff, num_substeps=substeps)
         fields = found.x[levels[chosen]].mean(-1)
         fields = jnp.where(jnp.isfinite(fields).all((1, 2), keepdims=True), fields, jnp.nan)
@@ -78,11 +78,11 @@ def reduced_film(
 
     @jax.jit
     def solve(start: Array, simulated: Array, closure_symbol: Array | None) -> dict[str, Any]:
-        found = {"reduced": compare(bare, start, simulated), "cubic": bare.coefficients.u}
+        found = {"reduced": compare(bare, start, simulated, substeps), "cubic": bare.coefficients.u}
         if closure_symbol is not None:
             local = {name: jnp.zeros_like(bare.coefficients.u) for name in ("h", "u")}
             linear = bare._replace(symbol=closure_symbol, coefficients=bare.coefficients._replace(**local))
-            found["closure"] = compare(linear, start, simulated)
+            found["closure"] = compare(linear, start, simulated, 1)
         return found
 
     found = jax.tree.map(np.asarray, solve(start, simulated, closure_symbol))

@@ -32,7 +32,7 @@ from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolve
 from critjax.observables import binder_cumulant, first_crossing, jackknife_error
 from critjax.studies import _quench as quench
 from critjax.studies._freeze_out_settings import FreezeOutSettings
-from critjax.studies.criticality import versions
+from critjax.studies._versions import versions
 
 __all__ = ["ISING_BINDER", "FreezeOutSettings", "run"]
 

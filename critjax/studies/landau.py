@@ -23,7 +23,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ from critjax._checks import check
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.fluctuations import gaussian_closure
-from critjax.fourier import radial_shells, wavevectors
 from critjax.landau import (
     ReducedModel,
     integrate,
@@ -44,44 +43,37 @@ from critjax.landau import (
     stable_substeps,
 )
 from critjax.noise import geometric_sigmas
-from critjax.observables import jackknife_error, radial_average
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
 from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._problem import build_problem, largest_sigma
+from critjax.studies._reduction import (
+    COMPARISONS,
+    TOLERANCES,
+    Runs,
+    coefficients,
+    compare,
+    film,
+    holds_to,
+    slow_shells,
+)
 from critjax.studies._versions import versions
 from critjax.studies._walls import DEPTHS, pattern_states, uniform_states
 
-__all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "run", "settings_of"]
+__all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "holds_to", "run", "settings_of"]
 
-COMPARISONS = ("bare", "renormalised", "slow")
-#: Relative errors whose range of validity is reported.
-TOLERANCES = (0.05, 0.2)
-_NUM_FILM_LEVELS = 7
 #: Samples simulated at once.
 _BATCH = 8
 #: Evaluations per closure sample and level: the closure's own, the probes' and three nested derivatives.
 _CLOSURE_EVALUATIONS = 15
-#: Relative error beyond which a reduced run counts as having left for infinity.
-_ESCAPE = 100.0
 _SCAN_LEVELS = 96
 
 #: ``(stage, done, total)``.
 Progress = Callable[[str, int, int], None]
 #: ``(bank, its part of the result)``; called after every bank.
 Checkpoint = Callable[[str, xr.Dataset], None]
-
-
-class _Runs(NamedTuple):
-    """Slow fields (B, L, H, W) of one bank's runs, and a film of the exact one."""
-
-    exact: Array
-    exact_slow: Array
-    bare: Array
-    renormalised: Array
-    film: Array
 
 
 def run(
@@ -185,16 +177,16 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     runs = _simulate(
         bank, bare, renormalised, ladder, grid, settings, sample_key, lambda count: done(2 + count)
     )
-    variables = _compare(runs, ladder, grid, bank.size)
-    variables.update(_coefficients(bare, renormalised))
+    variables = compare(runs, ladder, grid, bank.size)
+    variables.update(coefficients(bare, renormalised))
     done(steps - 1)
     variables.update(_ordered_states(bank, softest, grid))
     done(steps)
-    variables.update(_film(runs, ladder))
+    variables.update(film(runs, ladder))
     variables["critical_sigma"] = ((), float(softest.sigma))
     variables["critical_sigma_uniform"] = ((), float(uniform.sigma))
     variables["critical_wavenumber"] = ((), float(np.linalg.norm(np.asarray(softest.wavevector))))
-    shells, inside = _slow_shells(grid, bank.size)
+    shells, inside = slow_shells(grid, bank.size)
     coordinates = {
         "sigma": (("level",), np.asarray(ladder)),
         "slow_wavenumber": (("slow_wavenumber",), shells[inside]),
@@ -244,7 +236,7 @@ def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> Reduce
     return build(bank)
 
 
-def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> _Runs:
+def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> Runs:
     """Run everything from the same noise, sample by sample; keep slow fields."""
     shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
     substeps = max(stable_substeps(model, eta=eta) for model in (bare, renormalised))
@@ -253,10 +245,10 @@ def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> 
         return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
 
     @jax.jit
-    def every(keys: Array, bank: PatchBank, models: ReducedModel) -> _Runs:
+    def every(keys: Array, bank: PatchBank, models: ReducedModel) -> Runs:
         denoise = patch_denoiser(bank)
 
-        def one(key: Array) -> _Runs:
+        def one(key: Array) -> Runs:
             start_key, noise_key = jax.random.split(key)
             start = ladder[0] * jax.random.normal(start_key, shape, ladder.dtype)
             calm = low_pass(start[..., 0], cutoff)[..., None]
@@ -268,7 +260,8 @@ def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> 
                 lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff, num_substeps=substeps)
             )(models)
             fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
-            return _Runs(*fields, exact.denoised[0, ..., 0])
+            exact_field, exact_slow, bare_field, renormalised_field = fields
+            return Runs(exact_field, exact_slow, bare_field, renormalised_field, exact.denoised[0, ..., 0])
 
         return jax.vmap(one)(keys)
 
@@ -281,107 +274,8 @@ def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> 
         keys = jnp.stack([jax.random.fold_in(key, number) for number in numbers])
         chunks.append(jax.tree.map(np.asarray, every(keys, bank, models)))
     report(settings.num_samples)
-    joined = _Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+    joined = Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
     return joined._replace(film=joined.film[:1])
-
-
-def _slow_shells(grid: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    shells = np.asarray(radial_shells(grid).wavenumber, np.float64)
-    return shells, np.flatnonzero(shells <= np.pi / size)
-
-
-def _compare(runs: _Runs, ladder: Array, grid: tuple[int, int], size: int) -> dict[str, Any]:
-    """Errors, overlaps and structure factors of the slow fields, with jackknife errors over samples."""
-    slow_modes = np.asarray(jnp.sum(wavevectors(grid) ** 2, axis=-1) <= (np.pi / size) ** 2)
-    inside = _slow_shells(grid, size)[1]
-
-    def sums(exact: Array, reduced: Array) -> dict[str, Array]:
-        """Sum over pixels, per sample (B, L)."""
-        axes = (-2, -1)
-        return {
-            "difference": jnp.sum((exact - reduced) ** 2, axes),
-            "exact": jnp.sum(exact**2, axes),
-            "reduced": jnp.sum(reduced**2, axes),
-            "both": jnp.sum(exact * reduced, axes),
-        }
-
-    def statistic(parts: dict[str, Array]) -> dict[str, Array]:
-        total = jax.tree.map(lambda a: a.sum(0), parts)
-        return {
-            "field_error": jnp.sqrt(total["difference"] / total["exact"]),
-            "overlap": total["both"] / jnp.sqrt(total["exact"] * total["reduced"]),
-            "power_ratio": total["reduced"] / total["exact"],
-        }
-
-    @jax.jit
-    def everything(runs: _Runs):
-        pairs = ((runs.exact, runs.bare), (runs.exact, runs.renormalised), (runs.exact_slow, runs.bare))
-        parts = [sums(*pair) for pair in pairs]
-        values = [statistic(part) for part in parts]
-        errors = [jackknife_error(statistic, part) for part in parts]
-
-        def spectrum(fields: Array) -> Array:
-            # Shell averages of |psi_k|^2/N over samples; modes beyond the slow ones are zero by construction.
-            def level(psi: Array) -> Array:
-                power = jnp.mean(jnp.abs(jnp.fft.fft2(psi)) ** 2, axis=0) / np.prod(grid)
-                weight = radial_average(jnp.where(slow_modes, 1.0, 0.0))
-                return radial_average(jnp.where(slow_modes, power, 0)) / jnp.maximum(weight, 1e-9)
-
-            return jax.lax.map(level, jnp.swapaxes(fields, 0, 1))[:, inside]
-
-        return (
-            values,
-            errors,
-            [spectrum(f) for f in (runs.exact, runs.exact_slow, runs.bare, runs.renormalised)],
-        )
-
-    values, errors, spectra = jax.tree.map(np.asarray, everything(runs))
-    dims = ("comparison", "level")
-    result: dict[str, Any] = {}
-    # Without saturation (u < 0) a reduced run ends at infinity; what comes after is no number.
-    escaped = ~(np.stack([v["field_error"] for v in values]) < _ESCAPE)
-    for name in values[0]:
-        for suffix, source in (("", values), ("_error", errors)):
-            result[name + suffix] = (dims, np.where(escaped, np.nan, np.stack([s[name] for s in source])))
-    result["escapes_at_sigma"] = (
-        ("comparison",),
-        np.array([np.asarray(ladder)[np.argmax(row)] if row.any() else np.nan for row in escaped]),
-    )
-    for name, values_ in zip(("exact", "exact_slow", "bare", "renormalised"), spectra, strict=True):
-        result[f"structure_factor_{name}"] = (("level", "slow_wavenumber"), values_)
-    field_error = result["field_error"][1]
-    holds = [[holds_to(np.asarray(ladder), row, limit) for limit in TOLERANCES] for row in field_error]
-    result["holds_to_sigma"] = (("comparison", "error_limit"), np.array(holds))
-    return result
-
-
-def holds_to(sigmas: np.ndarray, error: np.ndarray, limit: float) -> float:
-    """Return the noise level down to which an error stays within the limit; NaN if it never does.
-
-    Interpolates linearly in ln sigma; the last level if the limit is never passed.
-    """
-    bad = np.flatnonzero(~(error <= limit))
-    if bad.size == 0:
-        return float(sigmas[-1])
-    i = int(bad[0])
-    if i == 0:
-        return math.nan
-    if not np.isfinite(error[i]):
-        return float(sigmas[i - 1])
-    share = (limit - error[i - 1]) / (error[i] - error[i - 1])
-    return float(np.exp(np.log(sigmas[i - 1]) + share * np.log(sigmas[i] / sigmas[i - 1])))
-
-
-def _coefficients(bare: ReducedModel, renormalised: ReducedModel) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, model in (("bare", bare), ("renormalised", renormalised)):
-        c = jax.tree.map(np.asarray, model.coefficients)
-        for field in ("r", "h", "u"):
-            result[f"{field}_{name}"] = (("level",), getattr(c, field))
-        result[f"stiffness_{name}"] = (("level",), np.trace(c.K, axis1=-2, axis2=-1) / 2)
-        result[f"drift_{name}"] = (("level",), np.hypot(*np.moveaxis(c.v, -1, 0)))
-    result["well_posed"] = (("level",), np.asarray(bare.coefficients.well_posed))
-    return result
 
 
 def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, int]) -> dict[str, Any]:
@@ -402,16 +296,6 @@ def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, in
         else:
             values = jax.jit(uniform_states)(bank, softest.sigma)
     return {name: (("quench",), np.asarray(values[name], np.float64)) for name in names}
-
-
-def _film(runs: _Runs, ladder: Array) -> dict[str, Any]:
-    levels = np.unique(np.rint(np.linspace(0, len(ladder) - 1, _NUM_FILM_LEVELS)).astype(int))
-    rows = (runs.film, runs.exact, runs.bare, runs.renormalised)
-    pictures = np.stack([np.asarray(row[0])[levels] for row in rows])
-    return {
-        "film": (("film_row", "film_level", "y", "x"), pictures),
-        "film_sigma": (("film_level",), np.asarray(ladder)[levels]),
-    }
 
 
 def estimate_cost(settings: LandauSettings) -> dict[str, float]:
