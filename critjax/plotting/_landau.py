@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, SymmetricalLogLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from critjax.plotting._style import (
     BLACK,
@@ -146,7 +146,7 @@ def coefficients_figure(dataset: xr.Dataset) -> Figure:
         named_level(grid[0, i], 0.0, "marginal", colour=BLACK)
         grid[0, i].set_ylim(top=4)
         grid[1, i].set_yscale("symlog", linthresh=0.1)
-        grid[1, i].yaxis.set_major_locator(SymmetricalLogLocator(base=100, linthresh=0.1))
+        grid[1, i].yaxis.set_major_locator(FixedLocator([-1e4, -1e2, -1, 0, 1, 1e2, 1e4]))
         grid[1, i].yaxis.set_minor_formatter(NullFormatter())
         named_level(grid[1, i], 0.0, "no saturation below", colour=BLACK, below=True)
         _ratio_axis(grid[0, i], ratio)
