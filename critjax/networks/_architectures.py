@@ -1,0 +1,364 @@
+r"""Denoising networks as pure functions: a local convolutional network and a U-Net, with EDM preconditioning.
+
+.. math:: D(x, \sigma) = c_{skip} x + c_{out} F(c_{in} x, \tfrac14 \ln \sigma), \quad
+          c_{skip} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \;
+          c_{out} = \frac{\sigma \sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \;
+          c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}
+
+(Karras et al. 2022, arXiv:2206.00364).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from critjax._checks import check, check_option, check_rank
+from critjax._typing import Array, DenoiseFn, PRNGKey
+from critjax.networks._blocks import (
+    Attention,
+    Conditioning,
+    Convolution,
+    GlobalBlock,
+    LocalBlock,
+    group_norm,
+    pixel_norm,
+)
+from critjax.networks._convolution import PADDINGS
+
+ARCHITECTURES = ("local", "unet")
+#: Nested dictionary of arrays with string keys.
+Parameters = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """What a network is, apart from its weights.
+
+    Parameters
+    ----------
+    architecture : "local" or "unet"
+        Local: residual blocks of one 3 x 3 convolution each and pixelwise maps, nothing that pools over space. U-Net:
+        image-wide normalisation, two or more resolutions, optional attention at the coarsest.
+    channels : int
+        Of the image.
+    width : int
+        Channels inside; of the finest resolution in a U-Net.
+    dilations : tuple of int
+        Local: one block each; the receptive field is ``1 + 2 sum(dilations)`` pixels wide.
+    multipliers : tuple of int
+        U-Net: one resolution each, widths are multiples of ``width``; every step down halves the image.
+    blocks : int
+        U-Net: blocks per resolution on the way down.
+    attention : bool
+        U-Net: attention at the coarsest resolution.
+    padding : "zero" or "periodic"
+    num_classes : int
+        0 for an unconditional network; else labels 0 ... num_classes - 1, and none.
+    sigma_data : float
+        Standard deviation of the data about their mean, in image units, for the preconditioning.
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+
+    Example
+    -------
+    >>> NetworkConfig(dilations=(1, 1, 2)).receptive_field
+    9
+    """
+
+    architecture: str = "local"
+    channels: int = 1
+    width: int = 48
+    dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: bool = False
+    padding: str = "zero"
+    num_classes: int = 0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Validate every value."""
+        check_option("architecture", self.architecture, ARCHITECTURES)
+        check_option("padding", self.padding, PADDINGS)
+        for name in ("dilations", "multipliers"):
+            values = getattr(self, name)
+            good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
+            check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
+        for name, low in (("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0)):
+            value = getattr(self, name)
+            check(
+                isinstance(value, int) and value >= low,
+                name,
+                f"an integer >= {low}",
+                repr(value),
+                "correct it",
+            )
+        check(
+            self.sigma_data > 0,
+            "sigma_data",
+            "a standard deviation > 0",
+            self.sigma_data,
+            "use that of the data",
+        )
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Width of the square of pixels that one output pixel depends on; None if it has no bound."""
+        return 1 + 2 * sum(self.dilations) if self.architecture == "local" else None
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> NetworkConfig:
+        """Read a configuration written by `to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the text is no configuration.
+        """
+        advice = "use a file written by save_network"
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"config: expected a JSON object, got unreadable text ({error}); {advice}"
+            ) from None
+        check(isinstance(values, dict), "config", "a JSON object", type(values).__name__, advice)
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        check(not unknown, "config", "known option names", unknown, advice)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class _Local(nnx.Module):
+    def __init__(self, config: NetworkConfig, rngs: nnx.Rngs) -> None:
+        width, embedding = config.width, 2 * config.width
+        self.condition = Conditioning(embedding, config.num_classes, rngs=rngs)
+        self.stem = Convolution(config.channels, width, 1, rngs=rngs, padding=config.padding)
+        self.blocks = nnx.List(
+            [LocalBlock(width, embedding, config.padding, d, rngs=rngs) for d in config.dilations]
+        )
+        self.head = Convolution(width, config.channels, 1, rngs=rngs, padding=config.padding, zero=True)
+
+    def __call__(self, x: Array, log_noise: Array, label: Array | None, training: bool) -> Array:
+        vector = self.condition(log_noise, label)
+        h = self.stem(x, training)
+        for block in self.blocks:
+            h = block(h, vector, training)
+        return self.head(jax.nn.silu(pixel_norm(h)), training)
+
+
+class _UNet(nnx.Module):
+    def __init__(self, config: NetworkConfig, rngs: nnx.Rngs) -> None:
+        padding, embedding = config.padding, 4 * config.width
+        widths = [config.width * m for m in config.multipliers]
+        make = functools.partial(GlobalBlock, embedding=embedding, padding=padding, rngs=rngs)
+        self.condition = Conditioning(embedding, config.num_classes, rngs=rngs)
+        self.stem = Convolution(config.channels, widths[0], 3, rngs=rngs, padding=padding)
+        down, skips, here = [], [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                down.append(make(here, width))
+                here = width
+                skips.append(here)
+            if level + 1 < len(widths):
+                skips.append(here)
+        self.down = nnx.List(down)
+        self.middle = nnx.List([make(here, here), make(here, here)])
+        self.attention = Attention(here, rngs=rngs) if config.attention else None
+        up = []
+        for width in reversed(widths):
+            for _ in range(config.blocks + 1):
+                up.append(make(here + skips.pop(), width))
+                here = width
+        self.up = nnx.List(up)
+        self.head = Convolution(here, config.channels, 3, rngs=rngs, padding=padding, zero=True)
+        self.levels, self.per_level = len(widths), config.blocks
+
+    def __call__(self, x: Array, log_noise: Array, label: Array | None, training: bool) -> Array:
+        vector = self.condition(log_noise, label)
+        h = self.stem(x, training)
+        skips, blocks = [h], iter(self.down)
+        for level in range(self.levels):
+            for _ in range(self.per_level):
+                h = next(blocks)(h, vector, training)
+                skips.append(h)
+            if level + 1 < self.levels:
+                batch, height, width, channels = h.shape
+                h = h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+                skips.append(h)
+        h = self.middle[0](h, vector, training)
+        if self.attention is not None:
+            h = self.attention(h)
+        h = self.middle[1](h, vector, training)
+        blocks = iter(self.up)
+        for level in range(self.levels):
+            for _ in range(self.per_level + 1):
+                h = next(blocks)(jnp.concatenate([h, skips.pop()], axis=-1), vector, training)
+            if level + 1 < self.levels:
+                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+        return self.head(jax.nn.silu(group_norm(h, 1)), training)
+
+
+def _build(config: NetworkConfig, key: PRNGKey) -> nnx.Module:
+    kind = _Local if config.architecture == "local" else _UNet
+    return kind(config, nnx.Rngs(params=key))
+
+
+@functools.lru_cache(maxsize=32)
+def _skeleton(config: NetworkConfig) -> tuple[Any, Any]:
+    """Return graph and abstract parameters of a network; no weights are drawn."""
+    return nnx.split(nnx.eval_shape(lambda: _build(config, jax.random.key(0))), nnx.Param)
+
+
+def _named(tree: Any) -> Any:
+    """Make every key a string, as files want them."""
+    return {str(k): _named(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
+    """Draw the weights of a network.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    key : PRNG key
+
+    Returns
+    -------
+    dict
+        Nested dictionary of float32 arrays. The last layer is zero: the untrained network is ``D = c_skip x``.
+
+    Example
+    -------
+    >>> params = init(NetworkConfig(width=8, dilations=(1, 1)), jax.random.key(0))
+    >>> sorted(params)
+    ['blocks', 'condition', 'head', 'stem']
+    """
+    state = nnx.state(_build(config, key), nnx.Param)
+    return _named(nnx.to_pure_dict(state))
+
+
+def apply(
+    config: NetworkConfig,
+    params: Parameters,
+    x: Array,
+    sigma: Array,
+    label: Array | None = None,
+    *,
+    training: bool = False,
+) -> Array:
+    """Denoise a batch.
+
+    Parameters
+    ----------
+    config, params
+        As of `init`.
+    x : (B, H, W, C) array
+        Noisy images.
+    sigma : (B,) array
+        Standard deviations of the noise.
+    label : (B,) integer array, optional
+        Classes; -1 or None for no class.
+    training : bool
+        Weight gradients that are fast on CPUs; reverse mode only.
+
+    Returns
+    -------
+    (B, H, W, C) array
+        Denoised images, in the dtype of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If the image does not fit the network.
+    """
+    check_rank("x", x, "B H W C")
+    got = f"{x.shape[-1]} channels"
+    check(
+        x.shape[-1] == config.channels,
+        "x",
+        f"{config.channels} channels",
+        got,
+        "pass images like those of training",
+    )
+    if config.architecture == "unet":
+        factor = 2 ** (len(config.multipliers) - 1)
+        fits = x.shape[1] % factor == 0 and x.shape[2] % factor == 0
+        check(
+            fits,
+            "x",
+            f"sides that {factor} divides",
+            f"{x.shape[1]} x {x.shape[2]}",
+            "pad or crop the images",
+        )
+    conditional = label is None or config.num_classes > 0
+    check(conditional, "label", "none for an unconditional network", "labels", "leave it out")
+    graph, state = _skeleton(config)
+    filled = jax.tree.unflatten(
+        jax.tree.structure(state), jax.tree.leaves(_ordered(nnx.to_pure_dict(state), params))
+    )
+    model = nnx.merge(graph, filled)
+    sigma = sigma.astype(x.dtype)[:, None, None, None]
+    total = jnp.sqrt(sigma**2 + config.sigma_data**2)
+    inner = model(x / total, jnp.log(sigma[:, 0, 0, 0]) / 4, label, training)
+    return x * (config.sigma_data / total) ** 2 + inner * sigma * config.sigma_data / total
+
+
+def _ordered(template: Any, params: Any, path: str = "") -> Any:
+    """Arrange parameters like the template, whose keys may be integers; check names and shapes."""
+    if not isinstance(template, dict):
+        got = getattr(params, "shape", type(params).__name__)
+        expected = f"shape {tuple(template.shape)}"
+        check(
+            tuple(got) == tuple(template.shape), f"params{path}", expected, got, "pass weights of this config"
+        )
+        return params
+    names = sorted(map(str, template))
+    found = sorted(params) if isinstance(params, dict) else type(params).__name__
+    check(names == found, f"params{path}", f"entries {names}", found, "pass weights of this config")
+    return {k: _ordered(v, params[str(k)], f"{path}[{k!r}]") for k, v in template.items()}
+
+
+def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = None) -> DenoiseFn:
+    """Return a network as a denoiser of single images, to be batched with `jax.vmap`.
+
+    Parameters
+    ----------
+    config, params
+        As of `init` or of a stored network.
+    label : integer, optional
+        Class; default none.
+
+    Returns
+    -------
+    DenoiseFn
+        ``(x (H, W, C), sigma ()) -> (H, W, C)``, forward and reverse differentiable.
+
+    Example
+    -------
+    >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> denoise = network_denoiser(config, init(config, jax.random.key(0)))
+    >>> denoise(jnp.ones((6, 5, 1)), 0.5)[0, 0]  # untrained, sigma = sigma_data: half
+    Array([0.5], dtype=float32)
+    """
+
+    def denoise(x: Array, sigma: Any) -> Array:
+        check_rank("x", x, "H W C")
+        x = jnp.asarray(x)
+        labels = None if label is None else jnp.asarray(label)[None]
+        return apply(config, params, x[None], jnp.asarray(sigma)[None], labels)[0]
+
+    return denoise

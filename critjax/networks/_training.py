@@ -1,0 +1,349 @@
+r"""Training of denoisers: the loss and noise distribution of Karras et al. 2022, optax, checkpoints that resume.
+
+.. math:: E\left[\frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2} |D(x_0 + \sigma \epsilon, \sigma) - x_0|^2\right],
+          \qquad \ln \sigma \sim N(m, s^2)
+
+Every step draws images, noise and labels from its own number and the seed: a run that was killed goes on to bitwise the
+same parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from critjax._checks import check, check_rank, message
+from critjax._typing import Array
+from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
+from critjax.networks._weights import flatten, read, unflatten, write
+
+CHECKPOINT = "checkpoint.safetensors"
+#: Noise levels of the held-out loss, image units.
+EVALUATION_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+#: ``(step, steps, loss, seconds left)``.
+Progress = Callable[[int, int, float, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    num_steps, batch_size : int
+    learning_rate : float
+        Peak of Adam's, after ``warmup_steps``; it falls to zero by a cosine.
+    warmup_steps : int
+    clip_norm : float
+        Bound on the gradient's norm.
+    ema_decay : float
+        Of the average of parameters that is kept as the result; it starts faster, as ``(1 + n)/(10 + n)``.
+    log_noise_mean, log_noise_std : float
+        Of ln sigma.
+    label_dropout : float
+        Probability of training a conditional network without the label.
+    flip : bool
+        Mirror images at random; off, because clothes and the theory both know left from right.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+    """
+
+    num_steps: int = 20_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    log_noise_mean: float = -0.6
+    log_noise_std: float = 1.4
+    label_dropout: float = 0.1
+    flip: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Validate every value."""
+        for name, low in (("num_steps", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0)):
+            value = getattr(self, name)
+            check(
+                isinstance(value, int) and value >= low,
+                name,
+                f"an integer >= {low}",
+                repr(value),
+                "correct it",
+            )
+        for name in ("learning_rate", "clip_norm", "log_noise_std"):
+            check(
+                getattr(self, name) > 0,
+                name,
+                "a number > 0",
+                getattr(self, name),
+                "leave it out for the default",
+            )
+        check(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay, "use 0.999")
+        check(0 <= self.label_dropout <= 1, "label_dropout", "a probability", self.label_dropout, "use 0.1")
+
+
+class TrainingState(NamedTuple):
+    """Everything that a run needs to go on."""
+
+    step: Array
+    params: Parameters
+    average: Parameters
+    optimiser: Any
+
+
+class TrainedNetwork(NamedTuple):
+    """Result of `train`."""
+
+    params: Parameters
+    """Averaged parameters."""
+    losses: np.ndarray
+    """(num_logged, 2): step and training loss, means over the steps in between."""
+
+
+def _optimiser(training: TrainingConfig) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, training.warmup_steps, max(training.num_steps, training.warmup_steps + 1)
+    )
+    return optax.chain(optax.clip_by_global_norm(training.clip_norm), optax.adam(schedule))
+
+
+def start_training(config: NetworkConfig, training: TrainingConfig) -> TrainingState:
+    """Return the state before the first step."""
+    params = init(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
+    average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
+    return TrainingState(jnp.zeros((), jnp.int32), params, average, _optimiser(training).init(params))
+
+
+def loss(
+    config: NetworkConfig, params: Parameters, x0: Array, sigma: Array, noise: Array, label: Array | None
+) -> Array:
+    """Weighted denoising loss of a batch, see the module."""
+    level = sigma[:, None, None, None]
+    denoised = apply(config, params, x0 + level * noise, sigma, label, training=True)
+    weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
+    return jnp.mean(weight * (denoised - x0) ** 2)
+
+
+def make_step(
+    config: NetworkConfig, training: TrainingConfig
+) -> Callable[[TrainingState, Array, Array | None], tuple[TrainingState, Array]]:
+    """Return a compiled ``(state, images, labels) -> (state, loss)``; the state is given away."""
+    optimiser = _optimiser(training)
+
+    def step(state: TrainingState, images: Array, labels: Array | None) -> tuple[TrainingState, Array]:
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), state.step), 5)
+        chosen = jax.random.randint(keys[0], (training.batch_size,), 0, images.shape[0])
+        x0 = images[chosen]
+        if training.flip:
+            mirrored = jax.random.bernoulli(keys[4], 0.5, (training.batch_size, 1, 1, 1))
+            x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
+        levels = training.log_noise_mean + training.log_noise_std * jax.random.normal(keys[1], chosen.shape)
+        noise = jax.random.normal(keys[2], x0.shape)
+        label = None
+        if labels is not None:
+            dropped = jax.random.bernoulli(keys[3], training.label_dropout, chosen.shape)
+            label = jnp.where(dropped, -1, labels[chosen])
+        value, gradient = jax.value_and_grad(lambda p: loss(config, p, x0, jnp.exp(levels), noise, label))(
+            state.params
+        )
+        updates, memory = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        return TrainingState(state.step + 1, params, average, memory), value
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def save_checkpoint(
+    path: Path, config: NetworkConfig, training: TrainingConfig, state: TrainingState, losses: list
+) -> None:
+    """Write everything that the run needs to go on; the file appears whole or not at all."""
+    arrays = {f"params.{n}": a for n, a in flatten(state.params).items()}
+    arrays |= {f"average.{n}": a for n, a in flatten(state.average).items()}
+    arrays |= {f"optimiser.{i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(state.optimiser))}
+    arrays["losses"] = np.asarray(losses, np.float64).reshape(-1, 2)
+    header = {
+        "step": str(int(state.step)),
+        "config": config.to_json(),
+        "training": json.dumps(dataclasses.asdict(training)),
+    }
+    write(path, arrays, header)
+
+
+def load_checkpoint(
+    path: Path, config: NetworkConfig, training: TrainingConfig
+) -> tuple[TrainingState, list]:
+    """Read a checkpoint of the very same run.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, it is corrupt, or it belongs to other settings.
+    """
+    arrays, header = read(path, "checkpoint")
+    advice = "repeat the settings, or choose another folder"
+    for name, own in (("config", config.to_json()), ("training", json.dumps(dataclasses.asdict(training)))):
+        stored, mine = (json.loads(text) for text in (header.get(name, "{}"), own))
+        # Longer or shorter runs share what came first only if their schedules do; they do not.
+        differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
+        shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)
+        check(not differing, "checkpoint", "one of the same settings", f"one with {shown}", advice)
+    template = start_training(config, training)
+    groups: dict[str, dict[str, Any]] = {"params": {}, "average": {}, "optimiser": {}}
+    for name, array in arrays.items():
+        group, _, rest = name.partition(".")
+        if group in groups:
+            groups[group][rest] = jnp.asarray(array)
+    leaves, structure = jax.tree.flatten(template.optimiser)
+    whole = set(groups["optimiser"]) == {str(i) for i in range(len(leaves))}
+    whole = whole and all(set(groups[g]) == set(flatten(template.params)) for g in ("params", "average"))
+    if not whole:
+        raise ValueError(
+            message("checkpoint", "all arrays of the run", f"{path} with others", "remove the file")
+        )
+    memory = jax.tree.unflatten(structure, [groups["optimiser"][str(i)] for i in range(len(leaves))])
+    step = jnp.asarray(int(header["step"]), jnp.int32)
+    state = TrainingState(step, unflatten(groups["params"]), unflatten(groups["average"]), memory)
+    return state, arrays["losses"].tolist()
+
+
+def train(
+    config: NetworkConfig,
+    training: TrainingConfig,
+    images: Any,
+    labels: Any = None,
+    *,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 500,
+    log_every: int = 100,
+    progress: Progress | None = None,
+) -> TrainedNetwork:
+    """Train a network; with a folder, go on from its checkpoint if there is one.
+
+    Parameters
+    ----------
+    config, training
+        What is trained, and how.
+    images : (N, H, W, C) array
+        In [-1, 1], kept on the device.
+    labels : (N,) integer array, optional
+        For a conditional network.
+    folder : path, optional
+        Where ``checkpoint.safetensors`` is kept.
+    checkpoint_every, log_every : int
+        Steps between checkpoints, and between entries of the log.
+    progress : callable, optional
+        ``(step, steps, loss, seconds left)`` at every entry of the log.
+
+    Returns
+    -------
+    TrainedNetwork
+        Averaged parameters and the log.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If images, labels or a checkpoint do not fit.
+    """
+    check_rank("images", images, "N H W C")
+    images = jnp.asarray(images, jnp.float32)
+    got = f"{images.shape[-1]} channels"
+    check(
+        images.shape[-1] == config.channels, "images", f"{config.channels} channels", got, "match the config"
+    )
+    conditional = config.num_classes > 0
+    expected = (
+        f"labels of {config.num_classes} classes" if conditional else "none for an unconditional network"
+    )
+    got = "none" if labels is None else "labels"
+    check((labels is not None) == conditional, "labels", expected, got, "match num_classes of the config")
+    if labels is not None:
+        labels = jnp.asarray(labels, jnp.int32)
+        span = f"{int(labels.min())} ... {int(labels.max())}"
+        good = (
+            labels.shape == images.shape[:1]
+            and int(labels.min()) >= 0
+            and int(labels.max()) < config.num_classes
+        )
+        check(good, "labels", f"one of 0 ... {config.num_classes - 1} for every image", span, "correct them")
+    path = None if folder is None else Path(folder) / CHECKPOINT
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path is not None and path.exists():
+        state, losses = load_checkpoint(path, config, training)
+    else:
+        state, losses = start_training(config, training), []
+    step_fn, recent = make_step(config, training), []
+    first, began = int(state.step), time.perf_counter()
+    for number in range(first, training.num_steps):
+        state, value = step_fn(state, images, labels)
+        recent.append(value)
+        if (number + 1) % log_every == 0 or number + 1 == training.num_steps:
+            mean = float(np.mean([float(v) for v in recent]))
+            check(bool(np.isfinite(mean)), "training", "a finite loss", mean, "lower the learning rate")
+            losses.append([number + 1, mean])
+            recent = []
+            left = (time.perf_counter() - began) / (number + 1 - first) * (training.num_steps - number - 1)
+            if progress is not None:
+                progress(number + 1, training.num_steps, mean, left)
+        if path is not None and ((number + 1) % checkpoint_every == 0 or number + 1 == training.num_steps):
+            save_checkpoint(path, config, training, state, losses)
+    return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))
+
+
+def held_out_loss(
+    denoise_batch: Callable[[Array, Array], Array],
+    images: Any,
+    sigmas: Any = EVALUATION_SIGMAS,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Measure the mean squared error per pixel of a denoiser at several noise levels.
+
+    Parameters
+    ----------
+    denoise_batch : callable
+        ``(x (B, H, W, C), sigma (B,)) -> (B, H, W, C)``.
+    images : (N, H, W, C) array
+        Images that were not trained on.
+    sigmas : sequence of float
+    seed : int
+        Of the noise: the same for every denoiser that is compared.
+    batch_size : int
+
+    Returns
+    -------
+    (num_sigmas, 2) float64 array
+        Mean over images, and its standard error.
+    """
+    images = np.asarray(images, np.float32)
+    evaluate = jax.jit(denoise_batch)
+    result = []
+    for index, sigma in enumerate(sigmas):
+        errors = []
+        for first in range(0, len(images), batch_size):
+            x0 = images[first : first + batch_size]
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), first)
+            x = x0 + float(sigma) * jax.random.normal(key, x0.shape, jnp.float32)
+            denoised = evaluate(x, jnp.full(len(x0), sigma, jnp.float32))
+            errors.append(np.mean((np.asarray(denoised, np.float64) - x0) ** 2, axis=(1, 2, 3)))
+        errors = np.concatenate(errors)
+        result.append([errors.mean(), errors.std(ddof=1) / np.sqrt(len(errors))])
+    return np.array(result)

@@ -1,0 +1,136 @@
+"""Weights on disk: safetensors with the configuration in the header, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check, message
+from critjax.networks._architectures import NetworkConfig, Parameters, apply
+
+
+class StoredNetwork(NamedTuple):
+    """What a file of weights holds."""
+
+    config: NetworkConfig
+    params: Parameters
+    info: dict[str, Any]
+    """Whatever was stored beside: training settings, losses, the command."""
+
+
+def flatten(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """Name every array of a nested dictionary by its path, ``a.b.c``."""
+    if isinstance(params, dict):
+        return {n: a for k, v in params.items() for n, a in flatten(v, f"{prefix}{k}.").items()}
+    return {prefix[:-1]: np.asarray(params)}
+
+
+def unflatten(arrays: dict[str, Any]) -> Parameters:
+    """Undo `flatten`."""
+    tree: Parameters = {}
+    for name, array in arrays.items():
+        *path, last = name.split(".")
+        here = tree
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = array
+    return tree
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
+    """Write a safetensors file in one step: it appears whole or not at all."""
+    from safetensors.numpy import save
+
+    payload = save({n: np.array(a, order="C") for n, a in arrays.items()}, metadata=header)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read arrays and header of a safetensors file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is corrupt.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(message(what, "a file of weights", f"no file {path}", "check the path"))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        got = f"the unreadable {path} ({error})"
+        raise ValueError(message(what, "a whole safetensors file", got, "copy or train it again")) from None
+
+
+def save_network(
+    path: str | Path, config: NetworkConfig, params: Parameters, info: dict[str, Any] | None = None
+) -> None:
+    """Store a network with its configuration.
+
+    Parameters
+    ----------
+    path : path
+        File to write, usually ``.safetensors``.
+    config, params
+        As of `init`.
+    info : dict, optional
+        Stored beside, as JSON.
+    """
+    header = {"critjax_config": config.to_json(), "critjax_info": json.dumps(info or {})}
+    write(Path(path), flatten(params), header)
+
+
+def load_network(path: str | Path) -> StoredNetwork:
+    """Read a network written by `save_network`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, it is corrupt, or its weights do not fit its configuration.
+
+    Example
+    -------
+    >>> from critjax.networks import init
+    >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_network(f"{folder}/a.safetensors", config, init(config, jax.random.key(0)), {"seed": 0})
+    ...     load_network(f"{folder}/a.safetensors").info
+    {'seed': 0}
+    """
+    arrays, header = read(Path(path), "path")
+    known = "critjax_config" in header
+    check(
+        known,
+        "path",
+        "weights with a configuration",
+        f"{path} without one",
+        "use a file written by save_network",
+    )
+    config = NetworkConfig.from_json(header["critjax_config"])
+    params = unflatten({name: jnp.asarray(array) for name, array in arrays.items()})
+    side = 2 ** (len(config.multipliers) - 1)
+    shape = jax.ShapeDtypeStruct((1, side, side, config.channels), jnp.float32)
+    level = jax.ShapeDtypeStruct((1,), jnp.float32)
+    jax.eval_shape(
+        lambda x, s: apply(config, params, x, s), shape, level
+    )  # names and shapes fit, or it says which not
+    return StoredNetwork(config, params, json.loads(header.get("critjax_info", "{}")))

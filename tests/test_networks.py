@@ -1,0 +1,284 @@
+"""Networks: exact locality and equivariance, gradients, training that resumes bitwise, weights on disk."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.data import embedded_fashion_mnist
+from critjax.networks import (
+    NetworkConfig,
+    TrainingConfig,
+    apply,
+    convolve,
+    held_out_loss,
+    init,
+    load_network,
+    network_denoiser,
+    save_network,
+    train,
+)
+from critjax.networks._training import CHECKPOINT, TrainingState, loss
+
+LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")
+UNET = NetworkConfig(
+    architecture="unet", width=4, multipliers=(1, 2), blocks=1, num_classes=3, attention=True
+)
+
+
+def random_parameters(config, seed=0, scale=0.3):
+    """Weights without the zeros of the start, in float64."""
+    params = jax.jit(init, static_argnums=0)(config, jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    drawn = [
+        a + scale * jax.random.normal(k, a.shape, jnp.float64) for a, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+@pytest.mark.parametrize("padding", ["zero", "periodic"])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_convolution_against_loops(padding, dilation):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    expected = np.zeros((2, 7, 6, 4))
+    for i in range(7):
+        for j in range(6):
+            for a in range(3):
+                for b in range(3):
+                    y, z = i + dilation * (a - 1), j + dilation * (b - 1)
+                    if padding == "zero" and not (0 <= y < 7 and 0 <= z < 6):
+                        continue
+                    expected[:, i, j] += x[:, y % 7, z % 6] @ kernel[a, b]
+    for training in (False, True):
+        found = convolve(
+            jnp.asarray(x), jnp.asarray(kernel), padding=padding, dilation=dilation, training=training
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [LOCAL, dataclasses.replace(LOCAL, padding="zero"), UNET])
+def test_the_fast_weight_gradient_is_the_gradient(config):
+    params = random_parameters(config)
+    x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)
+    sigma, noise = jnp.geomspace(0.1, 3.0, 6), jax.random.normal(jax.random.key(3), x0.shape, jnp.float64)
+    label = jnp.array([0, 1, 2, -1, 0, 1]) if config.num_classes else None
+    fast = jax.jit(jax.grad(lambda p: loss(config, p, x0, sigma, noise, label)))(params)
+
+    def stock(params):
+        level = sigma[:, None, None, None]
+        weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
+        return jnp.mean(weight * (apply(config, params, x0 + level * noise, sigma, label) - x0) ** 2)
+
+    expected = jax.jit(jax.grad(stock))(params)
+    for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10 * np.abs(b).max() + 1e-14)
+    direction = jax.tree.map(jnp.ones_like, params)
+    step = 1e-5
+    ahead, behind = (jax.tree.map(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
+    value = jax.jit(stock)
+    slope = (value(ahead) - value(behind)) / (2 * step)
+    np.testing.assert_allclose(sum(a.sum() for a in jax.tree.leaves(fast)), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["zero", "periodic"])
+def test_a_local_network_sees_its_receptive_field_and_no_more(padding):
+    config = dataclasses.replace(LOCAL, padding=padding)
+    assert config.receptive_field == 7
+    denoise = network_denoiser(config, random_parameters(config))
+    side = 10
+    x = jax.random.normal(jax.random.key(4), (side, side, 1), jnp.float64)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda x: denoise(x, 0.7)))(x))[..., 0, :, :, 0]
+    offset = np.abs(np.arange(side)[:, None] - np.arange(side)[None, :])
+    if padding == "periodic":
+        offset = np.minimum(offset, side - offset)
+    far = np.maximum(offset[:, None, :, None], offset[None, :, None, :])
+    assert np.all(jacobian[far > 3] == 0)
+    assert np.all(jacobian[far == 3] != 0)
+
+
+def test_a_periodic_local_network_commutes_with_shifts():
+    denoise = jax.jit(network_denoiser(LOCAL, random_parameters(LOCAL)))
+    x = jax.random.normal(jax.random.key(5), (9, 8, 1), jnp.float64)
+    for shift in ((1, 0), (3, 5)):
+        moved = jnp.roll(x, shift, (0, 1))
+        np.testing.assert_allclose(denoise(moved, 0.4), jnp.roll(denoise(x, 0.4), shift, (0, 1)), atol=1e-12)
+    unpadded = jax.jit(network_denoiser(dataclasses.replace(LOCAL, padding="zero"), random_parameters(LOCAL)))
+    moved = unpadded(jnp.roll(x, 3, 0), 0.4) - jnp.roll(unpadded(x, 0.4), 3, 0)
+    assert np.abs(moved).max() > 1e-3  # so the test above can fail
+
+
+@pytest.mark.parametrize("config", [LOCAL, UNET])
+def test_preconditioning_in_its_limits(config):
+    """Untrained, D = c_skip x; for any weights D -> x as sigma -> 0, and no x is left at large sigma."""
+    x = jax.random.normal(jax.random.key(6), (3, 8, 8, 1), jnp.float64)
+    sigma = jnp.array([0.1, 0.5, 5.0])
+    run = jax.jit(lambda params, x, sigma: apply(config, params, x, sigma))
+    found = run(init(config, jax.random.key(0)), x, sigma)
+    np.testing.assert_allclose(found, x * (0.25 / (0.25 + sigma**2))[:, None, None, None], atol=1e-12)
+    params = random_parameters(config)
+    small = run(params, x, jnp.full(3, 1e-6))
+    np.testing.assert_allclose(small, x, atol=1e-3)
+    huge = run(params, 1e6 * x, jnp.full(3, 1e6))
+    assert np.abs(huge).max() < 100
+
+
+def test_labels_matter_and_none_is_a_class_of_its_own():
+    params = random_parameters(UNET)
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(7), (8, 8, 1), jnp.float64), (4, 8, 8, 1))
+    sigma = jnp.full(4, 0.5)
+    found = jax.jit(lambda label: apply(UNET, params, x, sigma, label))(jnp.array([0, 1, 2, -1]))
+    assert min(np.abs(found[i] - found[j]).max() for i in range(4) for j in range(i)) > 1e-4
+    for label, row in ((1, 1), (None, 3)):
+        denoise = jax.jit(network_denoiser(UNET, params, label))
+        np.testing.assert_allclose(denoise(x[0], 0.5), found[row], atol=1e-12)
+
+
+def _data(count=64, side=8):
+    found = embedded_fashion_mnist()
+    return np.asarray(found.images[:count, 10 : 10 + side, 10 : 10 + side], np.float32), found.labels[
+        :count
+    ] % 3
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    images, labels = _data()
+    training = TrainingConfig(num_steps=6, batch_size=4, warmup_steps=2, seed=3)
+    whole = train(
+        UNET, training, images, labels, folder=tmp_path / "whole", checkpoint_every=100, log_every=2
+    )
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, *rest):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(
+            UNET,
+            training,
+            images,
+            labels,
+            folder=tmp_path / "part",
+            checkpoint_every=3,
+            log_every=2,
+            progress=kill,
+        )
+    seen = []
+    rest = train(
+        UNET, training, images, labels, folder=tmp_path / "part", checkpoint_every=3, log_every=2,
+        progress=lambda step, *other: seen.append(step),
+    )  # fmt: skip
+    assert seen == [4, 6]
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert whole.losses[-1, 0] == 6
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
+    images, _ = _data(8)
+    training = TrainingConfig(num_steps=1, batch_size=2)
+    train(LOCAL, training, images, folder=tmp_path)
+    other = dataclasses.replace(training, seed=1)
+    with pytest.raises(
+        ValueError, match=r"checkpoint: expected one of the same settings, got one with seed = 0"
+    ):
+        train(LOCAL, other, images, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"got one with width = 6"):
+        train(dataclasses.replace(LOCAL, width=8), training, images, folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="a whole safetensors file"):
+        train(LOCAL, training, images, folder=tmp_path)
+
+
+def test_weights_survive_storage(tmp_path):
+    params = random_parameters(UNET)
+    path = tmp_path / "net.safetensors"
+    save_network(path, UNET, params, {"seed": 4})
+    stored = load_network(path)
+    assert stored.config == UNET and stored.info == {"seed": 4}
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(stored.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(FileNotFoundError, match="expected a file of weights"):
+        load_network(tmp_path / "none.safetensors")
+    save_network(path, dataclasses.replace(UNET, width=8), params)
+    with pytest.raises(ValueError, match="pass weights of this config"):
+        load_network(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="a whole safetensors file"):
+        load_network(path)
+
+
+def test_training_lowers_the_held_out_loss():
+    """Six seconds: far below the untrained network, c_skip x, at the noise where structure can be used."""
+    images, _ = _data(400)
+    config = NetworkConfig(width=12, dilations=(1, 1), sigma_data=float(images.std()))
+    training = TrainingConfig(
+        num_steps=150, batch_size=32, learning_rate=4e-3, warmup_steps=20, ema_decay=0.9
+    )
+    steps = []
+    result = train(config, training, images[:300], log_every=50, progress=lambda *a: steps.append(a))
+    assert [s[0] for s in steps] == [50, 100, 150] and steps[-1][3] == 0
+    losses = {}
+    for name, params in (("start", init(config, jax.random.key(0))), ("end", result.params)):
+        losses[name] = held_out_loss(lambda x, s, p=params: apply(config, p, x, s), images[300:], (0.5, 1.0))
+    assert np.all(losses["end"][:, 0] < 0.75 * losses["start"][:, 0])
+    # The untrained loss in closed form: D = c x, c = s_d^2/(s^2 + s_d^2).
+    c = config.sigma_data**2 / (np.array([0.25, 1.0]) + config.sigma_data**2)
+    expected = (1 - c) ** 2 * np.mean(images[300:] ** 2) + c**2 * np.array([0.25, 1.0])
+    np.testing.assert_allclose(losses["start"][:, 0], expected, rtol=0.03)
+
+
+def test_averages_start_fast():
+    """One step: the average has moved by 9/10 of the step, whatever the decay."""
+    images, _ = _data(8)
+    start = init(LOCAL, jax.random.fold_in(jax.random.key(0), 2**31 - 1))
+    from critjax.networks._training import make_step, start_training
+
+    training = TrainingConfig(num_steps=1, batch_size=2, warmup_steps=0)
+    state, _ = make_step(LOCAL, training)(start_training(LOCAL, training), jnp.asarray(images), None)
+    assert isinstance(state, TrainingState) and int(state.step) == 1
+    for a, b, c in zip(*map(jax.tree.leaves, (start, state.average, state.params)), strict=True):
+        np.testing.assert_allclose(b, 0.1 * a + 0.9 * c, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: NetworkConfig(architecture="transformer"), "architecture: expected"),
+        (lambda: NetworkConfig(dilations=()), "dilations: expected one or more integers"),
+        (lambda: NetworkConfig(padding="mirror"), "padding: expected"),
+        (lambda: NetworkConfig(sigma_data=0.0), "sigma_data: expected a standard deviation > 0"),
+        (lambda: NetworkConfig.from_json("{"), "config: expected a JSON object"),
+        (lambda: NetworkConfig.from_json('{"depth": 3}'), "config: expected known option names"),
+        (lambda: TrainingConfig(num_steps=0), "num_steps: expected an integer >= 1"),
+        (lambda: TrainingConfig(ema_decay=1.0), "ema_decay: expected"),
+        (
+            lambda: train(LOCAL, TrainingConfig(), np.zeros((4, 8, 8, 3), np.float32)),
+            "images: expected 1 channels",
+        ),
+        (lambda: train(LOCAL, TrainingConfig(), *_data(4)), "labels: expected none for an unconditional"),
+        (lambda: train(UNET, TrainingConfig(), _data(4)[0]), "labels: expected labels of 3 classes"),
+        (
+            lambda: train(UNET, TrainingConfig(), _data(4)[0], np.full(4, 7)),
+            "labels: expected one of 0 ... 2",
+        ),
+        (
+            lambda: network_denoiser(UNET, init(UNET, jax.random.key(0)))(jnp.zeros((7, 8, 1)), 1.0),
+            "sides that 2",
+        ),
+        (
+            lambda: network_denoiser(LOCAL, init(UNET, jax.random.key(0)))(jnp.zeros((8, 8, 1)), 1.0),
+            "this config",
+        ),
+    ],
+)
+def test_wrong_input_is_refused_with_its_reason(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
