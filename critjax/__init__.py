@@ -30,8 +30,14 @@ from critjax.fluctuations import (
     gaussian_closure,
     langevin_structure_factor,
     linear_structure_factor,
+    transformed_closure,
 )
-from critjax.landau import LandauCoefficients, landau_coefficients, landau_sample
+from critjax.landau import (
+    LandauCoefficients,
+    landau_coefficients,
+    landau_sample,
+    renormalised_coefficients,
+)
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.observables import correlation_length, radial_average, structure_factor
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
@@ -101,6 +107,7 @@ __all__ = [
     "random_pattern_bank",
     "rayleigh_quotient",
     "regression_symbol",
+    "renormalised_coefficients",
     "response_kernel",
     "sample",
     "score",
@@ -108,6 +115,7 @@ __all__ = [
     "stripe_bank",
     "structure_factor",
     "symbol",
+    "transformed_closure",
     "two_pattern_bank",
     "two_pattern_denoiser",
 ]

@@ -178,6 +178,11 @@ def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
     [
         (["criticality", "--sampels", "3"], "--sampels: expected a known option, got this one; did you mean"),
         (["criticality", "--zzz"], "see critjax criticality --help"),
+        (["landau", "--zzz"], "see critjax landau --help"),
+        (
+            ["landau", "--solver", "heun"],
+            "--solver: expected a known option, got this one",
+        ),
         (["criticality", "--size", "4"], "size: expected an odd window, got 4"),
         (["criticality", "--size", "many"], "argument --size: invalid int value: 'many'"),
         (["criticality", "--grid", "8x8x8"], "expected N or HxW, got '8x8x8'"),
@@ -278,6 +283,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", "")}
 
 
+@pytest.mark.slow
 def test_control_c_in_a_real_process(tmp_path):
     """The signal arrives while batches are simulated: a labelled report, status 130."""
     command = [

@@ -87,10 +87,10 @@ def test_gaussian_closure_of_two_patterns(ensemble):
 
 @pytest.mark.slow
 def test_transformed_closure_of_two_patterns(ensemble):
-    """lambda_reg to 3 per cent all the way, and the mean Jacobian's error cut to less than half."""
+    """lambda_reg to 2 per cent all the way, and the mean Jacobian's error cut to less than half."""
     closure = transformed_closure(SIZE, jnp.asarray(LADDER), GRID)
     symbol, growth = averaged(closure)
-    assert np.abs(symbol / ensemble["symbol"] - 1)[between(200, 10)].max() < 0.03
+    assert np.abs(symbol / ensemble["symbol"] - 1)[between(200, 10)].max() < 0.02
     assert np.abs(growth / ensemble["growth"] - 1)[between(200, 5)].max() < 0.03
     late = between(40, 5)
     gaussian = two_pattern_closure(SIZE, jnp.asarray(LADDER), GRID).symbol[:, 0, 0, 0, 0].real

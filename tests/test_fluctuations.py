@@ -327,6 +327,13 @@ def test_transformed_closure_starts_gaussian():
         transformed_closure(4, sigmas, (24, 24))
 
 
+def test_transformed_closure_knows_rows_from_columns():
+    sigmas = np.geomspace(14.0, 4.5, 25)
+    wide, tall = (transformed_closure(5, sigmas, grid, num_nodes=121) for grid in ((12, 24), (24, 12)))
+    np.testing.assert_allclose(wide.mean_jacobian[:, 0, 0], tall.mean_jacobian[:, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(wide.symbol[:, 1, 2], tall.symbol[:, 2, 1], rtol=1e-9)
+
+
 def test_transformed_closure_against_a_small_simulation():
     """numpy, Euler steps: mean Jacobian and kurtosis past the point where a Gaussian field fails."""
     size, side, levels = 5, 32, np.geomspace(np.sqrt(60.0), np.sqrt(7.0), 241)

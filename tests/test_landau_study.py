@@ -41,6 +41,9 @@ def test_the_result_holds_every_bank_and_its_settings(result):
     assert list(result.bank.values) == list(TINY.banks)
     assert settings_of(result) == TINY.resolved()
     assert result.attrs["status"] == "complete"
+    assert (
+        result.sigma.attrs["units"].startswith("image units") and result.wall_width.attrs["units"] == "pixels"
+    )
     assert float(result.sel(bank="two-pattern").critical_sigma) == pytest.approx(5.0, rel=1e-6)
     assert float(result.sel(bank="stripe").critical_wavenumber) == pytest.approx(2 * np.pi / 4)
 
@@ -156,6 +159,17 @@ def test_saturation_or_escape():
     text = sentences.saturation_sentence(runaway)
     assert "negative" in text and "leaves for infinity with bare coefficients at σ = 3.00" in text
     assert "before that shows" in sentences.saturation_sentence(_part(u_bare=[-0.5, -0.5]))
+
+
+def test_patterns_are_judged_by_their_amplitude_equation():
+    wave = _part(critical_wavenumber=1.0, u_bare=[-0.5, -0.5])
+    assert "amplitude equation is supercritical" in sentences.saturation_sentence(wave)
+    runaway = _part(critical_wavenumber=1.0, plateau_squared_reduced=[np.nan])
+    assert "subcritical" in sentences.saturation_sentence(runaway)
+
+
+def test_noise_leaves_the_cause_open():
+    assert sentences.cause_sentence(_part().assign_attrs(probability_flow=False)) is None
 
 
 def test_what_limits_the_bare_equation():

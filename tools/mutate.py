@@ -311,8 +311,8 @@ MUTATIONS = [
     Mutation(
         "pixels around, transformed closure",
         "critjax/fluctuations/_two_pattern.py",
-        "counts = [(1 + (a != b))",
-        "counts = [(1 + (a == b))",
+        "counts = [(1 + (a > 0))",
+        "counts = [(1 + (a > 1))",
         (FLUCTUATIONS, "transformed_closure_against"),
     ),
     Mutation(

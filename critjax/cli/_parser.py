@@ -6,6 +6,7 @@ import argparse
 import difflib
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,8 +33,8 @@ For one bank of patches the command
 
 _EPILOG = """\
 examples:
-  critjax criticality                                   random patterns, p = 9, M = 8, 64 x 64, 512 samples (a
-  minute) critjax criticality --quick                           the same, small: a look within seconds
+  critjax criticality                                   random patterns, p = 9, M = 8, 64 x 64 (a minute)
+  critjax criticality --quick                           the same, small: a look within seconds
   critjax criticality --bank two-pattern --eta 1        the ferromagnet under the reverse SDE
   critjax criticality --bank fashion-mnist --size 7     patches of 100 real images (some minutes)
   critjax criticality --bank photos/ --size 5           your own images: a folder, .npy or .npz
@@ -68,16 +69,25 @@ examples:
 class _Parser(argparse.ArgumentParser):
     """Errors in one line, with the nearest known option for unknown ones."""
 
+    words: Sequence[str] = ()
+
+    def parse_args(self, args=None, namespace=None):
+        """Remember the arguments for the hints of `error`."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         prefix = "unrecognized arguments: "
         if message.startswith(prefix):
             unknown = message[len(prefix) :].split()[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            for group in self._actions:
-                if isinstance(group, argparse._SubParsersAction):
-                    known += [o for p in group.choices.values() for a in p._actions for o in a.option_strings]
+            # The whole parser reports what a command left over; what was meant are that command's options.
+            groups = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+            called = [name for group in groups for name in group.choices if name in self.words]
+            command = called[0] if called else ""
+            parser = groups[0].choices[command] if command else self
+            known = [option for action in parser._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "see critjax criticality --help"
+            hint = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
             message = f"{unknown}: expected a known option, got this one; {hint}"
         raise SystemExit(fail(message))
 

@@ -7,7 +7,8 @@ wavevector,
 
 (THEORY section 5). With the bare symbol this is linear theory; with the regression symbol of a Gaussian field
 of the same spectrum it is the Gaussian closure. Both share one step, exact for a constant symbol and of
-fourth order or better in the ladder spacing otherwise. Annealed Langevin dynamics has its own recursion, without
+fourth order or better in the ladder spacing for a given one; closures extrapolate theirs from level to level, which is
+of second order. Annealed Langevin dynamics has its own recursion, without
 discretisation error, and a length at which it freezes out on the way through a critical point.
 """
 

@@ -124,7 +124,7 @@ def gaussian_closure(
 
     Notes
     -----
-    ``num num_samples`` denoiser evaluations, all samples of a level at once in memory. Second order in the
+    ``(num + 2) num_samples`` denoiser evaluations, all samples of a level at once in memory. Second order in the
     ladder spacing, apart from sampling noise. An approximation: the true field becomes non-Gaussian near the
     effective critical noise. For Gaussian x the symbol equals that of the mean Jacobian (Stein). With v = <psi^2> and
     c the fourth cumulant of the soft field, one channel or the mean of several, averages over the Gaussian field:

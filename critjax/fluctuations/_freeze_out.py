@@ -141,7 +141,7 @@ def langevin_structure_factor(
     if solver is None:
         got = repr(langevin_steps)
         check(langevin_steps > 0, "langevin_steps", "at least one without a solver", got, "or pass a solver")
-        still = not is_concrete(eta) or float(eta) == 0
+        still = is_concrete(eta) and float(eta) == 0
         check(still, "eta", "0 without a solver", eta, "pass solver='euler' or 'heun'")
     else:
         check_option("solver", solver, ("euler", "heun"))

@@ -180,8 +180,8 @@ def transformed_closure(
     weights = jnp.exp(-(g**2) / 2)
     weights = weights / weights.sum()
     reach = size // 2
-    offsets = [(a, b) for a in range(reach + 1) for b in range(a + 1)]
-    counts = [(1 + (a != b)) * (1 + (a > 0)) * (1 + (b > 0)) for a, b in offsets]
+    offsets = [(a, b) for a in range(reach + 1) for b in range(reach + 1)]
+    counts = [(1 + (a > 0)) * (1 + (b > 0)) for a, b in offsets]
     rows, columns = np.array(offsets).T
 
     def conditional(correlation: Array) -> Array:
@@ -202,10 +202,10 @@ def transformed_closure(
         u, covariance = distribution(mean, spectrum, sigma)
         variance = covariance[0, 0]
         denoised = jnp.tanh(u)
-        given = jnp.matmul(table @ u, weights * u, precision=EXACT) / variance
+        given = jnp.matmul(jnp.matmul(table, u, precision=EXACT), weights * u, precision=EXACT) / variance
         near = jnp.interp(covariance[rows, columns] / variance, given.at[-1].set(1.0), correlations)
         around = jax.vmap(lambda c: jnp.matmul(conditional(c), denoised, precision=EXACT))(near)
-        target = jnp.asarray(counts, dtype) @ around / area
+        target = jnp.matmul(jnp.asarray(counts, dtype), around, precision=EXACT) / area
         gain = jnp.sum(weights * u * denoised) / variance
         more = (
             window / sigma**2 * jnp.sum(weights / jnp.cosh(u) ** 2),

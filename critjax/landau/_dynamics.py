@@ -159,31 +159,54 @@ def _local(psi: Array, h: Any, u: Any) -> Array:
 
 
 def exponential_step(
-    psi_hat: Array, grid: tuple[int, ...], span: Any, rate: Array, ends: Any, strength: Any
+    psi_hat: Array, grid: tuple[int, ...], span: Any, rate: Array, ends: Any, strength: Any, kick: Any = 0.0
 ) -> Array:
     r"""Advance a real field, given by its half plane of modes, by one second-order exponential Runge-Kutta step.
 
     ``d psi_k/dtau = rate_k psi_k + strength (h psi^2 - u psi^3)_k`` over ``span``, with (h, u) given at both ``ends``
-    (Cox & Matthews 2002, J. Comput. Phys. 176, 430, ETD2RK).
+    (Cox & Matthews 2002, J. Comput. Phys. 176, 430, ETD2RK). The noise of the step, ``kick``, enters predictor and
+    result alike: second order in the weak sense.
     """
     growth = jnp.exp(span * rate)
     first, second = _phi(span * rate)
     (h, u), (h_next, u_next) = ends
     before = strength * _local(jnp.fft.irfft2(psi_hat, grid), h, u)
-    guess = growth * psi_hat + span * first * before
+    guess = growth * psi_hat + span * first * before + kick
     after = strength * _local(jnp.fft.irfft2(guess, grid), h_next, u_next)
     return guess + span * second * (after - before)
 
 
-def stable_substeps(model: ReducedModel, *, eta: Any = 0.0) -> int:
-    """Return the number of substeps a level that keeps the cubic term of a concrete model stable and accurate.
+def stable_substeps(model: ReducedModel, *, eta: Any = 0.0, limit: int = 20_000) -> np.ndarray:
+    """Count the substeps that keep the cubic term of a concrete model stable and accurate.
 
     On its plateau ``psi^2 = -r/u`` the explicit cubic term relaxes at the rate 3 |r|; a few times this, because the
-    plateau shrinks faster than the field follows, is resolved by half a step.
+    plateau shrinks faster than the field follows, is resolved by a quarter of a step. No step is longer than 1/16 of an
+    e-fold.
+
+    Parameters
+    ----------
+    model : ReducedModel
+        Outside of any trace.
+    eta : scalar >= 0
+    limit : int
+        Substeps that a run may take in all.
+
+    Returns
+    -------
+    (num - 1,) integer array
+        Substeps of every step of the ladder; 0, where `integrate` gives up with NaN, once the limit is passed.
+
+    Example
+    -------
+    >>> from critjax.banks import two_pattern_bank
+    >>> model = reduced_model(two_pattern_bank(3), jnp.array([6.0, 3.0, 2.0]), (16, 16))
+    >>> stable_substeps(model).tolist()
+    [12, 13]
     """
     spans = -np.diff(np.log(np.asarray(model.sigma, np.float64)))
     growth = np.maximum(-np.asarray(model.coefficients.r, np.float64), 0)[1:]
-    return int(max(1, np.ceil(np.max((1 + float(eta)) * spans * 12 * growth))))
+    counts = np.maximum(1, np.ceil((1 + float(eta)) * spans * (16 + 12 * growth))).astype(int)
+    return np.where(np.cumsum(counts) <= limit, counts, 0)
 
 
 def integrate(
@@ -193,18 +216,46 @@ def integrate(
     *,
     eta: Any = 0.0,
     cutoff: float,
-    num_substeps: int = 1,
+    num_substeps: int | np.ndarray = 1,
     save_every: int = 1,
 ) -> Trajectory:
-    """Run the reduced dynamics of `reduced_model` from a noisy image; see `landau_sample`.
+    """Run the reduced dynamics of `reduced_model` or `renormalised_model` from a noisy image.
 
-    Every step is divided into ``num_substeps``, see `stable_substeps`; symbol and coefficients between two levels are
-    interpolated, and the noise of a step, the same for any number, is added at its end.
+    Parameters
+    ----------
+    model : ReducedModel
+    key : PRNG key
+        Of the noise at eta > 0: that of step n is the noise that `sample` adds in its step n for the same key.
+    x_init : (H, W, C) array
+        Noisy image at the first level.
+    eta : scalar >= 0
+    cutoff : float
+        Modes of the start, and of the noise, with ``|k| <= cutoff`` rad per pixel.
+    num_substeps : int or (num - 1,) integer array
+        Divisions of every step, see `stable_substeps`. In between the symbol and the coefficients without their powers
+        of sigma are interpolated, and the noise is drawn to add up to that of the whole step. An undivided step takes
+        the mean of the symbols at its ends.
+    save_every : int
+        Save every so many steps.
+
+    Returns
+    -------
+    Trajectory
+        As of `landau_sample`.
+
+    Raises
+    ------
+    ValueError
+        On wrong shapes, negative eta or illegal numbers of substeps.
     """
     check_rank("x_init", x_init, "H W C")
     check_eta(eta)
-    good = isinstance(num_substeps, int) and num_substeps >= 1
-    check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "stable_substeps finds one")
+    counts = np.broadcast_to(np.asarray(num_substeps), (model.sigma.shape[0] - 1,))
+    single = np.ndim(num_substeps) == 0
+    good = np.issubdtype(counts.dtype, np.integer) and bool(np.all(counts >= (1 if single else 0)))
+    check(
+        good, "num_substeps", "an integer >= 1, or one >= 0 a step", repr(num_substeps), "use stable_substeps"
+    )
     noisy = not is_concrete(eta) or float(eta) > 0
     grid, num_steps = x_init.shape[:2], model.sigma.shape[0] - 1
     k = wavevectors(grid, dtype=x_init.dtype)
@@ -218,36 +269,48 @@ def integrate(
     def advance(psi_hat: Array, index: Array) -> tuple[Array, None]:
         sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
         span = jnp.log(sigma / sigma_next)
-        rate = jnp.where(kept, (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1), 0)
+        step_key, within_key = jax.random.split(jax.random.fold_in(key, index))
+        white = jax.random.normal(
+            step_key, x_init.shape, x_init.dtype
+        )  # dropped by the compiler where it is unused
 
         def between(values: Array, power: int, share: Any) -> Array:
             # What is interpolated are cumulants, without their powers of sigma: constant for patches of equal norm.
             first, last = values[index] * sigma**power, values[index + 1] * sigma_next**power
             return (first + share * (last - first)) * jnp.exp(power * share * span) / sigma**power
 
-        def local(share: Any) -> tuple[Array, Array]:
-            return between(c.h, 4, share), between(c.u, 6, share)
+        def kick(rate: Array, share: Any, part: Any, white: Array) -> Array:
+            # Integral of 2 eta sigma^2 exp(2 rate (end - tau)) over the part, sigma falling as exp(-tau).
+            decay, _ = _phi(-2 * part * (rate.real + 1))
+            level = sigma * jnp.exp(-share * span)
+            variance = 2 * eta * level**2 * part * jnp.exp(2 * part * rate.real) * decay
+            return jnp.sqrt(variance) * project(white, index)
 
-        def substep(psi_hat: Array, number: Array) -> tuple[Array, None]:
-            before, after = number / num_substeps, (number + 1) / num_substeps
-            middle = (1 + eta) * (between(symbols, 2, 0.5 * (before + after)) - 1)
-            ends = (local(before), local(after))
-            middle = jnp.where(kept, middle, 0)
-            return exponential_step(psi_hat, grid, span / num_substeps, middle, ends, 1 + eta), None
-
-        if num_substeps == 1:
+        if np.all(counts == 1):
+            rate = jnp.where(kept, (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1), 0)
             ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
-            later = exponential_step(psi_hat, grid, span, rate, ends, 1 + eta)
-        else:
-            later, _ = jax.lax.scan(substep, psi_hat, jnp.arange(num_substeps, dtype=span.dtype))
-        if noisy:
-            # Integral of 2 eta sigma^2 exp(2 rate (end - tau)) over the step, sigma falling as exp(-tau).
-            decay, _ = _phi(-2 * span * (rate.real + 1))
-            variance = 2 * eta * sigma**2 * span * jnp.exp(2 * span * rate.real) * decay
-            step_key, _ = jax.random.split(jax.random.fold_in(key, index))
-            white = jax.random.normal(step_key, x_init.shape, x_init.dtype)
-            later = later + jnp.sqrt(variance) * project(white, index)
-        return later, None
+            noise = kick(rate, 0.0, span, white) if noisy else 0.0
+            return exponential_step(psi_hat, grid, span, rate, ends, 1 + eta, noise), None
+        count = jnp.asarray(counts)[index]
+        total = jnp.maximum(count, 1).astype(span.dtype)
+
+        def substep(number: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            psi_hat, rest = carry
+            before, after = number / total, (number + 1) / total
+            rate = jnp.where(kept, (1 + eta) * (between(symbols, 2, 0.5 * (before + after)) - 1), 0)
+            ends = tuple((between(c.h, 4, share), between(c.u, 6, share)) for share in (before, after))
+            noise: Any = 0.0
+            if noisy:
+                # What is left of the step's noise is a sum of so many normal numbers; this is the next of them.
+                left = total - number
+                drawn = jax.random.normal(jax.random.fold_in(within_key, number), white.shape, white.dtype)
+                part = rest / left + jnp.sqrt(1 - 1 / left) * drawn
+                noise, rest = kick(rate, before, span / total, part), rest - part
+            return exponential_step(psi_hat, grid, span / total, rate, ends, 1 + eta, noise), rest
+
+        rest = jnp.sqrt(total) * white if noisy else jnp.zeros(())
+        later, _ = jax.lax.fori_loop(0, count, substep, (psi_hat, rest))
+        return jnp.where(count > 0, later, jnp.nan), None
 
     start = project(x_init - model.state[0], 0)
     (states, _), last = scan_saved(advance, start, num_steps, save_every)
@@ -275,7 +338,7 @@ def landau_sample(
     eta: Any = 0.0,
     linear: str = "exact",
     x_init: Array | None = None,
-    num_substeps: int | None = None,
+    num_substeps: int | np.ndarray | None = None,
     save_every: int = 1,
 ) -> Trajectory:
     r"""Generate a slow field by the Ginzburg-Landau equation in place of the exact denoiser.
@@ -294,9 +357,9 @@ def landau_sample(
         Shape of the image.
     x_init : (H, W, C) array, optional
         Noisy image at ``sigmas[0]``; its modes with |k| <= pi/p start the field.
-    num_substeps : int, optional
-        Divide every step of the ladder. Default: as many as a stable step needs, see `stable_substeps`, where bank
-        and ladder are concrete; one under tracing.
+    num_substeps : int or (num - 1,) integer array, optional
+        Divide the steps of the ladder. Default: as a stable run needs, see `stable_substeps`, where bank and ladder
+        are concrete; one under tracing.
     save_every : int
         Save every so many steps (first and last level always).
 
@@ -312,8 +375,8 @@ def landau_sample(
 
     Notes
     -----
-    Second order in the ladder spacing, the linear part exact for a constant symbol, the noise of a step exact for its
-    linear part. Four real FFTs a substep. Bare coefficients: fluctuations of the modes left out weaken growth and
+    Second order in the ladder spacing, in the weak sense for eta > 0; the linear part and its noise are exact for a
+    constant symbol. Four real FFTs a substep. Bare coefficients: fluctuations of the modes left out weaken growth and
     saturation, see `gaussian_closure`. THEORY section 4.
 
     Example

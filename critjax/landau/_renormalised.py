@@ -111,6 +111,13 @@ def renormalised_coefficients(
     dtype = structure_factor.real.dtype
     sigma = jnp.asarray(sigma, dtype)
     state = jnp.zeros((channels,), dtype) if state is None else jnp.asarray(state, dtype)
+    check(
+        state.shape == (channels,),
+        "state",
+        f"shape ({channels},)",
+        f"shape {state.shape}",
+        "one value a channel",
+    )
     field_key, probe_key = jax.random.split(key)
     cutoff = np.pi / size if cutoff is None else cutoff
     fields = state + fast_fields(field_key, structure_factor, cutoff, num_samples)

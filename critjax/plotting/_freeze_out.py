@@ -1,4 +1,4 @@
-"""Figures of the freeze-out study: lengths and walls against the rate of the quench, Binder cumulant of three grids."""
+"""Figures of the freeze-out study: lengths and walls against the rate of the quench, Binder cumulant of each grid."""
 
 from __future__ import annotations
 

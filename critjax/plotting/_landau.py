@@ -235,18 +235,19 @@ def landau_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
             reduction_error_figure,
             ("field_error",),
             "Root-mean-square difference of exact and reduced slow fields (|k| ≤ π/p) over the size of the exact one, "
-            "from the same noise. A curve that ends has left for infinity: its cubic coefficient is negative.",
+            "from the same noise. Where a curve ends the reduced field has left for infinity.",
         ),
         "slow-structure-factor": FigureKind(
             slow_structure_factor_figure,
             ("structure_factor_exact",),
-            "Structure factor of the slow modes of the same runs. Bare coefficients ignore the modes left out; these "
-            "weaken growth.",
+            "Structure factor of the slow modes of the same runs. Bare coefficients ignore the modes left out, "
+            "renormalised ones average over them.",
         ),
         "coefficients": FigureKind(
             coefficients_figure,
             ("r_bare",),
-            "Fast modes lower the growth of the uniform mode and, by orders of magnitude, the cubic coefficient.",
+            "Growth of the uniform mode and cubic coefficient: at the homogeneous state (bare), and averaged over the "
+            "fast modes (renormalised).",
         ),
         "ordered-states": FigureKind(
             ordered_states_figure,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -53,9 +54,21 @@ def validity_sentence(part: xr.Dataset) -> str:
 
 
 def saturation_sentence(part: xr.Dataset) -> str:
-    """State whether the cubic term saturates growth, and what becomes of the run if not."""
-    name = str(part["bank"].values)
-    critical = _scale(part)
+    """State whether growth of the softest mode saturates, and what becomes of a slow field whose cubic term drives."""
+    name, critical = str(part["bank"].values), _scale(part)
+    ends = [
+        f"with {_KINDS[kind]} at {_level(part, float(part['escapes_at_sigma'].sel(comparison=kind)))}"
+        for kind in _KINDS
+        if math.isfinite(float(part["escapes_at_sigma"].sel(comparison=kind)))
+    ]
+    lost = f"; the reduced slow field leaves for infinity {' and '.join(ends)}" if ends else ""
+    if float(part["critical_wavenumber"]) > 1e-9:
+        saturates = bool(np.isfinite(part["plateau_squared_reduced"].values[0]))
+        kind = "supercritical" if saturates else "subcritical: nothing saturates the wave"
+        return (
+            f"{name}: the softest mode has a finite wavelength, which no slow field holds; its amplitude equation is "
+            f"{kind}{lost}."
+        )
     at = critical if math.isfinite(critical) else float(part["sigma"].values[0])
     i = int(np.argmin(np.abs(np.log(part["sigma"].values / at))))
     cubic = float(part["u_bare"].values[i])
@@ -63,21 +76,16 @@ def saturation_sentence(part: xr.Dataset) -> str:
     if cubic > 0:
         return (
             f"{name}: the bare cubic coefficient is positive {where} (u = {plain(cubic)}): growth saturates, the "
-            "instability is supercritical."
+            f"instability is supercritical{lost}."
         )
     text = f"{name}: the bare cubic coefficient is negative {where} (u = {plain(cubic)}): nothing saturates growth"
-    ends = [
-        f"with {_KINDS[kind]} at {_level(part, float(part['escapes_at_sigma'].sel(comparison=kind)))}"
-        for kind in _KINDS
-        if math.isfinite(float(part["escapes_at_sigma"].sel(comparison=kind)))
-    ]
-    if not ends:
-        return f"{text}, though the run ends before that shows."
-    return f"{text}, and the reduced field leaves for infinity {' and '.join(ends)}."
+    return f"{text}{lost}." if ends else f"{text}, though the run ends before that shows."
 
 
 def cause_sentence(part: xr.Dataset) -> str | None:
-    """Tell from the run without fast modes what limits the bare equation."""
+    """Tell from the run without fast modes what limits the bare equation; noise would bring these back."""
+    if not bool(part.attrs.get("probability_flow", True)):
+        return None
     name, tolerance = str(part["bank"].values), float(part["error_limit"].values[-1])
     with_fast, without = (_holds(part, kind, tolerance) for kind in ("bare", "slow"))
     if not (math.isfinite(with_fast) and math.isfinite(without)):
@@ -112,7 +120,8 @@ def states_sentence(part: xr.Dataset) -> str | None:
         )
     pattern = float(part["critical_wavenumber"]) > 1e-9
     what = "squared amplitude of one wave" if pattern else "squared plateau"
-    text = f"{name}: the {what} {where} is {plain(plateau)} times -r/u"
+    formula = "-Re r/Re γ" if pattern else "-r/u"
+    text = f"{name}: the {what} {where} is {plain(plateau)} times {formula}"
     return (
         f"{text}, the wall {plain(width)} times as wide as sqrt(2K/-r)."
         if math.isfinite(width)
@@ -122,7 +131,8 @@ def states_sentence(part: xr.Dataset) -> str | None:
 
 def landau_findings(dataset: xr.Dataset) -> list[str]:
     """Return the sentences of a Landau study, bank by bank."""
-    parts = [dataset.isel(bank=i) for i in range(dataset.sizes["bank"])]
+    flow = float(json.loads(dataset.attrs.get("settings", "{}")).get("eta", 0.0)) == 0
+    parts = [dataset.isel(bank=i).assign_attrs(probability_flow=flow) for i in range(dataset.sizes["bank"])]
     kinds = (validity_sentence, saturation_sentence, cause_sentence, states_sentence)
     return [sentence for kind in kinds for part in parts if (sentence := kind(part)) is not None]
 

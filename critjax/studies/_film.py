@@ -66,7 +66,7 @@ def reduced_film(
     bare = jax.jit(lambda: reduced_model(problem.bank, sigmas, grid, eta=settings.eta))()
     substeps = stable_substeps(bare, eta=settings.eta)
 
-    def compare(model: ReducedModel, start: Array, simulated: Array, substeps: int) -> tuple[Array, Array]:
+    def compare(model: ReducedModel, start: Array, simulated: Array, substeps: Any) -> tuple[Array, Array]:
         found = integrate(model, noise_key, start, eta=settings.eta, cutoff=cutoff, num_substeps=substeps)
         fields = found.x[levels[chosen]].mean(-1)
         fields = jnp.where(jnp.isfinite(fields).all((1, 2), keepdims=True), fields, jnp.nan)

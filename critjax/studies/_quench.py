@@ -1,9 +1,10 @@
 r"""Annealed Langevin dynamics of the two-pattern bank through its transition, and what is measured on the way.
 
-The ladder starts at ``sigma_c exp(max(start, 3 w))``, w = (2 a)^{-1/2}, and goes down by ``m/n`` in ln sigma a level,
-with m Langevin steps at each. Samples are simulated in batches; of each only a few numbers per measured noise level
-are kept: the power of the lowest modes, two radial autocorrelations, walls and the mean. The same lengths follow from
-any structure factor of a Gaussian field, which is how linear theory and the Gaussian closure are compared with them.
+The ladder starts at ``sigma_c exp(max(START, 3 w))`` or higher, w = (2 a)^{-1/2}, and goes down by ``m/n`` in ln
+sigma a level, with m Langevin steps at each. Samples are simulated in batches; of each only a few numbers per
+measured noise level are kept: the power of the lowest modes, two radial autocorrelations, walls and the mean. The
+same lengths follow from any structure factor of a Gaussian field, which is how linear theory and the Gaussian closure
+are compared with them.
 """
 
 from __future__ import annotations

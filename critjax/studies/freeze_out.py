@@ -145,10 +145,9 @@ def _quench(settings: FreezeOutSettings, number: int, key: Any) -> dict[str, Any
     ratios = np.array(settings.noise_ratios)
     ladder = quench.build_ladder(size * ratios, float(size), number, e, settings.steps_per_level)
     most = (settings.steps_per_tau or (number,))[-1]
-    wanted = min(
-        max((settings.num_samples or 0) * most / number, settings.num_samples or 0), settings.max_samples or 0
-    )
-    levels = _simulate(settings, side, ladder, max(wanted, settings.num_samples or 0), key, step_size=e)
+    least = settings.num_samples or 0
+    wanted = max(min(least * most / number, settings.max_samples or 0), least)
+    levels = _simulate(settings, side, ladder, wanted, key, step_size=e)
     found: dict[str, Any] = {name: [] for name in quench.MEASURED}
     found |= {f"{name}_error": [] for name in quench.MEASURED}
     for level in levels:

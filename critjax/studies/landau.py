@@ -7,11 +7,9 @@ For every bank three comparisons down one ladder of noise levels, always of the 
 - ``slow``: an exact run that starts without those modes, against bare coefficients: what truncating the expansion
   costs, apart from fluctuations.
 
->>> settings = LandauSettings(banks=("two-pattern",), size=5, grid=(16, 16), num_samples=4, num_levels=10,
-...                           closure_samples=2)
->>> result = run(settings)
->>> [str(name) for name in result.comparison.values]
-['bare', 'renormalised', 'slow']
+>>> settings = LandauSettings(banks="two-pattern", size=5)
+>>> settings.resolved().num_levels
+80
 
 THEORY section 4.
 """
@@ -69,6 +67,22 @@ _BATCH = 8
 #: Evaluations per closure sample and level: the closure's own, the probes' and three nested derivatives.
 _CLOSURE_EVALUATIONS = 15
 _SCAN_LEVELS = 96
+#: First letters of a variable's name -> unit.
+_UNITS = {
+    "sigma": "image units (data in [-1, 1])",
+    "critical_sigma": "image units (data in [-1, 1])",
+    "quench_sigma": "image units (data in [-1, 1])",
+    "holds_to_sigma": "image units (data in [-1, 1])",
+    "escapes_at_sigma": "image units (data in [-1, 1])",
+    "film": "image units (data in [-1, 1])",
+    "slow_wavenumber": "rad per pixel",
+    "critical_wavenumber": "rad per pixel",
+    "wall_width": "pixels",
+    "stiffness": "pixels^2",
+    "drift": "pixels per e-fold of sigma",
+    "structure_factor": "image units^2",
+    "plateau_squared": "image units^2",
+}
 
 #: ``(stage, done, total)``.
 Progress = Callable[[str, int, int], None]
@@ -99,8 +113,9 @@ def run(
     Returns
     -------
     xarray.Dataset
-        Axes ``bank``, ``level`` (with ``sigma`` per bank), ``comparison``, ``slow_wavenumber``, ``quench``. Interrupted
-        after the first bank it holds the banks that are done, and says so in its ``status``.
+        Axes ``bank``, ``level`` (with ``sigma`` per bank), ``comparison``, ``error_limit``, ``slow_wavenumber``,
+        ``quench``, and those of the film: ``film_row``, ``film_level``, ``y``, ``x``. Interrupted after
+        the first bank it holds the banks that are done, and says so in its ``status``.
 
     Raises
     ------
@@ -113,7 +128,7 @@ def run(
     -----
     Per bank ``4 num_samples num_levels`` denoiser evaluations for two exact runs by Heun's method, and
     ``15 closure_samples num_levels`` for the closure and the renormalised coefficients. All slow fields of a bank are
-    in memory: ``4 num_samples num_levels H W`` numbers.
+    in memory: ``5 num_samples num_levels H W`` numbers.
     """
     settings = (settings or LandauSettings()).resolved()
     wide = settings.precision == "float64"
@@ -138,7 +153,12 @@ def run(
             break
         parts.append(part)
     result = xr.concat(parts, dim="bank", combine_attrs="drop", join="exact", data_vars="all", coords="all")
-    result = result.assign_coords(comparison=list(COMPARISONS), error_limit=list(TOLERANCES))
+    rows = ["exact, denoised", "exact, slow", "bare", "renormalised"]
+    result = result.assign_coords(comparison=list(COMPARISONS), error_limit=list(TOLERANCES), film_row=rows)
+    for name in result.variables:
+        unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
+        if unit is not None:
+            result[name].attrs["units"] = unit
     result.attrs = {
         "study": "landau",
         "title": "critjax landau: exact and reduced dynamics",
@@ -239,7 +259,8 @@ def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> Reduce
 def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> Runs:
     """Run everything from the same noise, sample by sample; keep slow fields."""
     shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
-    substeps = max(stable_substeps(model, eta=eta) for model in (bare, renormalised))
+    counts = [stable_substeps(model, eta=eta) for model in (bare, renormalised)]
+    substeps = np.where(np.min(counts, 0) > 0, np.max(counts, 0), 0)
 
     def slow(fields: Array) -> Array:
         return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
