@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -203,6 +204,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
+        if options.command == "train":
+            from critjax.cli._train import run_train
+
+            configure_jax("float32")
+            words = sys.argv[1:] if arguments is None else list(arguments)
+            return run_train(options, shlex.join(["critjax", *words]))
         return _run(options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))

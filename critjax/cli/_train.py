@@ -1,0 +1,154 @@
+"""``critjax train``: data in, a trained network with its log, held-out losses and samples out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from critjax._checks import check
+
+WEIGHTS, LOG = "network.safetensors", "training.json"
+NUM_SAMPLES = 36
+
+
+def _data(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Load training and held-out images; without a test split the last tenth is held out."""
+    from critjax.data import load_dataset
+
+    if options.data == "fashion-mnist" and options.num_images is None:
+        return tuple(load_dataset("fashion-mnist", split=split) for split in ("train", "test"))
+    found = load_dataset(options.data, num_images=options.num_images)
+    count = len(found.images)
+    check(count >= 20, "--num-images", "at least 20 images", count, "a tenth of them is held out")
+    cut = count - count // 10
+    labels = found.labels
+    return (
+        found._replace(images=found.images[:cut], labels=None if labels is None else labels[:cut]),
+        found._replace(images=found.images[cut:], labels=None if labels is None else labels[cut:]),
+    )
+
+
+def run_train(options: argparse.Namespace, command: str) -> int:
+    """Train or go on training, then evaluate, sample and store everything in the output folder."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from critjax.networks import (
+        EVALUATION_SIGMAS,
+        NetworkConfig,
+        TrainingConfig,
+        apply,
+        held_out_loss,
+        network_denoiser,
+        save_network,
+        train,
+    )
+    from critjax.noise import karras_sigmas
+    from critjax.report import write_atomically
+    from critjax.sampling import sample
+
+    training_set, held_out = _data(options)
+    labels = training_set.labels if options.conditional else None
+    check(
+        not options.conditional or labels is not None,
+        "--conditional",
+        "images with labels",
+        "none",
+        "leave it out",
+    )
+    config = NetworkConfig(
+        architecture=options.architecture,
+        channels=training_set.images.shape[-1],
+        width=options.width,
+        dilations=options.dilations,
+        multipliers=options.multipliers,
+        attention=options.attention,
+        padding=options.padding,
+        num_classes=0 if labels is None else int(np.max(labels)) + 1,
+        sigma_data=round(float(np.std(training_set.images)), 4),
+    )
+    training = TrainingConfig(
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        flip=options.flip,
+        seed=options.seed,
+    )
+    folder = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    check(
+        not (folder / WEIGHTS).exists(),
+        "--out",
+        "a folder without a finished network",
+        folder,
+        "choose another",
+    )
+
+    def show(step: int, steps: int, loss: float, left: float) -> None:
+        if not options.no_progress:
+            text = f"\rstep {step} of {steps}, loss {loss:.4f}, {left / 60:.1f} min left   "
+            print(text, end="", file=sys.stderr, flush=True)
+
+    started = time.perf_counter()
+    result = train(
+        config,
+        training,
+        training_set.images,
+        labels,
+        folder=folder,
+        log_every=options.log_every,
+        progress=show,
+    )
+    print(file=sys.stderr)
+    images = held_out.images[: options.num_held_out]
+    losses = held_out_loss(lambda x, s: apply(config, result.params, x, s), images)
+    info = {
+        "command": command,
+        "training": dataclasses.asdict(training),
+        "data": f"{training_set.name}, {len(training_set.images)} images",
+        "held_out_images": len(images),
+        "held_out_loss": [[s, *row] for s, row in zip(EVALUATION_SIGMAS, losses.tolist(), strict=True)],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    save_network(folder / WEIGHTS, config, result.params, info)
+    log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
+    write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
+    sigmas = karras_sigmas(20.0, 0.02, 40)
+    height, width, channels = images.shape[1:]
+
+    @jax.jit
+    def draw(key: Any, label: Any) -> Any:
+        denoise = network_denoiser(config, result.params, label if config.num_classes else None)
+        return sample(denoise, key, (height, width, channels), sigmas, save_every=40).x[-1]
+
+    keys = jax.random.split(jax.random.key(training.seed + 1), NUM_SAMPLES)
+    classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
+    samples = np.asarray(jax.lax.map(lambda pair: draw(*pair), (keys, classes), batch_size=12))
+    _picture(samples, folder / "samples.png")
+    print(f"held-out loss per pixel, {len(images)} images:")
+    for sigma, (mean, error) in zip(EVALUATION_SIGMAS, losses, strict=True):
+        print(f"  sigma {sigma:<6g} {mean:.5f} ± {error:.5f}")
+    print(f"{info['seconds']:.0f} s; weights {folder / WEIGHTS}, samples {folder / 'samples.png'}")
+    return 0
+
+
+def _picture(samples: Any, path: Path) -> None:
+    """Write a grid of images (N, H, W, C) in [-1, 1] as PNG."""
+    import numpy as np
+    from PIL import Image
+
+    count = int(np.ceil(np.sqrt(len(samples))))
+    height, width, channels = samples.shape[1:]
+    padded = np.full((count * count, height + 2, width + 2, channels), 1.0)
+    padded[: len(samples), 1:-1, 1:-1] = np.clip(samples, -1, 1)
+    grid = padded.reshape(count, count, height + 2, width + 2, channels).swapaxes(1, 2)
+    grid = grid.reshape(count * (height + 2), count * (width + 2), channels)
+    pixels = np.rint(127.5 * (grid + 1)).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.NEAREST).save(path)
