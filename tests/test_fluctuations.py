@@ -296,10 +296,10 @@ def test_two_pattern_closure_integrates_narrow_and_wide_distributions(sigma):
 
 
 def test_kurtosis_of_the_closure_is_that_of_a_cubic_flow_to_first_order():
-    """dx/dtau = -c x^3 at every pixel has the solution x0/sqrt(1 + 2 c x0^2 tau), and a known fourth moment."""
-    strength, sigmas = 0.002, np.geomspace(1.0, 0.4, 30)
+    """dx/dtau = -b x - c x^3 at every pixel is a Bernoulli equation: x, and its fourth moment, in closed form."""
+    strength, decay, sigmas = 0.002, 0.5, np.geomspace(1.0, 0.4, 30)
     found = gaussian_closure(
-        lambda x, sigma: x - strength * x**3,
+        lambda x, sigma: (1 - decay) * x - strength * x**3,
         jax.random.key(6),
         sigmas,
         (64, 64),
@@ -308,9 +308,11 @@ def test_kurtosis_of_the_closure_is_that_of_a_cubic_flow_to_first_order():
         window=1,  # all modes are soft
     )
     x, weight = np.polynomial.hermite_e.hermegauss(60)
-    x = x / np.sqrt(1 + 2 * strength * x**2 * np.log(sigmas[0] / sigmas)[:, None])
+    tau = np.log(sigmas[0] / sigmas)[:, None]
+    x = x * np.exp(-decay * tau)
+    x = x / np.sqrt(1 + strength / decay * (x * np.exp(decay * tau)) ** 2 * (1 - np.exp(-2 * decay * tau)))
     exact = (x**4 @ weight) / (x**2 @ weight) ** 2 * weight.sum()
-    assert exact[-1] < 2.97
+    assert exact[-1] < 2.98
     np.testing.assert_allclose(found.kurtosis - 3, exact - 3, rtol=0.06, atol=1e-6)
     errors = np.asarray(found.kurtosis_error)
     assert errors[0] == 0 and np.all(errors[1:] < 0.05 * (3 - exact[1:]))
@@ -356,7 +358,12 @@ def test_transformed_closure_against_a_small_simulation():
     np.testing.assert_allclose(
         beyond.mean_jacobian[-1, 0, 0, 0, 0].real, slope.mean(), atol=0.015 + 2 * error
     )
-    np.testing.assert_allclose(beyond.kurtosis[-1], (u**4).mean() / (u**2).mean() ** 2, atol=0.1)
+    blocks = [(b**4).mean() / (b**2).mean() ** 2 for b in np.split(u, 8)]
+    spread = np.std(blocks, ddof=1) / np.sqrt(8)
+    assert spread < 0.025
+    np.testing.assert_allclose(
+        beyond.kurtosis[-1], (u**4).mean() / (u**2).mean() ** 2, atol=0.025 + 1.5 * spread
+    )
 
 
 def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():

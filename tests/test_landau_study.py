@@ -121,6 +121,7 @@ def _part(**changes):
     data = xr.Dataset(
         {
             "holds_to_sigma": (("comparison", "error_limit"), [[5.0, 4.0], [4.0, 3.0], [4.5, 3.9]]),
+            "holds_to_sigma_error": (("comparison", "error_limit"), [[0.1, 0.1], [0.1, 0.1], [0.1, 0.1]]),
             "escapes_at_sigma": (("comparison",), [np.nan, np.nan, np.nan]),
             "u_bare": (("level",), [0.5, 0.5]),
             "critical_sigma": ((), 4.0),

@@ -233,15 +233,15 @@ def test_reduced_models_following_and_diverging():
     sentence = f.reduced_sentence(study())
     bare, closure = sentence.split(". With the closure's symbol")
     middle = f"{SIGMA[10]:.2f}"
-    assert f"until it diverges between σ = {middle} and {SIGMA[20]:.3f}" in bare
+    assert f"until it is lost between σ = {middle} and {SIGMA[20]:.3f}" in bare
     assert "the sign that drives growth instead of stopping it" in bare
     assert "follows the simulated field on the whole ladder (correlation above 0.9)" in closure
     damped = f.reduced_sentence(study(reduced_cubic=0.1))
-    assert "in spite of a cubic term that damps" in damped and "drives growth" not in damped
+    assert "its cubic term damps, but is too stiff" in damped and "drives growth" not in damped
     for last in (0.5, np.nan):  # NaN: a uniform field, finite, but without a correlation
         finite = {"film_reduced": 1.0, "film_reduced_correlation": np.array([1.0, 0.95, last])}
         loses = f.reduced_sentence(study(**finite))
-        assert f"down to σ = {middle}." in loses and "diverges" not in loses and "damps" not in loses
+        assert f"down to σ = {middle}." in loses and "is lost" not in loses and "damps" not in loses
     bad = f.reduced_sentence(study(film_closure_correlation=0.2))
     assert "does not follow the simulated field at all" in bad
     alone = drop(study(), "film_closure", "film_closure_correlation")

@@ -9,11 +9,12 @@ float32 for sigma from 1e-3 to 1e3, and compose with ``jit``, ``vmap``, ``grad``
 respect to the parameters of the prior.
 """
 
-from critjax.closed_form._gaussian import gaussian_denoiser, gaussian_symbol, image_spectrum
+from critjax.closed_form._gaussian import gaussian_denoiser, gaussian_fields, gaussian_symbol, image_spectrum
 from critjax.closed_form._mixtures import ideal_denoiser, mixture_denoiser, score, two_pattern_denoiser
 
 __all__ = [
     "gaussian_denoiser",
+    "gaussian_fields",
     "gaussian_symbol",
     "ideal_denoiser",
     "image_spectrum",

@@ -233,3 +233,35 @@ def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H 
     modes = jnp.fft.fft2(images - mean, axes=(1, 2))
     total = jnp.einsum("nhwa,nhwb->hwab", modes, jnp.conj(modes), precision=EXACT)
     return total / (count * height * width)
+
+
+def gaussian_fields(
+    white_hat: Complex[Array, "B H W C"], spectrum: Complex[Array, "H W C C"]
+) -> Float[Array, "B H W C"]:
+    """Colour white noise: Gaussian fields of mean zero and structure factor S.
+
+    Parameters
+    ----------
+    white_hat : complex array (B, H, W, C)
+        ``fft2`` over the pixels of real white noise; a mode that is set to zero stays out.
+    spectrum : complex array (H, W, C, C)
+        S(k) = <x_k x_k^dagger>/N_pixels in FFT order, S(-k) = conj S(k); positive definite if C > 1.
+
+    Returns
+    -------
+    float array (B, H, W, C)
+        Real fields.
+
+    Example
+    -------
+    >>> white = jax.random.normal(jax.random.key(0), (1, 4, 4, 1))
+    >>> fields = gaussian_fields(jnp.fft.fft2(white, axes=(1, 2)), jnp.full((4, 4, 1, 1), 9.0 + 0j))
+    >>> bool(jnp.allclose(fields, 3 * white, atol=1e-5))
+    True
+    """
+    if spectrum.shape[-1] == 1:
+        coloured = jnp.sqrt(jnp.maximum(spectrum.real, 0))[..., 0] * white_hat
+    else:
+        # The Cholesky factor is unique, hence its conjugate at -k: the field stays real.
+        coloured = jnp.einsum("hwab,nhwb->nhwa", jnp.linalg.cholesky(spectrum), white_hat, precision=EXACT)
+    return jnp.fft.ifft2(coloured, axes=(1, 2)).real

@@ -11,7 +11,8 @@ import numpy as np
 
 from critjax._checks import check, check_eta, check_grid, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
-from critjax.fluctuations._linear import EXACT, NODES, adjoint, magnus_step
+from critjax.closed_form import gaussian_fields
+from critjax.fluctuations._linear import NODES, adjoint, magnus_step
 from critjax.spectra import regression_symbol
 
 
@@ -32,7 +33,7 @@ class GaussianClosure(NamedTuple):
     """Standard error of lambda_reg, likewise."""
     kurtosis: Float[Array, " num"]
     """<psi^4>/<psi^2>^2 of the field psi of soft modes, to first order beyond Gaussian: 3 where the closure is
-    consistent with itself; below some 2.7 its premise fails. NaN where it is not computed."""
+    consistent with itself. NaN where it is not computed."""
     kurtosis_error: Float[Array, " num"]
     """Its standard error; NaN for one replica."""
 
@@ -40,8 +41,17 @@ class GaussianClosure(NamedTuple):
 def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
     """Mark the soft modes (H, W), FFT order: ``|k| <= 2 pi/window``, k = 0 among them.
 
-    Their field psi is the one whose kurtosis `gaussian_closure` predicts. Without a window, as for networks, they are
-    the two lowest shells of wavenumbers, ``|k| <= 4 pi/max(H, W)``.
+    Their field psi is the one whose kurtosis `gaussian_closure` predicts.
+
+    Parameters
+    ----------
+    grid : (H, W)
+    window : int, optional
+        p. Without one, as for networks, the soft modes are the two lowest shells, ``|k| <= 4 pi/max(H, W)``.
+
+    Returns
+    -------
+    bool array (H, W)
 
     Example
     -------
@@ -51,17 +61,6 @@ def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
     n_y, n_x = (np.fft.fftfreq(n) for n in grid)
     cutoff = 1 / window if window else 2 / max(grid)
     return n_y[:, None] ** 2 + n_x**2 <= cutoff**2 * (1 + 1e-9)  # modes at the cutoff itself are in
-
-
-def _gaussian_field(white_hat: Array, spectrum: Array, mean: Array) -> Array:
-    """Colour the transform of real white noise (B, H, W, C) with the spectrum S and add the mean."""
-    if spectrum.shape[-1] == 1:
-        root = jnp.sqrt(jnp.maximum(spectrum.real, 0))[..., 0]
-        coloured = root * white_hat
-    else:
-        # The Cholesky factor is unique, hence its conjugate at -k: the field stays real.
-        coloured = jnp.einsum("hwab,nhwb->nhwa", jnp.linalg.cholesky(spectrum), white_hat, precision=EXACT)
-    return mean + jnp.fft.ifft2(coloured, axes=(1, 2)).real
 
 
 def gaussian_closure(
@@ -145,9 +144,10 @@ def gaussian_closure(
     check_eta(eta)
     height, width = check_grid(grid)
     mean = jnp.zeros((channels,), sigmas.dtype) if mean is None else jnp.asarray(mean, sigmas.dtype)
-    good = (
-        isinstance(num_replicas, (int, np.integer)) and num_replicas >= 1 and num_samples % num_replicas == 0
-    )
+    whole = isinstance(num_samples, (int, np.integer))
+    check(whole, "num_samples", "an integer", repr(num_samples), "16 suits a 64 x 64 grid")
+    good = isinstance(num_replicas, (int, np.integer)) and num_replicas >= 1
+    good = good and num_samples % num_replicas == 0
     advice = "choose a divisor, e.g. 4 of 16"
     check(good, "num_replicas", f"a divisor of num_samples = {num_samples}", repr(num_replicas), advice)
     least = num_replicas * (mean.shape[0] + 1)  # each has as many fluctuations as channels, beside the mean
@@ -168,7 +168,7 @@ def gaussian_closure(
         white_hat = jnp.fft.fft2(jax.random.normal(key, shape, sigmas.dtype), axes=(1, 2))
 
         def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
-            x = _gaussian_field(white_hat, spectrum, mean)
+            x = mean + gaussian_fields(white_hat, spectrum)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
             symbol = regression_symbol(x, denoised, centre="spatial", window=window)
             psi, target = soft_field(x), soft_field(denoised)

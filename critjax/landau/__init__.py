@@ -7,15 +7,8 @@ from critjax.landau._coefficients import (
     landau_coefficients,
     quartic_form,
 )
-from critjax.landau._dynamics import (
-    ReducedModel,
-    free_energy,
-    integrate,
-    landau_sample,
-    low_pass,
-    reduced_model,
-    stable_substeps,
-)
+from critjax.landau._dynamics import free_energy, integrate, landau_sample, low_pass, stable_substeps
+from critjax.landau._model import ReducedModel, reduced_model
 from critjax.landau._renormalised import fast_fields, renormalised_coefficients, renormalised_model
 
 __all__ = [

@@ -8,120 +8,17 @@ fields live below pi/p, well inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_grid, check_option, check_rank, check_sigmas, is_concrete
-from critjax._typing import Array, ArrayLike, Complex, Float, PRNGKey
-from critjax.banks import ImageBank, PatchBank
+from critjax._checks import check, check_eta, check_rank, check_sigmas, is_concrete
+from critjax._typing import Array, ArrayLike, Float, PRNGKey
 from critjax.fourier import wavevectors
-from critjax.landau._coefficients import LandauCoefficients, landau_coefficients, quartic_form
+from critjax.landau._model import Bank, ReducedModel, reduced_model
 from critjax.sampling import Trajectory, saved_levels, scan_saved
-from critjax.spectra import homogeneous_state, symbol
-from critjax.spectra.kernels import uniform_response
-
-Bank = PatchBank | ImageBank
-
-
-class ReducedModel(NamedTuple):
-    """A bank's reduced dynamics on a ladder of noise levels; build it once for many samples."""
-
-    sigma: Float[Array, " num"]
-    state: Float[Array, "num C"]
-    """Homogeneous states m."""
-    target: Float[Array, "num C"]
-    """D(m), towards which the state moves."""
-    symbol: Complex[Array, "num H W"]
-    """Linear part lambda(k), FFT order: exact, truncated or renormalised."""
-    coefficients: LandauCoefficients
-    """At every level, leading axis num."""
-
-
-def reduced_model(
-    bank: Bank,
-    sigmas: Float[ArrayLike, " num"],
-    grid: Sequence[int],
-    *,
-    eta: Any = 0.0,
-    linear: str = "exact",
-) -> ReducedModel:
-    r"""Collect what the reduced dynamics of a bank need on a ladder of noise levels.
-
-    Parameters
-    ----------
-    bank : PatchBank or ImageBank
-        Positions "all" or "interior".
-    sigmas : float array (num,)
-        Strictly decreasing standard deviations.
-    grid : (H, W)
-        Static grid of the field.
-    eta : scalar >= 0
-        Stochasticity; it enters the homogeneous states.
-    linear : "exact" or "truncated"
-        Linear part: the exact symbol :math:`\hat D(k)`, projected on the uniform mode if there are several channels, or
-        its expansion :math:`1 - r + i v\cdot k - K_{ab}k_a k_b - L(k)`.
-
-    Returns
-    -------
-    ReducedModel
-        In the bank's dtype.
-
-    Raises
-    ------
-    ValueError
-        If the truncation is ill-posed (L <= 0 in some direction) at a concrete noise level, if the uniform mode of
-        several channels oscillates, or on a bad ladder, grid or option. Under tracing an ill-posed level gives NaN.
-
-    Notes
-    -----
-    Some ten passes over the bank per level. THEORY section 4.
-
-    Example
-    -------
-    >>> from critjax.banks import two_pattern_bank
-    >>> model = reduced_model(two_pattern_bank(3), jnp.array([6.0, 3.0]), (16, 16))
-    >>> complex(model.symbol[1, 0, 0])
-    (1+0j)
-    """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
-    check_eta(eta)
-    check_option("linear", linear, ("exact", "truncated"))
-    grid = check_grid(grid)
-    states = homogeneous_state(bank, sigmas, eta=eta)
-    found = jax.vmap(lambda s, m: landau_coefficients(bank, s, state=m))(sigmas, states)
-    if is_concrete(found.left):
-        steady = bool(np.all(np.imag(found.left) == 0) and np.all(np.imag(found.u) == 0))
-        advice = "its amplitude is complex; simulate the exact model"
-        check(steady, "bank", "a uniform mode that does not oscillate", "an oscillating one", advice)
-    found = jax.tree.map(lambda a: a.real, found)
-    targets = jax.vmap(lambda s, m: uniform_response(bank, s, m, readout="centre", block_size=None).value)(
-        sigmas, states
-    )
-    if linear == "exact":
-
-        def exact(sigma: Array, state: Array, right: Array, left: Array) -> Array:
-            full = symbol(bank, sigma, grid, state=state)
-            return jnp.einsum("a,hwab,b->hw", left, full, right, precision=jax.lax.Precision.HIGHEST)
-
-        part = jax.lax.map(lambda level: exact(*level), (sigmas, states, found.right, found.left))
-        return ReducedModel(sigmas, states, targets, part, found)
-    if is_concrete(found.well_posed):
-        bad = np.asarray(sigmas)[~np.asarray(found.well_posed)]
-        got = f"L <= 0 in some direction at {bad.size} of {sigmas.size} levels, e.g. sigma = {bad[:1]}"
-        advice = "short waves would grow without bound; use linear='exact'"
-        check(bad.size == 0, "linear='truncated'", "a fourth-order term that damps", got, advice)
-    k = wavevectors(grid, dtype=sigmas.dtype)
-
-    def truncated(c: LandauCoefficients) -> Array:
-        curvature = jnp.einsum("hwa,ab,hwb->hw", k, c.K, k)
-        value = 1 - c.r - curvature - quartic_form(c.L, k) + 1j * (k @ c.v)
-        return jnp.where(c.well_posed, value, jnp.nan)
-
-    return ReducedModel(sigmas, states, targets, jax.vmap(truncated)(found), found)
 
 
 def kept_modes(grid: Sequence[int]) -> np.ndarray:
@@ -131,7 +28,18 @@ def kept_modes(grid: Sequence[int]) -> np.ndarray:
 
 
 def low_pass(field: Array, cutoff: Any) -> Array:
-    """Keep the modes of a real field (H, W) with ``|k| <= cutoff`` rad per pixel that the solver can carry."""
+    """Keep the slow modes of a field, those that the solver can carry.
+
+    Parameters
+    ----------
+    field : real array (H, W)
+    cutoff : scalar
+        Modes with ``|k| <= cutoff`` rad per pixel stay, if they are in `kept_modes`.
+
+    Returns
+    -------
+    real array (H, W)
+    """
     k = wavevectors(field.shape, dtype=field.dtype)
     keep = (jnp.sum(k**2, axis=-1) <= cutoff**2) & kept_modes(field.shape)
     return jnp.fft.ifft2(jnp.where(keep, jnp.fft.fft2(field), 0)).real
@@ -179,9 +87,9 @@ def exponential_step(
 def stable_substeps(model: ReducedModel, *, eta: Any = 0.0, limit: int = 20_000) -> np.ndarray:
     """Count the substeps that keep the cubic term of a concrete model stable and accurate.
 
-    On its plateau ``psi^2 = -r/u`` the explicit cubic term relaxes at the rate 3 |r|; a few times this, because the
-    plateau shrinks faster than the field follows, is resolved by a quarter of a step. No step is longer than 1/16 of an
-    e-fold.
+    On its plateau ``psi^2 = -r/u`` the explicit cubic term has the rate 3 |r|. The field lags behind its plateau,
+    which shrinks as u grows, so that four times this rate is resolved: a choice from experience, as is that no step is
+    longer than 1/16 of an e-fold.
 
     Parameters
     ----------
@@ -270,9 +178,7 @@ def integrate(
         sigma, sigma_next = model.sigma[index], model.sigma[index + 1]
         span = jnp.log(sigma / sigma_next)
         step_key, within_key = jax.random.split(jax.random.fold_in(key, index))
-        white = jax.random.normal(
-            step_key, x_init.shape, x_init.dtype
-        )  # dropped by the compiler where it is unused
+        white = jax.random.normal(step_key, x_init.shape, x_init.dtype)  # unused without noise: compiled away
 
         def between(values: Array, power: int, share: Any) -> Array:
             # What is interpolated are cumulants, without their powers of sigma: constant for patches of equal norm.

@@ -16,26 +16,37 @@ import numpy as np
 
 from critjax._checks import check, check_grid, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
+from critjax.closed_form import gaussian_fields
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel, wavevectors
 from critjax.landau._coefficients import LandauCoefficients, assemble, expand_kernel
-from critjax.landau._dynamics import ReducedModel
+from critjax.landau._model import ReducedModel, steady
 from critjax.spectra import measured_symbol
 
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def fast_fields(key: PRNGKey, structure_factor: Array, cutoff: Any, num_samples: int) -> Array:
-    """Draw Gaussian fields (num_samples, H, W, C) with the part of S(k) that lies above the cutoff."""
+    """Draw Gaussian fields of the modes that a slow field leaves out.
+
+    Parameters
+    ----------
+    key : PRNG key
+    structure_factor : complex array (H, W, C, C)
+        S(k) in FFT order.
+    cutoff : scalar
+        Modes with ``|k| > cutoff`` rad per pixel are drawn.
+    num_samples : int
+
+    Returns
+    -------
+    float array (num_samples, H, W, C)
+        Mean zero, structure factor S above the cutoff and nothing below.
+    """
     grid, channels = structure_factor.shape[:2], structure_factor.shape[-1]
     dtype = structure_factor.real.dtype
     fast = jnp.sum(wavevectors(grid, dtype=dtype) ** 2, axis=-1) > cutoff**2
     white = jnp.fft.fft2(jax.random.normal(key, (num_samples, *grid, channels), dtype), axes=(1, 2))
-    if channels == 1:
-        coloured = jnp.sqrt(jnp.maximum(structure_factor[..., 0].real, 0)) * white
-    else:
-        root = jnp.linalg.cholesky(structure_factor)
-        coloured = jnp.einsum("hwab,nhwb->nhwa", root, white, precision=_EXACT)
-    return jnp.fft.ifft2(jnp.where(fast[..., None], coloured, 0), axes=(1, 2)).real
+    return gaussian_fields(jnp.where(fast[..., None], white, 0), structure_factor)
 
 
 def _derivative(function: Callable[[Array], Array], order: int) -> Callable[[Array], Array]:
@@ -111,13 +122,8 @@ def renormalised_coefficients(
     dtype = structure_factor.real.dtype
     sigma = jnp.asarray(sigma, dtype)
     state = jnp.zeros((channels,), dtype) if state is None else jnp.asarray(state, dtype)
-    check(
-        state.shape == (channels,),
-        "state",
-        f"shape ({channels},)",
-        f"shape {state.shape}",
-        "one value a channel",
-    )
+    advice = "pass one value a channel"
+    check(state.shape == (channels,), "state", f"shape ({channels},)", f"shape {state.shape}", advice)
     field_key, probe_key = jax.random.split(key)
     cutoff = np.pi / size if cutoff is None else cutoff
     fields = state + fast_fields(field_key, structure_factor, cutoff, num_samples)
@@ -167,7 +173,8 @@ def renormalised_model(
     Raises
     ------
     ValueError
-        If shapes do not match or the ladder is illegal.
+        If shapes do not match, the ladder is illegal, or the uniform mode of several channels oscillates (NaN under
+        tracing).
 
     Notes
     -----
@@ -208,4 +215,4 @@ def renormalised_model(
         )
 
     found, symbols, targets = jax.lax.map(level, (sigmas, mean, spectra))
-    return ReducedModel(sigmas, mean, targets, symbols, jax.tree.map(lambda a: a.real, found))
+    return ReducedModel(sigmas, mean, targets, symbols, steady(found))

@@ -18,7 +18,7 @@ from critjax.plotting._fields import (
     gaussianity_figure,
     order_figure,
 )
-from critjax.plotting._freeze_out import binder_figure, frozen_length_figure
+from critjax.plotting._freeze_out import FREEZE_OUT_FIGURES, binder_figure, frozen_length_figure
 from critjax.plotting._landau import landau_figures
 from critjax.plotting._spectral import (
     growth_rate_figure,
@@ -127,5 +127,7 @@ def available_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
     def ready(name: str) -> bool:
         return name in dataset and bool(np.any(np.isfinite(dataset[name].values)))
 
-    kinds = landau_figures(dataset) if dataset.attrs.get("study") == "landau" else FIGURES
+    study = dataset.attrs.get("study", "criticality")
+    special = {"landau": landau_figures, "freeze_out": lambda _: FREEZE_OUT_FIGURES}
+    kinds = special[study](dataset) if study in special else FIGURES
     return {name: kind for name, kind in kinds.items() if all(map(ready, kind.needs))}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from critjax.plotting._style import (
     BLACK,
     BLUE,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     RED,
@@ -21,6 +19,7 @@ from critjax.plotting._style import (
     mark_critical,
     named_level,
     noise_axis,
+    picture_panel,
     points,
     styled,
     title,
@@ -82,7 +81,7 @@ def film_strip_figure(dataset: xr.Dataset) -> Figure:
     axes = figure.subplots(len(rows), len(sigma), squeeze=False)
     for row, (name, pictures, widths) in enumerate(rows):
         for column, panel in enumerate(axes[row]):
-            _picture(panel, pictures[column], float(widths[column]))
+            picture_panel(panel, pictures[column], float(widths[column]))
             if row == 0:
                 panel.set_title(
                     rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
@@ -91,22 +90,6 @@ def film_strip_figure(dataset: xr.Dataset) -> Figure:
     text = "Samples x (grey scale widens with the noise) and denoised fields D(x)"
     figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
     return figure
-
-
-def _picture(panel: Axes, picture: np.ndarray, width: float) -> None:
-    """Show one field (H, W, C) on a grey or colour scale from -width to width; say so where there is none."""
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set_visible(False)
-    if not np.all(np.isfinite(picture)):
-        panel.set_facecolor("#F0F0F0")
-        panel.set_box_aspect(picture.shape[0] / picture.shape[1])
-        middle = {"ha": "center", "va": "center", "fontsize": 8.5, "color": GREY}
-        panel.text(0.5, 0.5, "diverged", transform=panel.transAxes, **middle)
-        return
-    show = picture[..., 0] if picture.shape[-1] != 3 else np.clip((picture / width + 1) / 2, 0, 1)
-    panel.imshow(show, cmap="gray", vmin=-width, vmax=width, interpolation="nearest")
 
 
 @styled

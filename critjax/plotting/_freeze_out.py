@@ -19,6 +19,7 @@ from critjax.plotting._style import (
     POINTS,
     PURPLE,
     RED,
+    FigureKind,
     figure_with_axes,
     named_level,
     plain,
@@ -169,3 +170,19 @@ def binder_figure(dataset: xr.Dataset) -> Figure:
     axes.set_title("Binder cumulant: at which noise does a grid of each size order?")
     figure.legend(loc="outside lower center", ncols=1)
     return figure
+
+
+#: Name of the file -> figure.
+FREEZE_OUT_FIGURES = {
+    "frozen-length": FigureKind(
+        frozen_length_figure,
+        ("xi_fit",),
+        "Lengths and wall density against the Langevin steps per unit of ln sigma, at the noise levels that the quench "
+        "passes; thin lines are fitted powers of n.",
+    ),
+    "binder": FigureKind(
+        binder_figure,
+        ("binder",),
+        "Binder cumulant of the spatial mean; a bar marks where a grid passes the critical Ising value.",
+    ),
+}

@@ -20,6 +20,7 @@ from critjax.plotting._style import (
     RED,
     FigureKind,
     named_level,
+    picture_panel,
     plain,
     styled,
 )
@@ -206,15 +207,8 @@ def reduced_film_figure(dataset: xr.Dataset) -> Figure:
         for column in range(len(sigma)):
             panel, picture = axes[row, column], film[row, column]
             scale = 1.0 if row == 0 else max(float(np.nanmax(np.abs(film[1, column]))), 1e-6)
-            if np.all(np.isfinite(picture)) and np.abs(picture).max() < 1e3 * scale:
-                panel.imshow(picture, cmap="gray", vmin=-scale, vmax=scale, interpolation="nearest")
-            else:
-                panel.text(0.5, 0.5, "left for\ninfinity", ha="center", va="center", fontsize=8, color=GREY)
-                panel.set_aspect("equal")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            for spine in panel.spines.values():
-                spine.set_visible(False)
+            lost = not np.abs(picture).max() < 1e3 * scale  # on its way to infinity, or there
+            picture_panel(panel, (np.full_like(picture, np.nan) if lost else picture)[..., None], scale)
             if column == 0:
                 panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
             if row == 0:

@@ -172,3 +172,19 @@ def named_level(
         fontsize=8.5,
         color=colour,
     )
+
+
+def picture_panel(panel: Axes, picture: np.ndarray, width: float) -> None:
+    """Show one field (H, W, C) on a grey or colour scale from -width to width; say so where there is none."""
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    if not np.all(np.isfinite(picture)):
+        panel.set_facecolor("#F0F0F0")
+        panel.set_box_aspect(picture.shape[0] / picture.shape[1])
+        middle = {"ha": "center", "va": "center", "fontsize": 8.5, "color": GREY}
+        panel.text(0.5, 0.5, "diverged", transform=panel.transAxes, **middle)
+        return
+    show = picture[..., 0] if picture.shape[-1] != 3 else np.clip((picture / width + 1) / 2, 0, 1)
+    panel.imshow(show, cmap="gray", vmin=-width, vmax=width, interpolation="nearest")

@@ -81,7 +81,7 @@ def write_report(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Result of a study's ``run``, e.g. `critjax.studies.criticality.run`.
+        Result of `critjax.studies.criticality.run` or `critjax.studies.landau.run`.
     folder : path
         Existing folder.
     progress : callable, optional

@@ -76,7 +76,7 @@ def _follows(dataset: xr.Dataset, name: str) -> str:
         return f"follows the simulated field on the whole ladder ({how})"
     if _diverged(dataset, name)[np.argmin(close)]:
         lost = plain(float(dataset["film_sigma"].values[np.argmin(close)]))
-        return f"follows the simulated field ({how}) until it diverges between σ = {last} and {lost}"
+        return f"follows the simulated field ({how}) until it is lost between σ = {last} and {lost}"
     return f"follows the simulated field ({how}) down to σ = {last}"
 
 
@@ -96,7 +96,7 @@ def reduced_sentence(dataset: xr.Dataset) -> str | None:
         sentence += (
             ": its cubic term has the sign that drives growth instead of stopping it"
             if cubic < 0
-            else ", in spite of a cubic term that damps"
+            else ": its cubic term damps, but is too stiff there to be integrated"
         )
     if "film_closure" not in dataset:
         return f"{sentence}."

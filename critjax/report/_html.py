@@ -13,6 +13,7 @@ from typing import NamedTuple
 import xarray as xr
 from matplotlib.figure import Figure
 
+from critjax._checks import check
 from critjax.report._findings import findings, settings_of
 from critjax.report._landau import landau_description, landau_findings, landau_table
 from critjax.report._table import Row, table
@@ -69,9 +70,17 @@ _UNITS = (
 
 
 def content(dataset: xr.Dataset) -> Content:
-    """Collect sentences and table of a study's result."""
-    settings = settings_of(dataset)
-    if dataset.attrs.get("study") == "landau":
+    """Collect sentences and table of a study's result.
+
+    Raises
+    ------
+    ValueError
+        If the dataset is of a study without a report.
+    """
+    settings, study = settings_of(dataset), str(dataset.attrs.get("study", "criticality"))
+    advice = "the freeze-out study has figures, see critjax.plotting, but no report"
+    check(study in ("criticality", "landau"), "dataset", "a criticality or Landau study", study, advice)
+    if study == "landau":
         return Content(
             "landau",
             landau_description(dataset, settings),

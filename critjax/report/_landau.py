@@ -148,16 +148,13 @@ def landau_table(dataset: xr.Dataset) -> list[Row]:
         for comparison, label in (*_KINDS.items(), ("slow", "bare, exact run without fast modes")):
             for tolerance in part["error_limit"].values:
                 sigma = _holds(part, comparison, float(tolerance))
-                rows.append(
-                    Row(
-                        f"{name}: lowest σ with error ≤ {100 * float(tolerance):g} %, {label}",
-                        "-",
-                        plain(sigma),
-                        "-",
-                        _level(part, sigma).partition("(")[2].rstrip(")") if math.isfinite(sigma) else "",
-                    )
-                )
-        i_near = 0
+                quantity = f"{name}: lowest σ with error ≤ {100 * float(tolerance):g} %, {label}"
+                error = part["holds_to_sigma_error"].sel(comparison=comparison, error_limit=tolerance)
+                note = _level(part, sigma).partition("(")[2].rstrip(")") if math.isfinite(sigma) else ""
+                rows.append(Row(quantity, "-", plain(sigma), plain(float(error), 2), note))
+        if not np.any(np.isfinite(part["depth"].values)):
+            continue
+        i_near = int(np.nanargmin(part["depth"].values))
         for quantity, label in (("plateau_squared", "squared amplitude"), ("wall_width", "wall width (px)")):
             theory, found = (float(part[q].values[i_near]) for q in (f"{quantity}_reduced", quantity))
             if math.isfinite(found):

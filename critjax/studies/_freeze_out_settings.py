@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from critjax._checks import check, check_window
+from critjax.studies._settings import check_integer, from_json
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -113,11 +114,7 @@ class FreezeOutSettings:
             ("binder_levels", 2, "use 16"),
             ("seed", 0, "use a non-negative seed"),
         ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            check(
-                value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice
-            )
+            check_integer(self, name, low, advice)
         for name, advice in (("step_size", "use 0.1"), ("binder_step_size", "use 0.5")):
             value = getattr(self, name)
             check(math.isfinite(value) and 0 < value < 1, name, "a number in (0, 1)", value, advice)
@@ -143,12 +140,37 @@ class FreezeOutSettings:
             check(side > self.size, "grid", f"more pixels than the window's {self.size}", side, advice)
 
     def resolved(self) -> FreezeOutSettings:
-        """Return a copy with every default filled in."""
+        """Return a copy with every default filled in.
+
+        Raises
+        ------
+        ValueError
+            If fewer samples are allowed than asked for.
+        """
         new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
         full = dataclasses.replace(self, **new)
+        least, most = full.num_samples or 0, full.max_samples or 0
+        check(
+            least <= most,
+            "max_samples",
+            f"at least num_samples = {least}",
+            most,
+            "raise it or lower the other",
+        )
         last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
         return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
 
     def to_json(self) -> str:
         """Return the settings as JSON, for the attributes of a result."""
         return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> FreezeOutSettings:
+        """Read settings written by `to_json`.
+
+        Raises
+        ------
+        ValueError
+            If the text is no JSON object or holds unknown option names.
+        """
+        return from_json(cls, text)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from critjax._checks import check, check_eta, check_grid, check_option
-from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings
+from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings, check_integer, from_json
 
 
 @dataclasses.dataclass(frozen=True)
 class LandauSettings:
-    """Everything that decides the numbers of a Landau study.
+    """Everything that decides the numbers of a Landau study; ``None`` stands for a default that `resolved` fills in.
 
     Parameters
     ----------
@@ -23,11 +22,11 @@ class LandauSettings:
         Window p, random patterns M and period of the stripes, as in `CriticalitySettings`.
     grid : (H, W)
         Sample size in pixels.
-    num_samples : int
-        Trajectories per bank; 0 stands for the default, as in the next two.
-    num_levels : int
+    num_samples : int, optional
+        Trajectories per bank.
+    num_levels : int, optional
         Noise levels, from sigma^2 = 6 to sigma^2 = 0.1 times the squared bare critical noise.
-    closure_samples : int
+    closure_samples : int, optional
         Fields per level, for the closure whose fast modes renormalise and for the average over them.
     eta : float
         Stochasticity; exact and reduced runs share the noise.
@@ -53,9 +52,9 @@ class LandauSettings:
     num_random: int = 8
     wavelength: float = 6.0
     grid: tuple[int, int] | None = None
-    num_samples: int = 0
-    num_levels: int = 0
-    closure_samples: int = 0
+    num_samples: int | None = None
+    num_levels: int | None = None
+    closure_samples: int | None = None
     eta: float = 0.0
     seed: int = 0
     precision: str = "float32"
@@ -75,9 +74,7 @@ class LandauSettings:
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
         for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2), ("seed", 0)):
-            value = getattr(self, name)
-            good = isinstance(value, int) and (value == 0 or value >= low)
-            check(good, name, f"an integer >= {low}", repr(value), "leave it out for the default")
+            check_integer(self, name, low, "leave it out for the default")
         for name in self.banks:
             self.of_bank(name)  # the remaining settings are checked there
 
@@ -124,17 +121,4 @@ class LandauSettings:
         ValueError
             If the text is no JSON object or holds unknown option names.
         """
-        advice = "use the results.nc of this study"
-        try:
-            values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"settings: expected a JSON object, got unreadable text ({error}); {advice}"
-            ) from None
-        check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, advice)
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        check(not unknown, "settings", "known option names", unknown, advice)
-        for name in ("banks", "grid"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        return from_json(cls, text)

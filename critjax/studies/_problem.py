@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._checks import check
 from critjax._typing import Array
 from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
 from critjax.studies._settings import DEFAULT_NUM_IMAGES, CriticalitySettings
@@ -38,6 +39,13 @@ class Problem(NamedTuple):
 def bank_key(seed: int) -> Array:
     """Return the key of the random bank, that of the seed itself: ``jax.random.key(seed)``."""
     return jax.random.key(seed)
+
+
+def check_precision(precision: str) -> None:
+    """Raise `ValueError` for float64 where JAX has it disabled: it would be float32 without a word."""
+    enabled = precision != "float64" or jnp.zeros(0, float).dtype == np.float64
+    advice = "call jax.config.update('jax_enable_x64', True) first"
+    check(enabled, "precision", "float64 enabled in JAX", "it disabled", advice)
 
 
 def _load_images(settings: CriticalitySettings) -> Any:

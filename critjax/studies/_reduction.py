@@ -96,9 +96,14 @@ def compare(runs: Runs, ladder: Array, grid: tuple[int, int], size: int) -> dict
     )
     for name, values_ in zip(("exact", "exact_slow", "bare", "renormalised"), spectra, strict=True):
         result[f"structure_factor_{name}"] = (("level", "slow_wavenumber"), values_)
-    field_error = result["field_error"][1]
-    holds = [[holds_to(np.asarray(ladder), row, limit) for limit in TOLERANCES] for row in field_error]
-    result["holds_to_sigma"] = (("comparison", "error_limit"), np.array(holds))
+    field_error, spread = result["field_error"][1], result["field_error_error"][1]
+    # The whole curve shifted by its error, up and down: errors of neighbouring levels go together.
+    holds, upper, lower = (
+        np.array([[holds_to(np.asarray(ladder), row, limit) for limit in TOLERANCES] for row in curve])
+        for curve in (field_error, field_error + spread, field_error - spread)
+    )
+    result["holds_to_sigma"] = (("comparison", "error_limit"), holds)
+    result["holds_to_sigma_error"] = (("comparison", "error_limit"), np.abs(upper - lower) / 2)
     return result
 
 

@@ -40,6 +40,27 @@ _IMAGE_DEFAULTS = {
 }
 
 
+def check_integer(settings: Any, name: str, low: int, advice: str) -> None:
+    """Raise `ValueError` unless a setting is None or an integer from ``low`` on; True is no integer here."""
+    value = getattr(settings, name)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    check(value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice)
+
+
+def from_json(kind: Any, text: str) -> Any:
+    """Read the settings of any study, a dataclass ``kind``, from JSON; see `CriticalitySettings.from_json`."""
+    try:
+        values: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        got = f"unreadable text ({error})"
+        raise ValueError(message("settings", "a JSON object", got, "use results.nc")) from None
+    check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, "use results.nc")
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    advice = "was this written by another study or version?"
+    check(not unknown, "settings", "known option names", unknown, advice)
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
 @dataclasses.dataclass(frozen=True)
 class CriticalitySettings:
     r"""Everything that decides the numbers of a criticality study.
@@ -150,11 +171,7 @@ class CriticalitySettings:
             ("probe_samples", 0, "use 8, or 0 to skip"),
             ("seed", 0, "use a non-negative seed"),
         ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            check(
-                value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice
-            )
+            check_integer(self, name, low, advice)
         check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 7 or 9")
         for name in ("closure_samples", "probe_samples"):
             check(getattr(self, name) != 1, name, "0 or at least 2", 1, "one sample gives no error estimate")
@@ -245,20 +262,7 @@ class CriticalitySettings:
         ValueError
             If the text is no JSON object or holds unknown option names.
         """
-        try:
-            values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                message("settings", "a JSON object", f"unreadable text ({error})", "use results.nc")
-            ) from None
-        check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, "use results.nc")
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        check(not unknown, "settings", "known option names", unknown, "was this written by another version?")
-        for name in ("grid", "classes", "value_range"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        return from_json(cls, text)
 
 
 def ladder_ends(

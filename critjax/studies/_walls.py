@@ -81,9 +81,7 @@ def pattern_states(
         c = amplitude_coefficients(bank, sigma, vector)
         squared = -c.r.real / c.cubic.real
         start = 2 * jnp.sqrt(jnp.abs(squared)) * wave.real
-        squared = jnp.where(
-            squared > 0, squared, jnp.nan
-        )  # subcritical: the amplitude equation has no plateau
+        squared = jnp.where(squared > 0, squared, jnp.nan)  # subcritical: no plateau
         final = relax(denoise, start[..., None].astype(dtype), sigma)[..., 0]
         amplitude = jnp.mean(final * wave.conj())
         unknown = jnp.full((), jnp.nan, dtype)

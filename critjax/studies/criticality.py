@@ -42,7 +42,7 @@ from critjax.studies._ensemble import (
 )
 from critjax.studies._film import NUM_FILM_SAMPLES, film, has_reduced_model, reduced_film
 from critjax.studies._probes import NUM_PROBE_LEVELS, probe
-from critjax.studies._problem import Problem, bank_key, build_problem
+from critjax.studies._problem import Problem, bank_key, build_problem, check_precision
 from critjax.studies._settings import CriticalitySettings, ladder_ends
 from critjax.studies._versions import versions
 
@@ -102,15 +102,7 @@ def run(
     sections 3, 5, 6.
     """
     settings = (settings or CriticalitySettings()).resolved()
-    wide = settings.precision == "float64"
-    advice = "call jax.config.update('jax_enable_x64', True) first"
-    check(
-        not wide or jnp.zeros(0, float).dtype == np.float64,
-        "precision",
-        "float64 enabled in JAX",
-        "it disabled",
-        advice,
-    )
+    check_precision(settings.precision)
     report = progress or (lambda stage, done, total: None)
     clock = _Clock()
 
@@ -276,6 +268,7 @@ def _dataset(problem, settings, prediction, variables, status, num_batches, seco
         if unit is not None:
             dataset[name].attrs["units"] = unit
     dataset.attrs = {
+        "study": "criticality",
         "title": f"critjax criticality: {settings.label}",
         "settings": settings.to_json(),
         "status": status,

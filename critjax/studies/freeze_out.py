@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from critjax._checks import check
 from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolves_freeze_out
 from critjax.observables import binder_cumulant, first_crossing, jackknife_error
 from critjax.studies import _quench as quench
 from critjax.studies._freeze_out_settings import FreezeOutSettings
 from critjax.studies._versions import versions
 
-__all__ = ["ISING_BINDER", "FreezeOutSettings", "run"]
+__all__ = ["ISING_BINDER", "FreezeOutSettings", "run", "settings_of"]
 
 #: Binder cumulant of the Ising model at its critical point, periodic square (Kamieniarz & Blote 1993): a landmark.
 ISING_BINDER = 0.6107
@@ -273,6 +274,7 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
         elif "ratio" in parts or "crossing" in parts:
             dataset[name].attrs["units"] = "sigma_c"
     dataset.attrs = {
+        "study": "freeze_out",
         "title": f"critjax freeze-out: two patterns, p = {settings.size}",
         "settings": settings.to_json(),
         "status": status,
@@ -284,3 +286,22 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return dataset
+
+
+def settings_of(dataset: xr.Dataset) -> FreezeOutSettings:
+    """Read the settings back from a result, to repeat its run.
+
+    Raises
+    ------
+    ValueError
+        If the dataset carries no settings of this study.
+    """
+    good = dataset.attrs.get("study") == "freeze_out" and "settings" in dataset.attrs
+    check(
+        good,
+        "dataset",
+        "a result of the freeze-out study",
+        sorted(dataset.attrs),
+        "pass one that it returned",
+    )
+    return FreezeOutSettings.from_json(str(dataset.attrs["settings"]))

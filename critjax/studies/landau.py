@@ -46,7 +46,7 @@ from critjax.sampling import sample
 from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._landau_settings import LandauSettings
-from critjax.studies._problem import build_problem, largest_sigma
+from critjax.studies._problem import build_problem, check_precision, largest_sigma
 from critjax.studies._reduction import (
     COMPARISONS,
     TOLERANCES,
@@ -131,10 +131,7 @@ def run(
     in memory: ``5 num_samples num_levels H W`` numbers.
     """
     settings = (settings or LandauSettings()).resolved()
-    wide = settings.precision == "float64"
-    enabled = jnp.zeros(0, float).dtype == np.float64
-    advice = "call jax.config.update('jax_enable_x64', True) first"
-    check(not wide or enabled, "precision", "float64 enabled in JAX", "it disabled", advice)
+    check_precision(settings.precision)
     report = progress or (lambda stage, done, total: None)
     parts: list[xr.Dataset] = []
     status, started = "complete", time.perf_counter()
@@ -173,7 +170,8 @@ def run(
 
 def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Dataset:
     grid, eta = settings.grid or (64, 64), settings.eta
-    steps = settings.num_samples + 4
+    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+    steps = num_samples + 4
 
     def done(count: int) -> None:
         report(name, count, steps)
@@ -186,9 +184,7 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     softest, uniform = _critical_points(bank, grid, largest_sigma(problem), eta, dtype)
     found = math.isfinite(float(softest.sigma))
     reference = float(softest.sigma) if found else largest_sigma(problem) / np.sqrt(6)
-    ladder = geometric_sigmas(
-        np.sqrt(6) * reference, np.sqrt(0.1) * reference, settings.num_levels - 1, dtype=dtype
-    )
+    ladder = geometric_sigmas(np.sqrt(6) * reference, np.sqrt(0.1) * reference, num_levels - 1, dtype=dtype)
     key = jax.random.fold_in(jax.random.key(settings.seed), 2)
     closure_key, fast_key, sample_key = jax.random.split(key, 3)
     bare = jax.jit(lambda bank: reduced_model(bank, ladder, grid, eta=eta))(bank)
@@ -335,16 +331,17 @@ def estimate_cost(settings: LandauSettings) -> dict[str, float]:
     """
     settings = settings.resolved()
     grid, dtype = settings.grid or (64, 64), jnp.dtype(settings.precision)
-    batch = min(_BATCH, settings.num_samples)
+    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+    batch = min(_BATCH, num_samples)
     times = []
     for name in settings.banks:
         denoise = patch_denoiser(build_problem(settings.of_bank(name)).bank)
         times.append(time_evaluation(denoise, (batch, *grid, 1), dtype))
-    trajectories = 4 * (settings.num_levels - 1) + 2
-    extra = _CLOSURE_EVALUATIONS * settings.closure_samples * settings.num_levels / batch
-    per_bank = -(-settings.num_samples // batch) * trajectories + extra
+    trajectories = 4 * (num_levels - 1) + 2
+    extra = _CLOSURE_EVALUATIONS * (settings.closure_samples or 0) * num_levels / batch
+    per_bank = -(-num_samples // batch) * trajectories + extra
     overhead = 35.0 * len(settings.banks)
-    fields = float(np.prod(grid)) * dtype.itemsize * settings.num_levels * settings.num_samples
+    fields = float(np.prod(grid)) * dtype.itemsize * num_levels * num_samples
     return {
         "seconds": overhead + per_bank * sum(times),
         "seconds_per_evaluation": sum(times) / len(times),
