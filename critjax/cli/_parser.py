@@ -290,7 +290,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``critjax train``."""
     add = parser.add_argument
     add("--architecture", choices=("local", "unet"), default="local", help="(default: %(default)s)")
-    add("--width", type=int, default=48, metavar="N", help="channels inside (default: %(default)s)")
+    add("--width", type=int, default=32, metavar="N", help="channels inside (default: %(default)s)")
     add(
         "--dilations",
         type=_numbers,
@@ -305,6 +305,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="unet: a resolution each (default: 1,2,2)",
     )
+    add("--blocks", type=int, default=2, metavar="N", help="unet: blocks per resolution (default: %(default)s)")
     add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
     add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
     add("--conditional", action="store_true", help="train with the labels of the images")

@@ -68,6 +68,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         width=options.width,
         dilations=options.dilations,
         multipliers=options.multipliers,
+        blocks=options.blocks,
         attention=options.attention,
         padding=options.padding,
         num_classes=0 if labels is None else int(np.max(labels)) + 1,

@@ -77,7 +77,7 @@ class NetworkConfig:
 
     architecture: str = "local"
     channels: int = 1
-    width: int = 48
+    width: int = 32
     dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
