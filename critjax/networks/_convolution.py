@@ -1,8 +1,7 @@
-r"""Convolution with a chosen padding, and a weight gradient that is fast on CPUs.
+r"""Convolution with a chosen padding, fast on CPUs inside loops and in reverse mode.
 
-XLA's weight gradient of a small convolution runs far below a processor's speed on CPUs. In training it is replaced
-there by a product of unfolded windows with the output's gradient, summed over chunks of the batch. Other platforms
-keep their own.
+XLA's convolutions collapse inside the loops of samplers on CPUs, and their weight gradients are slow there. On CPUs the
+same sum is therefore one product of unfolded windows with the kernel; other platforms keep their own convolution.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from critjax._typing import Array
 
 PADDINGS = ("zero", "periodic")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-#: Images whose windows are unfolded at once in the weight gradient.
-_CHUNK = 8
 
 
 def pad_field(x: Array, reach: int, padding: str) -> Array:
@@ -31,58 +28,58 @@ def pad_field(x: Array, reach: int, padding: str) -> Array:
     return jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode=mode)
 
 
-def _valid(x: Array, kernel: Array, dilation: int) -> Array:
-    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT)
+def _unfold(x: Array, size: int, dilation: int, padding: str) -> Array:
+    """Put the window of every pixel into one row: (B H W, size size C)."""
+    height, width, channels = x.shape[1:]
+    padded = pad_field(x, dilation * (size // 2), padding)
+    offsets = [(dilation * a, dilation * b) for a in range(size) for b in range(size)]
+    windows = [padded[:, a : a + height, b : b + width] for a, b in offsets]
+    return jnp.concatenate(windows, axis=-1).reshape(-1, size * size * channels)
+
+
+def _product(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
+    rows = _unfold(x, kernel.shape[0], dilation, padding)
+    return (rows @ kernel.reshape(-1, kernel.shape[-1])).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _stock(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
+    padded = pad_field(x, dilation * (kernel.shape[0] // 2), padding)
+    numbers = lax.conv_dimension_numbers(padded.shape, kernel.shape, _LAYOUT)
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", rhs_dilation=(dilation, dilation), dimension_numbers=numbers
+        padded, kernel, (1, 1), "VALID", rhs_dilation=(dilation, dilation), dimension_numbers=numbers
     )
 
 
-def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], dilation: int) -> Array:
-    """Sum over pixels of window times output gradient: (k, k, C, O), by one product per offset and chunk."""
-    size, _, channels, outputs = shape
-    batch, height, width = gradient.shape[:3]
-    chunk = next(n for n in range(min(_CHUNK, batch), 0, -1) if batch % n == 0)
-
-    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        images, slopes = pair
-        windows = [
-            images[:, a * dilation : a * dilation + height, b * dilation : b * dilation + width]
-            for a in range(size)
-            for b in range(size)
-        ]
-        unfolded = jnp.concatenate(windows, axis=-1).reshape(-1, size * size * channels)
-        return total + unfolded.T @ slopes.reshape(-1, outputs), None
-
-    start = jnp.zeros((size * size * channels, outputs), gradient.dtype)
-    parts = (x.reshape(-1, chunk, *x.shape[1:]), gradient.reshape(-1, chunk, *gradient.shape[1:]))
-    total, _ = lax.scan(add, start, parts)
-    return total.reshape(shape)
+def _either(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
+    fixed = {"dilation": dilation, "padding": padding}
+    cpu, default = functools.partial(_product, **fixed), functools.partial(_stock, **fixed)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _trained(x: Array, kernel: Array, dilation: int) -> Array:
-    return _valid(x, kernel, dilation)
+_trained = jax.custom_vjp(_either, nondiff_argnums=(2, 3))
 
 
-def _trained_forward(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return _valid(x, kernel, dilation), (x, kernel)
+def _forward(x: Array, kernel: Array, dilation: int, padding: str) -> tuple[Array, tuple[Array, Array]]:
+    return _either(x, kernel, dilation, padding), (x, kernel)
 
 
-def _trained_backward(dilation: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    (back,) = jax.linear_transpose(lambda x: _valid(x, kernel, dilation), x)(gradient)
+def _backward(
+    dilation: int, padding: str, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    def stock(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda x, k: _stock(x, k, dilation, padding), x, kernel)[1](gradient)
 
-    def stock(x: Array, gradient: Array) -> Array:
-        return jax.linear_transpose(lambda k: _valid(x, k, dilation), kernel)(gradient)[0]
+    def products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        # The adjoint of a convolution, zero or periodic, is the one with the turned kernel.
+        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        rows = _unfold(x, kernel.shape[0], dilation, padding)
+        weights = rows.T @ gradient.reshape(-1, gradient.shape[-1])
+        return _product(gradient, turned, dilation, padding), weights.reshape(kernel.shape)
 
-    def unfolded(x: Array, gradient: Array) -> Array:
-        return _weight_gradient(x, gradient, kernel.shape, dilation)
-
-    return back, lax.platform_dependent(x, gradient, cpu=unfolded, default=stock)
+    return lax.platform_dependent(*saved, gradient, cpu=products, default=stock)
 
 
-_trained.defvjp(_trained_forward, _trained_backward)
+_trained.defvjp(_forward, _backward)
 
 
 def convolve(
@@ -99,12 +96,11 @@ def convolve(
     dilation : int
         Distance of the kernel's taps in pixels.
     training : bool
-        Use the weight gradient of this module on CPUs; it is for reverse mode only.
+        Gradients by products, too, on CPUs; reverse mode only.
 
     Returns
     -------
     (B, H, W, O) array
         ``y_i = sum_r kernel[r] x_{i + dilation r}``, r from -(k-1)/2 to (k-1)/2.
     """
-    padded = pad_field(x, dilation * (kernel.shape[0] // 2), padding)
-    return _trained(padded, kernel, dilation) if training else _valid(padded, kernel, dilation)
+    return (_trained if training else _either)(x, kernel, dilation, padding)

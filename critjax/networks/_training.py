@@ -27,6 +27,8 @@ from critjax.networks._architectures import NetworkConfig, Parameters, apply, in
 from critjax.networks._weights import flatten, read, unflatten, write
 
 CHECKPOINT = "checkpoint.safetensors"
+#: Images whose gradient is computed at once on CPUs.
+_CPU_PART = 4
 #: Noise levels of the held-out loss, image units.
 EVALUATION_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -139,6 +141,25 @@ def loss(
     return jnp.mean(weight * (denoised - x0) ** 2)
 
 
+def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:
+    """Loss of a batch and its gradient, on CPUs summed over parts that fit into the cache."""
+    count = batch[0].shape[0]
+    small = jax.default_backend() == "cpu"
+    part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0) if small else count
+
+    def one(batch: Any) -> tuple[Array, Parameters]:
+        return jax.value_and_grad(lambda p: loss(config, p, *batch))(params)
+
+    if part == count:
+        return one(batch)
+    parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), batch)
+    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, _ = jax.lax.scan(
+        lambda total, batch: (jax.tree.map(jnp.add, total, one(batch)), None), zero, parts
+    )
+    return jax.tree.map(lambda a: a * (part / count), total)
+
+
 def make_step(
     config: NetworkConfig, training: TrainingConfig
 ) -> Callable[[TrainingState, Array, Array | None], tuple[TrainingState, Array]]:
@@ -158,9 +179,7 @@ def make_step(
         if labels is not None:
             dropped = jax.random.bernoulli(keys[3], training.label_dropout, chosen.shape)
             label = jnp.where(dropped, -1, labels[chosen])
-        value, gradient = jax.value_and_grad(lambda p: loss(config, p, x0, jnp.exp(levels), noise, label))(
-            state.params
-        )
+        value, gradient = _gradient(config, state.params, (x0, jnp.exp(levels), noise, label))
         updates, memory = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step))
