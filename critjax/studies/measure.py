@@ -1,0 +1,418 @@
+r"""Any denoiser measured with the instruments of the theory: symbols, kernels, gaps, lengths, critical noises.
+
+Two ensembles that must not be confused: ``trajectories``, the fields of the denoiser's own sampler, and
+``noised data``, images plus white noise. They agree only for a denoiser that is the posterior mean of those images.
+
+>>> from critjax.closed_form import gaussian_denoiser
+>>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
+>>> denoise = gaussian_denoiser(np.zeros((8, 8, 1), np.float32), np.full((8, 8), 3.0, np.float32))
+>>> found = measure(denoise, images, sigmas=np.array([4.0, 2.0, 1.0]), num_samples=8)
+>>> [round(float(v), 3) for v in found["mean_jacobian_uniform"].sel(ensemble="noised data")]  # 3/(3 + sigma^2)
+[0.158, 0.429, 0.75]
+
+THEORY sections 5 to 7.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._checks import check, check_rank, check_sigmas
+from critjax._typing import Array, ArrayLike, DenoiseFn, Float
+from critjax.fluctuations import gaussian_closure
+from critjax.fourier import radial_shells
+from critjax.observables import (
+    bootstrap_error,
+    first_crossing,
+    fit_gap,
+    interior_minimum,
+    radial_average,
+    receptive_field_radius,
+)
+from critjax.sampling import sample
+from critjax.spectra import leading_eigenvalue, measured_symbol, regression_symbol
+from critjax.studies._probes import nonreciprocal_estimate
+
+__all__ = ["ENSEMBLES", "SIGMAS", "measure"]
+
+ENSEMBLES = ("trajectories", "noised data")
+#: Default ladder, image units.
+SIGMAS = np.geomspace(20.0, 0.05, 21)
+#: Fields evaluated together.
+_BATCH = 8
+_NUM_RESAMPLES = 200
+#: Columns of the Jacobian for one random-phase probe, and fields at k = 0 for one that is probed.
+_COLUMNS, _UNIFORM = 2, 2
+#: Independent closures, for errors.
+_REPLICAS = 4
+#: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
+_SIGNIFICANT = 3.0
+
+Progress = Callable[[str, int, int], None]
+_Variables = dict[str, tuple[tuple[str, ...], Any]]
+
+
+def measure(
+    denoise_fn: DenoiseFn,
+    images: Float[ArrayLike, "Q H W C"],
+    *,
+    sigmas: Any = SIGMAS,
+    num_samples: int = 64,
+    probe_samples: int = 8,
+    num_probes: int = 2,
+    closure_samples: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    r"""Measure a denoiser along its own trajectories and on noised images.
+
+    Parameters
+    ----------
+    denoise_fn : DenoiseFn
+        Any callable ``(x (H, W, C), sigma) -> (H, W, C)`` with forward derivatives: a network, a patch model, an
+        adapted PyTorch module.
+    images : float array (Q, H, W, C)
+        Clean images for the second ensemble, best ones that were not trained on; repeated with new noise if there are
+        fewer than ``num_samples``.
+    sigmas : float array (num,)
+        Strictly decreasing ladder, image units, of the sampler and of all measurements.
+    num_samples : int
+        Trajectories, and noised images, for the regression symbol; at least C + 2.
+    probe_samples : int
+        Fields of each ensemble whose Jacobian is probed, at least 3 and at most half of ``num_samples``; twice as many
+        at k = 0.
+    num_probes : int
+        Random-phase probes a field, for the symbol; twice as many columns of the Jacobian, for the kernel.
+    closure_samples : int
+        Fields a level of the Gaussian closure, a multiple of 4; 0 leaves it out.
+    seed : int
+    progress : callable, optional
+        ``(stage, done, total)``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Axes ``ensemble``, ``sigma``, ``wavenumber`` (shells, rad per pixel), ``kernel_y``, ``kernel_x``. With standard
+        errors as ``*_error``:
+
+        ``mean_jacobian``, ``mean_jacobian_uniform``
+            Symbol of the mean Jacobian, shells by random-phase probes and k = 0 exactly; the error is over fields.
+        ``regression``, ``regression_uniform``
+            Symbol of the regression of D on x, which drives the structure factor; bootstrap over fields.
+        ``gap``, ``stiffness``, ``xi_eq``
+            1 - lambda(0), K and sqrt(K/abs(gap)) of a fit to the lowest shells of the mean Jacobian; xi NaN if K <= 0.
+        ``receptive_radius``
+            Effective receptive field radius of the mean kernel, pixels; entries within 3 standard errors of zero do not
+            count, jackknife error.
+        ``nonreciprocal``
+            ||(J - J^T)/2|| / ||J|| of the mean kernel, free of noise bias.
+        ``kernel``
+            Mean kernel, averaged over channels.
+        ``critical_sigma_regression``
+            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap.
+        ``minimal_gap``, ``minimal_gap_sigma``
+            Smallest gap of the mean Jacobian at k = 0 and where; parametric bootstrap.
+        ``regression_closure``, ``regression_uniform_closure``, ``critical_sigma_closure``
+            The Gaussian closure's prediction from the denoiser alone: a translation-invariant theory.
+
+        ``attrs`` hold the cost: ``evaluations``, ``jacobian_products``, ``seconds``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For illegal ladders, counts or images.
+
+    Notes
+    -----
+    ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
+    ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products, eight
+    fields at once. THEORY sections 5 to 7.
+    """
+    check_rank("images", images, "Q H W C")
+    images = jnp.asarray(images)
+    sigmas = jnp.asarray(sigmas, images.dtype)
+    check_sigmas("sigmas", sigmas)
+    count, height, width, channels = images.shape
+    check(count >= 1, "images", "one or more", count, "pass images that were not trained on")
+    check(bool(jnp.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
+    check(num_samples >= channels + 2, "num_samples", f"at least {channels + 2}", num_samples, "use 64")
+    enough = 3 <= probe_samples <= num_samples // _UNIFORM
+    check(
+        enough,
+        "probe_samples",
+        f"3 to {num_samples // _UNIFORM}, half of num_samples",
+        probe_samples,
+        "use 8",
+    )
+    check(num_probes >= 1, "num_probes", "an integer >= 1", num_probes, "use 2")
+    least = _REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
+    good = closure_samples == 0 or (closure_samples >= least and closure_samples % _REPLICAS == 0)
+    expected = f"0 or a multiple of {_REPLICAS} from {least} on"
+    check(good, "closure_samples", expected, closure_samples, "use 16")
+    report = progress or (lambda stage, done, total: None)
+    started = time.perf_counter()
+    keys = jax.random.split(jax.random.key(seed), 5)
+    ladder = np.asarray(sigmas, np.float64)
+
+    def batched(x: Array, sigma: Array) -> Array:
+        return jax.lax.map(lambda one: denoise_fn(one, sigma), x, batch_size=_BATCH)
+
+    @jax.jit
+    def trajectories(keys: Array) -> tuple[Array, Array]:
+        def one(key: Array) -> tuple[Array, Array]:
+            found = sample(denoise_fn, key, (height, width, channels), sigmas)
+            return found.x, found.denoised
+
+        return jax.vmap(one)(keys)
+
+    sample_keys, parts = jax.random.split(keys[0], num_samples), []
+    for first in range(0, num_samples, _BATCH):
+        report("trajectories", first, num_samples)
+        parts.append(jax.tree.map(np.asarray, trajectories(sample_keys[first : first + _BATCH])))
+    report("trajectories", num_samples, num_samples)
+    own, own_denoised = (np.concatenate(p).swapaxes(0, 1) for p in zip(*parts, strict=True))
+
+    clean = images[jnp.arange(num_samples) % count]
+
+    @jax.jit
+    def noised(sigma: Array, key: Array) -> tuple[Array, Array]:
+        x = clean + sigma * jax.random.normal(key, clean.shape, clean.dtype)
+        return x, batched(x, sigma)
+
+    @jax.jit
+    def regression(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
+        def statistic(pair: tuple[Array, Array]) -> Array:
+            symbol = leading_eigenvalue(regression_symbol(*pair)).real
+            return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
+
+        pair = (x, denoised)
+        resampled = bootstrap_error(statistic, pair, key, num_resamples=_NUM_RESAMPLES)
+        return statistic(pair), resampled
+
+    @jax.jit
+    def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
+        def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            probe_key, column_key = jax.random.split(pair[1])
+            found = measured_symbol(denoise_fn, pair[0][None], sigma, probe_key, num_probes=num_probes)
+            return found.symbol, _columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
+
+        return jax.lax.map(one, (x, jax.random.split(key, len(x))))
+
+    @jax.jit
+    def uniform(x: Array, sigma: Array) -> Array:
+        def one(field: Array) -> Array:
+            tangents = jnp.broadcast_to(
+                jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *field.shape)
+            )
+            response = jax.vmap(jax.linearize(lambda y: denoise_fn(y, sigma), field)[1])(tangents)
+            return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
+
+        return jax.lax.map(one, x, batch_size=_BATCH)
+
+    shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
+    rows: dict[str, dict[str, list[Any]]] = {name: {} for name in ENSEMBLES}
+    total = len(ladder) * len(ENSEMBLES)
+    for level, sigma in enumerate(sigmas):
+        noise_key, boot_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level), 3)
+        fields = {
+            "trajectories": (jnp.asarray(own[level]), jnp.asarray(own_denoised[level])),
+            "noised data": noised(sigma, noise_key),
+        }
+        for number, (name, (x, denoised)) in enumerate(fields.items()):
+            report("measurement", level * len(ENSEMBLES) + number, total)
+            values, errors = regression(x, denoised, boot_key)
+            symbols, kernels = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
+            ones = np.asarray(uniform(x[: _UNIFORM * probe_samples], sigma), np.float64)
+            row = {"regression_all": np.asarray(values), "regression_all_error": np.asarray(errors)}
+            row |= _jacobian_row(symbols, kernels.astype(np.float64), ones)
+            for key, value in row.items():
+                rows[name].setdefault(key, []).append(value)
+    report("measurement", total, total)
+    variables = _collect(rows, ladder, keys[2])
+    if closure_samples:
+        report("closure", 0, 1)
+        variables.update(_closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples))
+        report("closure", 1, 1)
+    coordinates = {"ensemble": list(ENSEMBLES), "sigma": ladder, "wavenumber": shells}
+    result = xr.Dataset(variables, coordinates)
+    result["sigma"].attrs["units"] = "image units (data in [-1, 1])"
+    result["wavenumber"].attrs["units"] = "rad per pixel"
+    for name in ("xi_eq", "receptive_radius"):
+        result[name].attrs["units"] = "pixels"
+    num = len(ladder)
+    result.attrs = {
+        "evaluations": num_samples * (2 * num - 1) + num_samples * num + closure_samples * (num + 2),
+        "jacobian_products": (2 * (1 + _COLUMNS) * num_probes + 2 * _UNIFORM)
+        * probe_samples
+        * channels
+        * num,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return result
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over fields (axis 0) and its standard error."""
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def _columns(denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int) -> Array:
+    """Average columns of the Jacobian at random pixels into a kernel (p, p, C, C): output channel, input channel.
+
+    Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
+    """
+    height, width, channels = x.shape
+    size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits
+    push = jax.linearize(lambda y: denoise_fn(y, sigma), x)[1]
+    rows, columns = (
+        jax.random.randint(k, (count,), 0, n)
+        for k, n in zip(jax.random.split(key), (height, width), strict=True)
+    )
+    half = size // 2
+    offsets = jnp.arange(-half, half + 1)
+
+    def column(row: Array, column: Array) -> Array:
+        tangents = jnp.zeros((channels, *x.shape), x.dtype)
+        tangents = tangents.at[:, row, column].set(jnp.eye(channels, dtype=x.dtype))
+        response = jax.vmap(push)(tangents)  # input channel, H, W, output channel
+        # D_i = sum_r g(r) x_{i+r}: pixel j drives pixel i = j - r.
+        i_y, i_x = (row - offsets) % height, (column - offsets) % width
+        return jnp.moveaxis(response[:, i_y[:, None], i_x[None, :]], 0, -1)
+
+    return jax.vmap(column)(rows, columns).mean(0)
+
+
+def _jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) -> dict[str, Any]:
+    """Reduce symbols (K, H, W, C, C), kernels (K, p, p, C, C) and values at k = 0 of single fields at one level."""
+    leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
+    mean, error = _mean_and_error(leading)
+    mean[0, 0], error[0, 0] = _mean_and_error(uniform)
+    shell_mean, shell_error = _mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
+    shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
+    fit = jax.tree.map(float, fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
+    radius, radius_error = _radius(kernels)
+    fraction, fraction_error = nonreciprocal_estimate(kernels)
+    return {
+        "mean_jacobian": shell_mean,
+        "mean_jacobian_error": shell_error,
+        "mean_jacobian_uniform": mean[0, 0],
+        "mean_jacobian_uniform_error": error[0, 0],
+        "gap": fit.gap,
+        "gap_error": fit.gap_error,
+        "stiffness": fit.stiffness,
+        "stiffness_error": fit.stiffness_error,
+        "xi_eq": fit.correlation_length,
+        "xi_eq_error": fit.correlation_length_error,
+        "receptive_radius": radius,
+        "receptive_radius_error": radius_error,
+        "nonreciprocal": fraction,
+        "nonreciprocal_error": fraction_error,
+        "kernel": np.trace(kernels.mean(0), axis1=-2, axis2=-1) / kernels.shape[-1],
+    }
+
+
+def _radius(kernels: np.ndarray) -> tuple[float, float]:
+    """Effective receptive field radius of the mean of kernels (K, p, p, C, C), noise cut off, and a jackknife error."""
+
+    def radius(part: np.ndarray) -> float:
+        mean, error = _mean_and_error(part)
+        kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
+        return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
+
+    count = len(kernels)
+    left_out = np.array([radius(np.delete(kernels, i, axis=0)) for i in range(count)])
+    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+    return radius(kernels), float(spread)
+
+
+def _collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Array) -> _Variables:
+    """Join the levels of both ensembles, and find where their symbols turn."""
+    extra = {"mean_jacobian": ("wavenumber",), "kernel": ("kernel_y", "kernel_x")}
+    variables: _Variables = {}
+    for name in rows[ENSEMBLES[0]]:
+        values = np.stack([np.stack(rows[ensemble][name]) for ensemble in ENSEMBLES])
+        if name.startswith("regression_all"):
+            suffix = name.removeprefix("regression_all")
+            variables[f"regression_uniform{suffix}"] = (("ensemble", "sigma"), values[..., 0])
+            variables[f"regression{suffix}"] = (("ensemble", "sigma", "wavenumber"), values[..., 1:])
+        else:
+            dims = extra.get(name.removesuffix("_error"), ())
+            variables[name] = (("ensemble", "sigma", *dims), values)
+    noise = np.asarray(jax.random.normal(key, (_NUM_RESAMPLES, len(ladder))), np.float64)
+    found: dict[str, list[float]] = {}
+    for number in range(len(ENSEMBLES)):
+        for name, (value, error) in {
+            **_crossing(variables, "regression_uniform", number, ladder, noise),
+            **_minimum(variables, number, ladder, noise),
+        }.items():
+            found.setdefault(name, []).append(value)
+            found.setdefault(f"{name}_error", []).append(error)
+    variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
+    return variables
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the standard deviation over resamples; NaN where fewer than nine of ten exist."""
+    good = values[np.isfinite(values)]
+    return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
+
+
+def _crossing(variables, name: str, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
+    """Where a measured symbol first passes one; errors by resampling every level within its own."""
+    mean, error = (np.asarray(variables[n][1])[number] for n in (name, f"{name}_error"))
+    find = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(jnp.asarray(ladder)), values, 1.0)))
+    resampled = np.asarray(jax.vmap(find)(jnp.asarray(mean + noise * error)))
+    return {"critical_sigma_regression": (float(find(jnp.asarray(mean))), _spread(resampled))}
+
+
+def _minimum(variables, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
+    """Smallest gap of the mean Jacobian at k = 0, and where."""
+    mean, error = (np.asarray(variables[f"mean_jacobian_uniform{s}"][1])[number] for s in ("", "_error"))
+
+    def find(values: Array) -> tuple[Array, Array]:
+        at, value = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - values)
+        return jnp.exp(at), value
+
+    sigma, gap = map(float, find(jnp.asarray(mean)))
+    sigmas, gaps = map(np.asarray, jax.vmap(find)(jnp.asarray(mean + noise * error)))
+    return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
+
+
+def _closure(denoise_fn: DenoiseFn, key: Array, sigmas: Array, shape: Any, num_samples: int) -> _Variables:
+    """Predict the regression symbol from the denoiser alone."""
+    height, width, channels = shape
+
+    @jax.jit
+    def predict(keys: Array) -> tuple[Array, Array]:
+        def replica(key: Array) -> tuple[Array, Array]:
+            count = num_samples // _REPLICAS
+            found = gaussian_closure(
+                denoise_fn, key, sigmas, (height, width), num_samples=count, channels=channels
+            )
+            symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
+            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol)
+
+        return jax.lax.map(replica, keys)
+
+    uniform, shells = map(np.asarray, predict(jax.random.split(key, _REPLICAS)))
+    crossing = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(sigmas), values, 1.0)))
+    mean, error = _mean_and_error(uniform)
+    shell_mean, shell_error = _mean_and_error(shells)
+    critical = np.asarray(jax.vmap(crossing)(jnp.asarray(uniform)))
+    good = critical[np.isfinite(critical)]
+    spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
+    return {
+        "regression_uniform_closure": (("sigma",), mean),
+        "regression_uniform_closure_error": (("sigma",), error),
+        "regression_closure": (("sigma", "wavenumber"), shell_mean),
+        "regression_closure_error": (("sigma", "wavenumber"), shell_error),
+        "critical_sigma_closure": ((), float(crossing(jnp.asarray(mean)))),
+        "critical_sigma_closure_error": ((), spread),
+    }
