@@ -305,7 +305,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="unet: a resolution each (default: 1,2,2)",
     )
-    add("--blocks", type=int, default=2, metavar="N", help="unet: blocks per resolution (default: %(default)s)")
+    add(
+        "--blocks",
+        type=int,
+        default=2,
+        metavar="N",
+        help="unet: blocks per resolution (default: %(default)s)",
+    )
     add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
     add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
     add("--conditional", action="store_true", help="train with the labels of the images")
