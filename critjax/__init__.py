@@ -40,7 +40,13 @@ from critjax.landau import (
 )
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.observables import correlation_length, radial_average, structure_factor
-from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+from critjax.patch_score import (
+    available_methods,
+    effective_patches,
+    patch_denoiser,
+    patch_denoisers,
+    scheduled_denoiser,
+)
 from critjax.sampling import Trajectory, sample
 from critjax.spectra import (
     CriticalPoint,
@@ -103,6 +109,7 @@ __all__ = [
     "measured_symbol",
     "mixture_denoiser",
     "patch_denoiser",
+    "patch_denoisers",
     "radial_average",
     "random_pattern_bank",
     "rayleigh_quotient",
@@ -110,6 +117,7 @@ __all__ = [
     "renormalised_coefficients",
     "response_kernel",
     "sample",
+    "scheduled_denoiser",
     "score",
     "select",
     "stripe_bank",

@@ -1,0 +1,361 @@
+r"""Centre-readout denoisers of several window sizes in one pass over pairs of pixels.
+
+With the query pixel i and the training pixel i + a, the squared differences ``|x(i) - y(i + a)|^2`` of one offset a
+form an image, and the distance of two windows of any size is a window sum of it: a product with a matrix of zeros and
+ones on either side. All sizes share the differences, and so does what is expensive to lay out. Nothing is subtracted
+after the differences are squared, so that scores are as accurate as the differences at any noise level.
+
+Every legal variant is an outer product of what happens along rows and along columns (`_Axis`): which offsets there
+are, which pixels take part, which of their neighbours the window sums, and whether the training window has to fit.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from critjax._checks import (
+    as_floating,
+    as_log_prior,
+    check,
+    check_floating,
+    check_option,
+    check_rank,
+    check_window,
+    is_concrete,
+)
+from critjax._typing import Array, ArrayLike
+from critjax.banks import POSITIONS
+from critjax.patch_score._denoiser import LEGAL, _divisor
+from critjax.patch_score._scores import excluded_logit, matmul
+
+#: Pairs of pixels a block, images times H times W: what differences, scores and sums need then stays in the cache.
+PAIR_TARGET = 32768
+
+
+class _Axis(NamedTuple):
+    """What one pass does along one axis of length n."""
+
+    offsets: np.ndarray  # from query to training pixel, modulo n
+    pixels: tuple[np.ndarray, ...]  # of every size: the query pixels that take part
+    sums: tuple[np.ndarray, ...]  # of every size: (n, len(pixels)), one where the window covers the pixel
+    fits: bool  # whether training windows must lie inside the image
+
+
+class _Running(NamedTuple):
+    """Online softmax: weights are relative to ``exp(top)``; the last axis counts query rows of images in turn."""
+
+    top: Array
+    total: Array
+    values: tuple[Array, ...]  # of every channel: weighted sum of what is read out
+    tilt: Array | None  # weighted sum of logit - top, for the entropy
+
+
+def _axes(length: int, sizes: tuple[int, ...], positions: str, boundary: str) -> list[_Axis]:
+    """List the passes that all pixels of one axis need."""
+    index = np.arange(length)
+    near = np.abs(index[:, None] - index)
+    if boundary == "periodic":
+        near = np.minimum(near, length - near)
+    every, here = index, index[:1]
+
+    def axis(offsets: np.ndarray, chosen: Callable[[int], np.ndarray], fits: bool) -> _Axis:
+        pixels = tuple(np.flatnonzero(chosen(size // 2)) for size in sizes)
+        sums = tuple(near[:, own] <= size // 2 for own, size in zip(pixels, sizes, strict=True))
+        return _Axis(offsets, pixels, sums, fits)
+
+    def inside(reach: int) -> np.ndarray:
+        return (index >= reach) & (index < length - reach)
+
+    def anywhere(_reach: int) -> np.ndarray:
+        return index >= 0
+
+    if positions == "same":
+        return [axis(here, anywhere, False)]
+    if boundary == "periodic":
+        return [axis(every, anywhere, positions == "interior")]
+    # Noiseless padding: pixels near the border meet their own row only, where padding differs from itself by nothing.
+    return [axis(every, inside, True), axis(here, lambda reach: ~inside(reach), False)]
+
+
+def _pick(array: Array, index: np.ndarray, axis: int) -> Array:
+    """Take entries along an axis, by a slice where they are neighbours."""
+    if len(index) == index[-1] - index[0] + 1:
+        return lax.slice_in_dim(array, int(index[0]), int(index[-1]) + 1, axis=axis)
+    return jnp.take(array, index, axis=axis)
+
+
+def _fitting(axis: _Axis, number: int, size: int, length: int, offset: Array) -> Array:
+    """Tell which pixels meet a training pixel whose window may be used."""
+    partner = (axis.pixels[number] + offset) % length
+    return (partner >= size // 2) & (partner < length - size // 2)
+
+
+def _update(state: _Running, scores: Array, values: list[Array]) -> _Running:
+    """Add one candidate everywhere, with one exponential: of the two of a running maximum one is exp(0)."""
+    change = scores - state.top
+    higher = change > 0
+    # Not -abs: its derivative is zero where candidates tie.
+    small = jnp.exp(jnp.where(higher, -change, change))
+
+    def add(total: Array, value: Any) -> Array:
+        return jnp.where(higher, total * small + value, total + small * value)
+
+    tilt = state.tilt
+    if tilt is not None:
+        raised = small * tilt - (small * change) * state.total
+        tilt = jnp.where(higher, raised, tilt + small * change)
+    sums = tuple(add(*pair) for pair in zip(state.values, values, strict=True))
+    return _Running(jnp.where(higher, scores, state.top), add(state.total, 1), sums, tilt)
+
+
+def _start(shape: tuple[int, ...], channels: int, dtype, with_tilt: bool) -> _Running:
+    none = jnp.zeros(shape, dtype)
+    lowest = jnp.full(shape, excluded_logit(dtype), dtype)
+    return _Running(lowest, none, (none,) * channels, none if with_tilt else None)
+
+
+def _merge(parts: _Running, log_prior: Any, axis: int) -> _Running:
+    """Join running sums along an axis, each with a log prior that all its candidates share."""
+    tops = parts.top + log_prior
+    top = jnp.max(tops, axis=axis, keepdims=True)
+    scale = jnp.exp(tops - top)
+
+    def total(sums: Array) -> Array:
+        return jnp.sum(scale * sums, axis=axis)
+
+    tilt = parts.tilt
+    if tilt is not None:
+        tilt = total(tilt) + jnp.sum((scale * (tops - top)) * parts.total, axis=axis)
+    return _Running(jnp.squeeze(top, axis), total(parts.total), tuple(map(total, parts.values)), tilt)
+
+
+def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Array, with_tilt: bool):
+    """Meet one block of images (b, H, W, C); return `_Running` of shape (columns, b, rows) of every size.
+
+    Columns lead and rows come last, images between: either sum over a window is then one plain matrix product, and
+    elementwise work runs over long rows.
+    """
+    count, height, width, channels = block.shape
+    y = jnp.transpose(block, (3, 2, 0, 1))  # (C, W, b, H)
+    for axis, passed in ((1, columns), (3, rows)):
+        if len(passed.offsets) > 1:  # every offset is then a slice
+            y = jnp.concatenate([y, y], axis=axis)
+    x = jnp.broadcast_to(jnp.transpose(x, (2, 1, 0))[:, :, None], (channels, width, count, height))
+    x = x.reshape(channels, width, -1)
+    scale = -0.5 / sigma**2
+    sums = [
+        (jnp.asarray(own, x.dtype) * scale, jnp.asarray(other.T, x.dtype))
+        for own, other in zip(rows.sums, columns.sums, strict=True)
+    ]
+    used = [number for number in range(len(sizes)) if sums[number][0].size and sums[number][1].size]
+
+    def flat_shape(number: int) -> tuple[int, int]:
+        return len(columns.pixels[number]), count * len(rows.pixels[number])
+
+    def over_rows(states, row_offset):
+        shifted = lax.dynamic_slice_in_dim(y, row_offset, height, axis=3)
+        centres, fitting = [], []
+        for number in used:
+            centres.append(_pick(shifted, rows.pixels[number], 3).reshape(*y.shape[:2], -1))
+            fitting.append(jnp.tile(_fitting(rows, number, sizes[number], height, row_offset), count))
+        shifted = shifted.reshape(*y.shape[:2], -1)
+
+        def over_columns(states, column_offset):
+            def shift(values: Array) -> Array:
+                return lax.dynamic_slice_in_dim(values, column_offset, width, axis=1)
+
+            squares = sum((x[c] - shift(shifted)[c]) ** 2 for c in range(channels))
+            squares = jnp.reshape(squares, (-1, height))
+            result = []
+            for number, state, centre, row_fits in zip(used, states, centres, fitting, strict=True):
+                by_row, by_column = sums[number]
+                scores = matmul(squares, by_row).reshape(width, -1)
+                scores = matmul(by_column, scores)
+                allowed = None
+                if columns.fits:
+                    allowed = _fitting(columns, number, sizes[number], width, column_offset)[:, None]
+                if rows.fits:
+                    allowed = row_fits if allowed is None else allowed & row_fits
+                if allowed is not None:
+                    scores = jnp.where(allowed, scores, excluded_logit(scores.dtype))
+                values = _pick(shift(centre), columns.pixels[number], 1)
+                result.append(_update(state, scores, list(values)))
+            return tuple(result), None
+
+        return lax.scan(over_columns, states, jnp.asarray(columns.offsets))[0], None
+
+    states = tuple(_start(flat_shape(number), channels, x.dtype, with_tilt) for number in used)
+    states, _ = lax.scan(over_rows, states, jnp.asarray(rows.offsets))
+    unfold = functools.partial(jax.tree.map, lambda a: a.reshape(a.shape[0], count, -1))
+    return {number: unfold(state) for number, state in zip(used, states, strict=True)}
+
+
+def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: Array, images, log_prior):
+    """Compute the means (sizes, H, W, C) and, if asked, the entropies (sizes, H, W)."""
+    count = images.shape[0]
+    missing = -count % block_size
+    # Excluded images get a large finite number: differences of it exist.
+    prior = jnp.maximum(log_prior, excluded_logit(x.dtype))
+    prior = jnp.pad(prior, (0, missing), constant_values=excluded_logit(x.dtype))
+    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    # Flat rows: with a trailing axis of size one, XLA would choose another layout and copy all images.
+    blocks = images.reshape(-1, block_size * x.size), prior.reshape(-1, block_size)
+
+    def visit(states, block):
+        flat, prior = block
+        flat = flat.reshape(block_size, *x.shape)
+        result = []
+        for axes, before in zip(passes, states, strict=True):
+            found = _pass(*axes, sizes, x, sigma, flat, with_tilt)
+            found = {number: _merge(part, prior[:, None], 1) for number, part in found.items()}
+            both = jax.tree.map(lambda a, b: jnp.stack([a, b]), before, found)
+            result.append({number: _merge(part, 0.0, 0) for number, part in both.items()})
+        return tuple(result), None
+
+    def start(rows: _Axis, columns: _Axis) -> dict[int, _Running]:
+        shapes = [(len(columns.pixels[n]), len(rows.pixels[n])) for n in range(len(sizes))]
+        return {n: _start(s, x.shape[-1], x.dtype, with_tilt) for n, s in enumerate(shapes) if 0 not in s}
+
+    states, _ = lax.scan(visit, tuple(start(*axes) for axes in passes), blocks)
+    some = jnp.any(jnp.isfinite(log_prior))
+    means = jnp.zeros((len(sizes), *x.shape), x.dtype)
+    entropies = jnp.zeros(means.shape[:3], x.dtype)
+    for (rows, columns), state in zip(passes, states, strict=True):
+        for number, part in state.items():
+            place = (number, rows.pixels[number][:, None], columns.pixels[number])
+            # With every image excluded there is no posterior: NaN, not the mean of what was excluded.
+            total = jnp.where(some, part.total, jnp.nan)
+            means = means.at[place].set(jnp.stack([(v / total).T for v in part.values], axis=-1))
+            if part.tilt is not None:
+                entropies = entropies.at[place].set((jnp.log(total) - part.tilt / total).T)
+    return means, entropies
+
+
+def _check_sizes(sizes: Sequence[int], grid: tuple[int, int]) -> tuple[int, ...]:
+    found = tuple(check_window(size) for size in sizes)
+    check(len(found) > 0, "sizes", "at least one window size", "none", "pass e.g. (3, 5, 7)")
+    even = [size for size in found if size % 2 == 0]
+    check(not even, "sizes", "odd windows, which have a centre", even, "use odd sizes")
+    check(len(set(found)) == len(found), "sizes", "different window sizes", found, "list each size once")
+    fits = f"windows that fit the {grid[0]} x {grid[1]} images"
+    check(max(found) <= min(grid), "sizes", fits, max(found), "use smaller windows")
+    return found
+
+
+def patch_denoisers(
+    images: ArrayLike,
+    sizes: Sequence[int],
+    *,
+    positions: str = "all",
+    boundary: str = "zero",
+    log_prior: Any = None,
+    with_effective: bool = False,
+    block_size: int | None = None,
+) -> Callable[..., Any]:
+    r"""Build the exact patch score denoisers of several window sizes, which share one pass over the images.
+
+    For every window size p in ``sizes``, with squared differences summed over channels,
+
+    .. math::
+        w_\mu(i) \propto \pi_\mu \exp\Big(-\frac{1}{2\sigma^2} \sum_{r \in \Omega_p} |x(i+r) - y_\mu(r)|^2\Big), \qquad
+        D_i = \sum_\mu w_\mu(i)\, y_\mu(0),
+
+    the same as ``patch_denoiser(ImageBank(images, p, positions=positions), boundary=boundary)``.
+
+    Parameters
+    ----------
+    images : float array (N, H, W, C)
+        Training images, range [-1, 1] by convention.
+    sizes : sequence of int
+        Different odd window sizes, at most ``min(H, W)``, in any order.
+    positions : "all", "interior" or "same"
+        Which patches of each image are candidates, as for `ImageBank`.
+    boundary : "zero" or "periodic"
+        How windows continue beyond the image, as for `patch_denoiser`; "interior" needs "periodic".
+    log_prior : float array (N,), optional
+        Logarithm of the weight of each image, shared by all its patches; -inf excludes it. Default uniform.
+    with_effective : bool
+        Return exp(entropy of the weights) as well, at the cost of one more running sum.
+    block_size : int, optional
+        Images a block; bounds memory, changes no number beyond round-off.
+
+    Returns
+    -------
+    callable
+        ``(x (H, W, C), sigma ()) -> (len(sizes), H, W, C)`` in the order of ``sizes``, dtype of ``x``; with
+        ``with_effective`` a pair of it and the effective numbers of patches (len(sizes), H, W). NaN where the prior
+        excludes every image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On sizes that are even, repeated or too large, an illegal combination or option, or (at the call) an image whose
+        shape is not that of the training images.
+
+    Notes
+    -----
+    Exact. For "all" with zero padding and n sizes, O(N (H W)^2 (n + sum over sizes of (H + W))) operations, the
+    second term in matrix products; one exponential a pair and size. Identical patches count each time that they occur,
+    as in a bank. Memory O(n H W) times a block of images, independent of N, for values and forward derivatives.
+    In float32 distances are sums of squared differences and need no compensated arithmetic at low noise. `jax.vmap`
+    takes queries in turn, because one fills the cache: a batch costs what its members cost. Reverse mode is not
+    supported: use `patch_denoiser`. Source: Kamb & Ganguli 2024, arXiv:2412.20292; THEORY section 2.
+
+    Example
+    -------
+    >>> images = np.linspace(-1, 1, 2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5, 1)
+    >>> denoise = patch_denoisers(images, (1, 3, 5))
+    >>> denoise(jnp.zeros((6, 5, 1)), 0.5).shape
+    (3, 6, 5, 1)
+    """
+    images = as_floating("images", images, "N H W C")
+    count, height, width = images.shape[:3]
+    check_option("positions", positions, POSITIONS)
+    check_option("boundary", boundary, ("periodic", "zero"))
+    check(
+        ("images", positions, boundary, "centre") in LEGAL,
+        "boundary",
+        f"'periodic' with positions={positions!r}",
+        repr(boundary),
+        "choose positions='all' for noiseless padding",
+    )
+    sizes = _check_sizes(sizes, (height, width))
+    good = block_size is None or (
+        isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
+    )
+    check(good, "block_size", "an integer >= 1", repr(block_size), "it counts images a block")
+    prior = as_log_prior(log_prior, count, images.dtype)
+    block = min(count, block_size) if block_size else _divisor(count, max(1, PAIR_TARGET // (height * width)))
+    passes = tuple(
+        itertools.product(_axes(height, sizes, positions, boundary), _axes(width, sizes, positions, boundary))
+    )
+    # Queries in turn: batched, their differences and sums would leave the cache and the products be transposed.
+    evaluate = jax.custom_batching.sequential_vmap(
+        functools.partial(_evaluate, sizes, passes, with_effective, block)
+    )
+
+    def denoise(x: Array, sigma: Any) -> Any:
+        check_floating("x", x)
+        check_rank("x", x, "H W C")
+        expected = f"shape {images.shape[1:]} of the training images"
+        check(tuple(x.shape) == images.shape[1:], "x", expected, f"shape {tuple(x.shape)}", "resize it")
+        sigma = jnp.asarray(sigma)
+        check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
+        if is_concrete(sigma):
+            check(
+                float(sigma) > 0, "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise"
+            )
+        dtype = jnp.result_type(x.dtype, jnp.float32)
+        means, entropies = evaluate(*(jnp.asarray(a, dtype) for a in (x, sigma, images, prior)))
+        means = means.astype(x.dtype)
+        return (means, jnp.exp(entropies).astype(x.dtype)) if with_effective else means
+
+    return denoise

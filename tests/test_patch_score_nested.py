@@ -1,0 +1,391 @@
+"""Several window sizes at once, and denoisers that change with the noise, against brute force and one at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from patch_cases import HASTY
+
+import critjax
+from critjax.banks import ImageBank
+from critjax.noise import geometric_sigmas
+from critjax.patch_score import LEGAL, effective_patches, patch_denoiser, patch_denoisers, scheduled_denoiser
+from critjax.sampling import sample
+
+#: (positions, boundary) by hand, so that it can disagree with the library.
+VARIANTS = [
+    ("all", "zero"),
+    ("all", "periodic"),
+    ("interior", "periodic"),
+    ("same", "zero"),
+    ("same", "periodic"),
+]
+SIZES = (5, 1, 7, 3)  # in no order; 7 is as large as the smaller side
+variants = pytest.mark.parametrize(("positions", "boundary"), VARIANTS)
+
+
+def problem(channels=1, count=5, grid=(9, 7), dtype=np.float64, seed=0):
+    """Return images, noisy image and log prior, the third image being excluded."""
+    rng = np.random.default_rng([seed, channels, count, *grid])
+    images = rng.uniform(-1, 1, (count, *grid, channels)).astype(dtype)
+    x = rng.normal(0, 0.8, (*grid, channels)).astype(dtype)
+    log_prior = rng.normal(size=count).astype(dtype)
+    log_prior[2] = -np.inf
+    return images, jnp.asarray(x), log_prior
+
+
+@functools.cache
+def compiled(sizes, positions, boundary, block_size=None):
+    """Jitted ``(images, log_prior, x, sigma) -> (denoised, effective)``."""
+
+    def both(images, log_prior, x, sigma):
+        options = {"positions": positions, "boundary": boundary, "block_size": block_size}
+        return patch_denoisers(images, sizes, log_prior=log_prior, with_effective=True, **options)(x, sigma)
+
+    return jax.jit(both, compiler_options=HASTY)
+
+
+def partners(i, length, size, positions, boundary):
+    """Rows of training pixels that row i meets."""
+    reach = size // 2
+    fitting = list(range(reach, length - reach))
+    if positions == "same":
+        return [i]
+    if boundary == "zero":
+        return fitting if i in fitting else [i]
+    return fitting if positions == "interior" else list(range(length))
+
+
+def brute_force(images, log_prior, x, sigma, size, positions, boundary):
+    """Posterior mean and exp(entropy) at every pixel, pair by pair and pixel by pixel."""
+    images, x = np.asarray(images, np.float64), np.asarray(x, np.float64)
+    log_prior = np.zeros(len(images)) if log_prior is None else log_prior
+    _, height, width, channels = images.shape
+    reach = size // 2
+    mode = "wrap" if boundary == "periodic" else "constant"
+    x_padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode)
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode)
+    mean, effective = np.zeros((height, width, channels)), np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            logits, values = [], []
+            for r in partners(i, height, size, positions, boundary):
+                for c in partners(j, width, size, positions, boundary):
+                    window = x_padded[i : i + size, j : j + size] - padded[:, r : r + size, c : c + size]
+                    logits.append(log_prior - np.sum(window**2, axis=(1, 2, 3)) / (2 * sigma**2))
+                    values.append(images[:, r, c])
+            logits, values = np.concatenate(logits), np.concatenate(values)
+            weights = np.exp(logits - logits.max())
+            weights /= weights.sum()
+            mean[i, j] = weights @ values
+            positive = weights[weights > 0]
+            effective[i, j] = np.exp(-positive @ np.log(positive))
+    return mean, effective
+
+
+# ---- values
+def test_the_variants_are_all_legal_ones_that_read_the_centre():
+    legal = {(p, b) for kind, p, b, readout in LEGAL if (kind, readout) == ("images", "centre")}
+    assert legal == set(VARIANTS)
+    assert critjax.patch_denoisers is patch_denoisers and critjax.scheduled_denoiser is scheduled_denoiser
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@variants
+def test_agrees_with_brute_force(positions, boundary, channels):
+    """H != W, sizes in no order, blocks that leave a rest, an excluded image, few and many that compete."""
+    images, x, log_prior = problem(channels)
+    for sigma in (0.6, 2.5):
+        found = compiled(SIZES, positions, boundary, 2)(images, log_prior, x, sigma)
+        for number, size in enumerate(SIZES):
+            mean, effective = brute_force(images, log_prior, x, sigma, size, positions, boundary)
+            np.testing.assert_allclose(found[0][number], mean, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(found[1][number], effective, rtol=1e-9)
+
+
+@variants
+def test_agrees_with_one_denoiser_a_size(positions, boundary):
+    images, x, log_prior = problem(2, grid=(7, 8))
+    found, effective = compiled(SIZES, positions, boundary, 2)(images, log_prior, x, 0.9)
+    for number, size in enumerate(SIZES):
+        bank = ImageBank(images, size, positions=positions, log_prior=log_prior)
+        expected = jax.jit(patch_denoiser(bank, boundary=boundary), compiler_options=HASTY)(x, 0.9)
+        np.testing.assert_allclose(found[number], expected, rtol=1e-10, atol=1e-12)
+        count = jax.jit(effective_patches(bank, boundary=boundary), compiler_options=HASTY)(x, 0.9)
+        np.testing.assert_allclose(effective[number], count, rtol=1e-9)
+
+
+def test_identical_patches_count_each_time_that_they_occur():
+    images, x, _ = problem(count=3)
+    doubled = np.concatenate([images, images[:1], images[:1]])
+    weighted = np.log([3.0, 1.0, 1.0])
+    fn = compiled((3, 5), "all", "zero")
+    found = fn(doubled, None, x, 0.8)
+    np.testing.assert_allclose(found[0], fn(images, weighted, x, 0.8)[0], rtol=1e-11, atol=1e-13)
+    mean, effective = brute_force(doubled, None, x, 0.8, 3, "all", "zero")
+    np.testing.assert_allclose(found[0][0], mean, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found[1][0], effective, rtol=1e-9)
+
+
+def test_a_result_depends_neither_on_the_other_sizes_nor_on_the_block():
+    images, x, log_prior = problem()
+    expected = compiled(SIZES, "all", "zero", 2)(images, log_prior, x, 0.7)
+    alone = compiled((5,), "all", "zero", 1)(images, log_prior, x, 0.7)
+    for one, both in zip(alone, expected, strict=True):
+        np.testing.assert_allclose(one[0], both[0], rtol=1e-12, atol=1e-14)
+
+
+def test_shifting_a_periodic_image_shifts_the_result():
+    images, x, log_prior = problem()
+    fn = compiled((3, 7), "all", "periodic")
+    expected = np.roll(fn(images, log_prior, x, 0.7)[0], (2, -1), (1, 2))
+    found = fn(images, log_prior, jnp.roll(x, (2, -1), (0, 1)), 0.7)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_with_every_image_excluded_there_is_no_posterior():
+    images, x, log_prior = problem()
+    found = compiled((3, 5), "all", "zero")(images, jnp.full_like(log_prior, -jnp.inf), x, 0.7)
+    assert np.all(np.isnan(found[0])) and np.all(np.isnan(found[1]))
+
+
+# ---- arithmetic
+@pytest.mark.parametrize("sigma", [0.02, 0.05])
+def test_float32_is_accurate_at_little_noise(sigma):
+    """A training image with noise: nearby candidates compete, and rounded large squares would not do."""
+    images, _, _ = problem(count=6, grid=(10, 11))
+    rng = np.random.default_rng(1)
+    images[1:3] = images[0] + 2 * sigma * rng.normal(size=(2, 10, 11, 1))
+    images = images.astype(np.float32)
+    x = images[0] + np.float32(sigma) * rng.normal(size=(10, 11, 1)).astype(np.float32)
+    fn = compiled((3, 5, 9), "all", "zero")
+    single = fn(images, None, jnp.asarray(x), np.float32(sigma))
+    assert single[0].dtype == single[1].dtype == np.float32
+    wide = fn(images.astype(np.float64), None, jnp.asarray(x, np.float64), np.float64(np.float32(sigma)))
+    assert np.max(np.mean(wide[1], axis=(1, 2))) > 1.1  # not one candidate alone
+    np.testing.assert_allclose(single[0], wide[0], atol=1e-5)
+    np.testing.assert_allclose(single[1], wide[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("positions", "boundary"), [("all", "zero"), ("interior", "periodic")])
+def test_float32_survives_extreme_noise_levels(positions, boundary):
+    images, x, log_prior = problem(dtype=np.float32)
+    for scale, sigma in ((1.0, 1e-3), (1e3, 1e-3), (1.0, 1e3), (1e3, 1e3)):
+        noisy = np.float32(scale) * x
+        found = compiled(SIZES, positions, boundary, 2)(images, log_prior, noisy, np.float32(sigma))
+        sigma = float(np.float32(sigma))
+        for number, size in enumerate(SIZES):
+            expected = brute_force(images, log_prior, noisy, sigma, size, positions, boundary)[0]
+            if (scale, sigma > 1) == (1e3, False):  # squares of 1e6 a pixel cannot tell training images apart
+                assert np.all(np.abs(found[0][number]) <= 1)
+                continue
+            np.testing.assert_allclose(found[0][number], expected, atol=2e-4)
+            assert np.all(found[1][number] > 0.999)
+
+
+# ---- transformations of JAX
+@variants
+def test_forward_derivatives_are_those_of_one_denoiser_a_size(positions, boundary):
+    """In image and noise level, with two images that tie everywhere."""
+    images, x, log_prior = problem(grid=(6, 5))
+    images[1] = images[0]
+    direction = jnp.asarray(np.random.default_rng(2).normal(size=x.shape))
+    sigma = jnp.asarray(0.8)
+
+    def along(fn):
+        return jax.jvp(fn, (x, sigma), (direction, jnp.asarray(0.3)))[1]
+
+    options = {"positions": positions, "log_prior": log_prior}
+    nested = patch_denoisers(images, (3, 5), boundary=boundary, block_size=2, **options)
+    found = jax.jit(lambda: along(nested), compiler_options=HASTY)()
+    for number, size in enumerate((3, 5)):
+        one = patch_denoiser(ImageBank(images, size, **options), boundary=boundary)
+        expected = jax.jit(lambda one=one: along(one), compiler_options=HASTY)()
+        np.testing.assert_allclose(found[number], expected, rtol=1e-9, atol=1e-11)
+
+
+def test_vmap_equals_loop():
+    images, x, _ = problem()
+    many, sigmas = jnp.stack([x, 2 * x, -x]), jnp.asarray([0.5, 0.9, 2.0])
+    fn = jax.jit(patch_denoisers(images, (3, 7)))
+    shared = jax.jit(jax.vmap(fn, (0, None)))(many, sigmas[0])
+    both = jax.jit(jax.vmap(fn))(many, sigmas)
+    for number in range(3):
+        np.testing.assert_allclose(shared[number], fn(many[number], sigmas[0]), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(both[number], fn(many[number], sigmas[number]), rtol=1e-12, atol=1e-14)
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    def needed(count):
+        images = jax.ShapeDtypeStruct((count, 12, 11, 1), np.float32)
+        x = jax.ShapeDtypeStruct((12, 11, 1), np.float32)
+
+        def fn(images, x, sigma):
+            return patch_denoisers(images, (3, 7), block_size=8)(x, sigma)
+
+        program = jax.jit(fn).lower(images, x, jax.ShapeDtypeStruct((), np.float32)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    few, many = needed(64), needed(1024)
+    assert many < 1.05 * few
+    assert many < 1024 * 12 * 11 * 4
+
+
+# ---- errors
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"sizes": (3, 4)}, ValueError, r"sizes: expected odd windows.*, got \[4\]; use odd"),
+        ({"sizes": (3, 5, 3)}, ValueError, r"sizes: expected different .*, got \(3, 5, 3\); list each"),
+        ({"sizes": ()}, ValueError, r"sizes: expected at least one .*, got none; pass"),
+        ({"sizes": (3, 9)}, ValueError, r"sizes: expected windows that fit the 9 x 7 images, got 9; use"),
+        ({"sizes": (0,)}, ValueError, r"size: expected an integer window size >= 1, got 0; "),
+        ({"sizes": (3.0,)}, ValueError, r"size: expected an integer window size >= 1, got 3.0; "),
+        ({"images": np.zeros((0, 9, 7, 1))}, ValueError, r"images: expected no empty axis, got .*; give"),
+        ({"images": np.zeros((9, 7, 1))}, ValueError, r"images: expected shape \(N, H, W, C\), got .*; add"),
+        (
+            {"images": np.zeros((2, 9, 7, 1), int)},
+            TypeError,
+            r"images: expected a floating-point .*; convert",
+        ),
+        ({"positions": "some"}, ValueError, r"positions: expected 'all' or .*, got 'some'; choose"),
+        ({"boundary": "none"}, ValueError, r"boundary: expected 'periodic' or 'zero', got 'none'; choose"),
+        (
+            {"positions": "interior"},
+            ValueError,
+            r"boundary: expected 'periodic' with positions='interior', .*; ",
+        ),
+        ({"block_size": 0}, ValueError, r"block_size: expected an integer >= 1, got 0; "),
+        ({"block_size": True}, ValueError, r"block_size: expected an integer >= 1, got True; "),
+        ({"log_prior": np.zeros(3)}, ValueError, r"log_prior: expected shape \(5,\), .*; pass"),
+    ],
+)
+def test_what_is_wrong_when_it_is_built(change, error, text):
+    arguments = {"images": problem()[0], "sizes": (3, 5), **change}
+    with pytest.raises(error, match=text):
+        patch_denoisers(arguments.pop("images"), arguments.pop("sizes"), **arguments)
+
+
+def test_what_is_wrong_when_it_is_called():
+    images, x, _ = problem()
+    fn = patch_denoisers(images, (3,))
+    with pytest.raises(
+        ValueError, match=r"x: expected shape \(9, 7, 1\) of the training images, got .*; resize"
+    ):
+        fn(x[:-1], 1.0)
+    with pytest.raises(ValueError, match=r"x: expected shape \(H, W, C\), got .*; add"):
+        fn(x[..., 0], 1.0)
+    with pytest.raises(TypeError, match=r"x: expected a floating-point array, got dtype int.*; convert"):
+        fn(x.astype(int), 1.0)
+    with pytest.raises(ValueError, match=r"sigma: expected a standard deviation > 0, got 0.0; "):
+        fn(x, 0.0)
+    with pytest.raises(ValueError, match=r"sigma: expected a scalar, got shape \(2,\); batch"):
+        fn(x, jnp.ones(2))
+
+
+# ---- denoisers that change with the noise
+EDGES = (2.0, 0.5)
+
+
+def _ladder():
+    """Three patch denoisers of falling size, for high, middle and low noise."""
+    images = problem(count=3)[0]
+    return [patch_denoiser(ImageBank(images, size)) for size in (7, 5, 3)]
+
+
+def test_the_denoiser_in_charge_follows_the_noise():
+    x = problem()[1]
+    fns = _ladder()
+    fn = jax.jit(scheduled_denoiser(fns, EDGES), compiler_options=HASTY)
+    below = [float(np.nextafter(edge, 0)) for edge in EDGES]
+    for sigma, number in ((9.0, 0), (2.0, 0), (below[0], 1), (1.0, 1), (0.5, 1), (below[1], 2), (0.1, 2)):
+        np.testing.assert_allclose(fn(x, sigma), fns[number](x, sigma), rtol=1e-9, atol=1e-11)
+    found = np.stack([one(x, 1.0) for one in fns])
+    assert np.ptp(found, axis=0).max() > 1e-2
+
+
+def test_edges_hold_in_the_precision_of_sigma():
+    fn = scheduled_denoiser([lambda x, s: 0 * x, lambda x, s: 0 * x + 1], [0.1])
+    x = jnp.zeros((1, 1, 1), np.float32)
+    assert fn(x, np.float32(0.1)).item() == 0 and fn(x, 0.1).item() == 0
+    assert fn(x, np.nextafter(np.float32(0.1), np.float32(0))).item() == 1
+
+
+def test_one_denoiser_needs_no_edge():
+    assert scheduled_denoiser([lambda x, s: s * x], ())(jnp.ones((1, 1, 1)), 3.0).item() == 3.0
+
+
+def test_a_schedule_samples_as_its_parts_do_in_turn():
+    """Euler evaluates once a level: the path is that of each denoiser over its own levels."""
+    fns = _ladder()
+    sigmas = geometric_sigmas(4.0, 0.25, 8)
+    options = {"solver": "euler", "eta": 0.0}
+    key = jax.random.key(0)
+    path = sample(scheduled_denoiser(fns, EDGES), key, (9, 7, 1), sigmas, **options)
+    x, levels = path.x[0], np.asarray(sigmas)
+    for number, sigma in enumerate(levels):
+        chosen = fns[int(np.sum(sigma < np.asarray(EDGES)))]
+        denoised = chosen(x, sigma)
+        np.testing.assert_allclose(path.denoised[number], denoised, rtol=1e-8, atol=1e-10)
+        if number + 1 < len(levels):
+            x = x + (1 - levels[number + 1] / sigma) * (denoised - x)
+            np.testing.assert_allclose(path.x[number + 1], x, rtol=1e-8, atol=1e-10)
+
+
+def test_derivatives_are_those_of_the_denoiser_in_charge():
+    x = problem()[1]
+    direction = jnp.asarray(np.random.default_rng(3).normal(size=x.shape))
+    fns = _ladder()
+    fn = scheduled_denoiser(fns, EDGES)
+    for sigma, number in ((3.0, 0), (0.7, 1)):
+        expected = jax.jvp(lambda x, one=fns[number], s=sigma: one(x, s), (x,), (direction,))[1]
+        found = jax.jvp(lambda x, s=sigma: fn(x, s), (x,), (direction,))[1]
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+        expected = jax.grad(lambda x, one=fns[number], s=sigma: jnp.sum(direction * one(x, s)))(x)
+        found = jax.grad(lambda x, s=sigma: jnp.sum(direction * fn(x, s)))(x)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_images_that_share_a_noise_level_evaluate_one_denoiser():
+    called = []
+
+    def counted(name):
+        def fn(x, sigma):
+            jax.debug.callback(lambda: called.append(name))
+            return sigma * x
+
+        return fn
+
+    fn = scheduled_denoiser([counted("high"), counted("low")], [1.0])
+    many = jnp.ones((4, 2, 2, 1))
+    run = jax.jit(jax.vmap(fn, (0, None)))
+    for sigma, name in ((2.0, "high"), (0.3, "low")):
+        called.clear()
+        np.testing.assert_allclose(run(many, sigma), sigma * many)
+        jax.effects_barrier()
+        assert set(called) == {name}
+
+
+@pytest.mark.parametrize(
+    ("fns", "edges", "error", "text"),
+    [
+        (
+            2,
+            [0.5, 0.1],
+            ValueError,
+            r"sigma_edges: expected shape \(1,\), one fewer .*, got shape \(2,\); pass",
+        ),
+        (3, [0.5], ValueError, r"sigma_edges: expected shape \(2,\), one fewer .*, got shape \(1,\); pass"),
+        (3, [0.1, 0.5], ValueError, r"sigma_edges: expected positive, strictly decreasing .*, got .*; sort"),
+        (3, [0.5, 0.5], ValueError, r"sigma_edges: expected positive, strictly decreasing .*, got .*; sort"),
+        (3, [0.5, 0.0], ValueError, r"sigma_edges: expected positive, strictly decreasing .*, got .*; sort"),
+        (0, [], ValueError, r"denoise_fns: expected at least one denoiser, got none; pass"),
+        ([3.0], [], TypeError, r"denoise_fns\[0\]: expected a function .*, got float; pass"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule(fns, edges, error, text):
+    fns = [lambda x, sigma: x] * fns if isinstance(fns, int) else fns
+    with pytest.raises(error, match=text):
+        scheduled_denoiser(fns, edges)
