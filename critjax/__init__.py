@@ -24,6 +24,7 @@ from critjax.closed_form import (
     score,
     two_pattern_denoiser,
 )
+from critjax.eigenmodes import Eigenmodes, leading_modes
 from critjax.fluctuations import (
     GaussianClosure,
     freeze_out_length,
@@ -62,6 +63,7 @@ _LAZY = (
     "closed_form",
     "cli",
     "data",
+    "eigenmodes",
     "fluctuations",
     "fourier",
     "landau",
@@ -77,6 +79,7 @@ _LAZY = (
 
 __all__ = [
     "CriticalPoint",
+    "Eigenmodes",
     "GaussianClosure",
     "ImageBank",
     "LandauCoefficients",
@@ -99,6 +102,7 @@ __all__ = [
     "landau_coefficients",
     "landau_sample",
     "langevin_structure_factor",
+    "leading_modes",
     "linear_structure_factor",
     "measured_symbol",
     "mixture_denoiser",
