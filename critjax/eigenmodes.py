@@ -272,7 +272,7 @@ def _orthonormal(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Return an orthonormal basis of the real span of the columns outside an orthonormal basis."""
     columns = vectors
     if np.iscomplexobj(vectors):
-        columns = np.concatenate([vectors.real, vectors.imag], axis=1)
+        columns = np.concatenate([np.real(vectors), np.imag(vectors)], axis=1)
     for _ in range(2):  # once more, for what cancellation left
         columns = columns - basis @ (basis.T @ columns)
     left, size, _ = np.linalg.svd(columns, full_matrices=False)
