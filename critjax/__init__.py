@@ -24,6 +24,7 @@ from critjax.closed_form import (
     score,
     two_pattern_denoiser,
 )
+from critjax.eigenmodes import Eigenmodes, leading_modes
 from critjax.fluctuations import (
     GaussianClosure,
     freeze_out_length,
@@ -68,6 +69,7 @@ _LAZY = (
     "closed_form",
     "cli",
     "data",
+    "eigenmodes",
     "fluctuations",
     "fourier",
     "landau",
@@ -83,6 +85,7 @@ _LAZY = (
 
 __all__ = [
     "CriticalPoint",
+    "Eigenmodes",
     "GaussianClosure",
     "ImageBank",
     "LandauCoefficients",
@@ -105,6 +108,7 @@ __all__ = [
     "landau_coefficients",
     "landau_sample",
     "langevin_structure_factor",
+    "leading_modes",
     "linear_structure_factor",
     "measured_symbol",
     "mixture_denoiser",

@@ -15,9 +15,13 @@ MODULES = [
     name for _, name, _ in pkgutil.walk_packages(critjax.__path__, "critjax.") if "__main__" not in name
 ]
 
+OPTIONAL = {"critjax.networks._torch": "torch"}
+
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name])
     module = importlib.import_module(name)
     globs = {"jax": jax, "jnp": jnp, "np": np} | vars(critjax) | vars(module)
     # Users run the examples in JAX's default precision.

@@ -95,3 +95,14 @@ def test_importing_the_package_loads_no_plotting_data_or_file_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_torch_adapter_loads_torch_only_when_used():
+    code = (
+        "import sys; from critjax.networks import torch_denoiser; assert 'torch' not in sys.modules\n"
+        "sys.modules['torch'] = None\n"
+        "try:\n    torch_denoiser(None)\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = "expected PyTorch, got no module named torch; install it with pip install critjax[torch]"
+    assert expected in done.stdout

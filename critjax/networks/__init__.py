@@ -2,6 +2,7 @@
 
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init, network_denoiser
 from critjax.networks._convolution import convolve
+from critjax.networks._torch import torch_denoiser
 from critjax.networks._training import (
     EVALUATION_SIGMAS,
     TrainedNetwork,
@@ -25,5 +26,6 @@ __all__ = [
     "load_network",
     "network_denoiser",
     "save_network",
+    "torch_denoiser",
     "train",
 ]
