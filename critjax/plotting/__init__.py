@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from critjax.plotting._compare import COMPARE_FIGURES
 from critjax.plotting._fields import (
     bank_spread_figure,
     condensation_figure,
@@ -128,6 +129,10 @@ def available_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
         return name in dataset and bool(np.any(np.isfinite(dataset[name].values)))
 
     study = dataset.attrs.get("study", "criticality")
-    special = {"landau": landau_figures, "freeze_out": lambda _: FREEZE_OUT_FIGURES}
+    special = {
+        "landau": landau_figures,
+        "freeze_out": lambda _: FREEZE_OUT_FIGURES,
+        "compare": lambda _: COMPARE_FIGURES,
+    }
     kinds = special[study](dataset) if study in special else FIGURES
     return {name: kind for name, kind in kinds.items() if all(map(ready, kind.needs))}

@@ -132,8 +132,8 @@ def measure(
     Notes
     -----
     ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
-    ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products, eight
-    fields at once. THEORY sections 5 to 7.
+    ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products,
+    eight fields at once. THEORY sections 5 to 7.
     """
     check_rank("images", images, "Q H W C")
     images = jnp.asarray(images)

@@ -1,0 +1,405 @@
+"""Figures of the comparison study: a denoiser beside patch models, Gaussian model, closure and ideal denoiser."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from critjax.plotting._style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    POINTS,
+    PURPLE,
+    RED,
+    FigureKind,
+    figure_with_axes,
+    limits,
+    named_level,
+    noise_axis,
+    picture_panel,
+    styled,
+)
+
+_ENSEMBLES = {"trajectories": (RED, "o", RED), "noised data": (ORANGE, "s", "white")}
+_SHOWN_LEVELS, _FILM_COLUMNS = 4, 9
+
+
+def window_radius(size: np.ndarray) -> np.ndarray:
+    """Root mean square distance from the centre of a full p x p window: a window as an effective radius."""
+    return np.sqrt((np.asarray(size, float) ** 2 - 1) / 6)
+
+
+def _ensembles(axes: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
+    for ensemble, (colour, marker, face) in _ENSEMBLES.items():
+        part = dataset.sel(ensemble=ensemble)
+        axes.errorbar(
+            part["sigma"].values,
+            part[name].values,
+            part[f"{name}_error"].values,
+            color=colour,
+            marker=marker,
+            markerfacecolor=face,
+            label=f"{label}, {ensemble}",
+            **POINTS,
+        )
+
+
+def _patch(axes: Axes, dataset: xr.Dataset, name: str) -> None:
+    """Draw the best patch model and the Gaussian model, where they were computed."""
+    if f"{name}_patch" not in dataset:
+        return
+    sigma = dataset["level_sigma"].values
+    values, errors = dataset[f"{name}_patch"].values, dataset[f"{name}_patch_error"].values
+    style = {"color": GREEN, "marker": "D", "markersize": 4, "linestyle": "-.", "linewidth": 1.2}
+    axes.errorbar(sigma, values, errors, label="best ELS model", **style)
+    axes.plot(
+        sigma, dataset[f"{name}_gaussian"].values, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model"
+    )
+
+
+def _below(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
+
+
+@styled
+def softening_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the uniform mode of the regression symbol and of the mean Jacobian against noise."""
+    figure, (left, right) = figure_with_axes(10.0, 4.8, ncols=2)
+    _ensembles(left, dataset, "regression_uniform", "network")
+    if "regression_uniform_closure" in dataset:
+        values = dataset["regression_uniform_closure"].values
+        error = dataset["regression_uniform_closure_error"].values
+        left.plot(dataset["sigma"].values, values, color=BLUE, linestyle="--", label="Gaussian closure")
+        band = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
+        left.fill_between(dataset["sigma"].values, values - error, values + error, **band)
+    named_level(left, 1.0, "marginal", colour=BLACK)
+    left.set_ylabel(r"$\lambda_{reg}(k=0)$")
+    left.set_title("What drives the structure factor", fontsize=10)
+    _ensembles(right, dataset, "gap", "network")
+    _patch(right, dataset, "gap")
+    named_level(right, 0.0, "marginal", colour=BLACK)
+    right.set_ylabel(r"gap $1-\lambda(0)$ of the mean Jacobian")
+    right.set_title("Response to a uniform push", fontsize=10)
+    for axes in (left, right):
+        noise_axis(axes, dataset["sigma"].values)
+        axes.set_xlabel(r"noise $\sigma$ (image units)")
+    handles, names = right.get_legend_handles_labels()
+    more = [pair for pair in zip(*left.get_legend_handles_labels(), strict=True) if pair[1] not in names]
+    handles, names = handles + [h for h, _ in more], names + [n for _, n in more]
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8.5)
+    figure.suptitle("Softening of the uniform mode", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def reach_figure(dataset: xr.Dataset) -> Figure:
+    """Draw how far the denoiser sees, and how far its response reaches, against noise."""
+    figure, (left, right) = figure_with_axes(10.0, 4.6, ncols=2)
+    _ensembles(left, dataset, "receptive_radius", "network")
+    if "best_size" in dataset:
+        part = dataset.sel(model="ELS")
+        size, low, high = (window_radius(part[f"best_size{s}"].values) for s in ("", "_low", "_high"))
+        left.errorbar(
+            part["level_sigma"].values,
+            size,
+            np.stack([size - low, high - size]),
+            color=GREEN,
+            marker="D",
+            markersize=4.5,
+            linestyle="-.",
+            linewidth=1.2,
+            label=r"best window $p^*$ as a radius",
+        )
+        for sigma, radius, window in zip(
+            part["level_sigma"].values, size, part["best_size"].values, strict=True
+        ):
+            left.annotate(
+                f"{int(window)}",
+                (sigma, radius),
+                xytext=(4, 5),
+                textcoords="offset points",
+                fontsize=8,
+                color=GREEN,
+            )
+    left.set_ylabel("radius (pixels)")
+    left.set_ylim(bottom=0)
+    left.set_title("Effective receptive field", fontsize=10)
+    left.legend(fontsize=8.5)
+    _ensembles(right, dataset, "xi_eq", "network")
+    _patch(right, dataset, "xi_eq")
+    right.set_ylabel(r"$\xi_{eq}=\sqrt{K/|gap|}$ (pixels)")
+    right.set_title("Quasi-equilibrium correlation length", fontsize=10)
+    limits(
+        right,
+        [dataset["xi_eq"].values, dataset.get("xi_eq_gaussian", xr.DataArray(0.0)).values],
+        low=0,
+        high=6,
+    )
+    right.legend(fontsize=8.5)
+    for axes in (left, right):
+        noise_axis(axes, dataset["sigma"].values)
+        axes.set_xlabel(r"noise $\sigma$ (image units)")
+    return figure
+
+
+@styled
+def patch_error_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the relative error between denoiser and patch models of every size against noise."""
+    figure, panels = figure_with_axes(10.0, 4.6, ncols=dataset.sizes["model"], sharey=True)
+    sizes, sigma = dataset["size"].values, dataset["level_sigma"].values
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, len(sizes)))
+    for axes, model in zip(panels, dataset["model"].values, strict=True):
+        part = dataset.sel(model=model)
+        for colour, size, marker in zip(colours, sizes, "osD^vP*X<>" * 3, strict=False):
+            one = part.sel(size=size)
+            axes.errorbar(
+                sigma,
+                one["relative_error"].values,
+                one["relative_error_error"].values,
+                color=colour,
+                marker=marker,
+                markersize=3.5,
+                linewidth=1.1,
+                label=f"p = {size}" if axes is panels[0] else None,
+            )
+        best = part["relative_error"].values.min(-1)
+        ring = {"marker": "o", "markersize": 11, "fillstyle": "none", "color": BLACK, "linestyle": "none"}
+        axes.plot(sigma, best, label="best size" if axes is panels[0] else None, **ring)
+        ideal = part["relative_error_ideal"].values
+        axes.plot(sigma, ideal, color=GREY, linestyle="--", label="ideal" if axes is panels[0] else None)
+        axes.set_title(f"{model} models", fontsize=10)
+        axes.set_yscale("log")
+        noise_axis(axes, sigma)
+        axes.set_xlabel(r"noise $\sigma$ (image units)")
+    panels[0].set_ylabel("relative error to the network")
+    figure.suptitle(
+        "Which patch model explains the network", fontsize=11, fontweight="bold", x=0.01, ha="left"
+    )
+    _below(figure, panels[0], 5)
+    return figure
+
+
+@styled
+def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
+    """Draw lambda(k) of network, best patch model, Gaussian model and closure at several noise levels."""
+    levels = dataset["level_sigma"].values
+    shown = np.unique(np.rint(np.linspace(0, len(levels) - 1, _SHOWN_LEVELS)).astype(int))
+    figure, panels = figure_with_axes(
+        2.6 * len(shown) + 0.6, 4.2, ncols=len(shown), sharey=True, squeeze=False
+    )
+    k = dataset["wavenumber"].values
+    for axes, index in zip(panels[0], shown, strict=True):
+        near = int(np.argmin(np.abs(np.log(dataset["sigma"].values / levels[index]))))
+        part = dataset.sel(ensemble="noised data").isel(sigma=near)
+        axes.errorbar(
+            k,
+            part["mean_jacobian"],
+            part["mean_jacobian_error"],
+            color=ORANGE,
+            marker="s",
+            label="network",
+            **POINTS,
+        )
+        axes.errorbar(
+            k,
+            dataset["mean_jacobian_patch"].values[index],
+            dataset["mean_jacobian_patch_error"].values[index],
+            color=GREEN,
+            marker="D",
+            label="best ELS model",
+            **POINTS,
+        )
+        axes.plot(k, dataset["mean_jacobian_gaussian"].values[index], color=GREY, linestyle=(0, (1, 1.2)), label=(
+            "Gaussian model"))  # fmt: skip
+        if "regression_closure" in dataset:
+            closure = dataset["regression_closure"].values[near]
+            axes.plot(k, closure, color=BLUE, linestyle="--", label="Gaussian closure")
+        named_level(axes, 1.0, "marginal" if axes is panels[0, 0] else "", colour=BLACK)
+        axes.set_title(rf"$\sigma={levels[index]:.2g}$", fontsize=10)
+        axes.set_xlabel(r"$|k|$ (rad per pixel)")
+    panels[0, 0].set_ylabel(r"$\lambda(k)$ of the mean Jacobian")
+    limits(panels[0, 0], [dataset["mean_jacobian"].values, [0.0, 1.0]], low=-0.3, high=1.6)
+    _below(figure, panels[0, 0], 4)
+    return figure
+
+
+@styled
+def loss_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the denoising loss on held-out images against noise."""
+    figure, axes = figure_with_axes(6.6, 4.4)
+    sigma = dataset["level_sigma"].values
+    for name, colour, marker, style, label in (
+        ("loss_network", RED, "o", "-", "network"),
+        ("loss_ideal", GREY, "x", "--", "ideal denoiser of the bank"),
+    ):
+        axes.errorbar(
+            sigma,
+            dataset[name],
+            dataset[f"{name}_error"],
+            color=colour,
+            marker=marker,
+            linestyle=style,
+            label=label,
+        )
+    for model, colour, marker in (("ELS", GREEN, "D"), ("LS", PURPLE, "^")):
+        part = dataset.sel(model=model)
+        best = part["loss"].values.argmin(-1)
+        pick = np.arange(len(sigma)), best
+        axes.errorbar(
+            sigma,
+            part["loss"].values[pick],
+            part["loss_error"].values[pick],
+            color=colour,
+            marker=marker,
+            linestyle="-.",
+            label=f"{model}, best size",
+        )
+    axes.set_yscale("log")
+    noise_axis(axes, sigma)
+    axes.set_ylabel("mean squared error per pixel")
+    axes.set_title("Denoising loss on the noised images")
+    axes.legend()
+    return figure
+
+
+@styled
+def film_figure(dataset: xr.Dataset) -> Figure:
+    """Show one trajectory of each denoiser from the same noise, as denoised fields."""
+    film, sigma = dataset["film"].values[:, 0], dataset["film_sigma"].values
+    columns = np.unique(np.rint(np.linspace(0, len(sigma) - 1, _FILM_COLUMNS)).astype(int))
+    figure = Figure(figsize=(9.2, 1.12 * len(film) + 0.75), layout="constrained")
+    axes = figure.subplots(len(film), len(columns), squeeze=False)
+    for row, name in enumerate(dataset["film_row"].values):
+        for column, level in enumerate(columns):
+            picture_panel(axes[row, column], film[row, level], 1.0)
+            if row == 0:
+                axes[row, column].set_title(
+                    rf"$\sigma={sigma[level]:.2g}$", fontsize=9, fontweight="normal", loc="center"
+                )
+        axes[row, 0].set_ylabel(str(name), rotation=0, ha="right", va="center")
+    figure.suptitle("Denoised fields from the same noise", fontsize=11, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+@styled
+def film_correlation_figure(dataset: xr.Dataset) -> Figure:
+    """Draw the pixelwise correlation between the trajectories against noise."""
+    figure, axes = figure_with_axes(6.6, 3.8)
+    for other, colour, marker in zip(dataset["film_other"].values, (GREEN, GREY), "Dx", strict=True):
+        part = dataset.sel(film_other=other)
+        axes.errorbar(
+            part["film_sigma"].values,
+            part["film_correlation"].values,
+            part["film_correlation_error"].values,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            label=f"network and {other}",
+        )
+    noise_axis(axes, dataset["film_sigma"].values)
+    axes.set_ylim(top=1.02)
+    axes.set_ylabel("pixelwise correlation of D(x)")
+    axes.set_title("From the same noise: who follows the network")
+    axes.legend()
+    return figure
+
+
+@styled
+def modes_figure(dataset: xr.Dataset) -> Figure:
+    """Show the leading eigenmodes of the Jacobian at one noised image."""
+    modes, sigma = dataset["mode"].values, dataset["mode_sigma"].values
+    figure = Figure(figsize=(1.25 * modes.shape[1] + 1.2, 1.5 * len(modes) + 0.5), layout="constrained")
+    axes = figure.subplots(*modes.shape[:2], squeeze=False)
+    for row in range(len(modes)):
+        for column in range(modes.shape[1]):
+            panel, mode = axes[row, column], modes[row, column]
+            width = float(np.abs(mode).max()) or 1.0
+            panel.imshow(mode, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            value = dataset["mode_eigenvalue"].values[row, column]
+            panel.set_title(rf"$\lambda={value:.2f}$", fontsize=8.5, fontweight="normal", loc="center")
+        axes[row, 0].set_ylabel(rf"$\sigma={sigma[row]:.2g}$", rotation=0, ha="right", va="center")
+    text = "Leading eigenmodes of the Jacobian at one noised image"
+    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+@styled
+def kernel_figure(dataset: xr.Dataset) -> Figure:
+    """Show the mean kernel at several noise levels."""
+    part = dataset.sel(ensemble="noised data")
+    levels = np.unique(np.rint(np.linspace(0, part.sizes["sigma"] - 1, 7)).astype(int))
+    figure = Figure(figsize=(9.2, 1.9), layout="constrained")
+    axes = figure.subplots(1, len(levels), squeeze=False)[0]
+    for panel, level in zip(axes, levels, strict=True):
+        kernel = part["kernel"].values[level]
+        width = float(np.abs(kernel).max()) or 1.0
+        panel.imshow(kernel, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.set_title(
+            rf"$\sigma={part['sigma'].values[level]:.2g}$", fontsize=9, fontweight="normal", loc="center"
+        )
+    text = "Mean kernel of the Jacobian, each on its own scale"
+    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+COMPARE_FIGURES = {
+    "softening": FigureKind(
+        softening_figure,
+        ("regression_uniform",),
+        "Left: symbol of the regression of D on x at k = 0, on the network's own trajectories and on noised images, "
+        "with the Gaussian closure computed from the network alone. Right: gap of the mean Jacobian, with the best ELS "
+        "model and the Gaussian model with the spectrum of the images.",
+    ),
+    "patch-errors": FigureKind(
+        patch_error_figure,
+        ("relative_error",),
+        "Root-mean-square difference between the network and patch models on the same noised images, over the spread "
+        "of the network's output. Its square is the part of the variance that is left unexplained.",
+    ),
+    "reach": FigureKind(
+        reach_figure,
+        ("receptive_radius",),
+        "Left: effective radius of the mean kernel; the window that explains the network best, as the root-mean-square "
+        "radius of a full window (numbers: its size; bars: sizes that are best when one image is left out). Right: "
+        "quasi-equilibrium length from the lowest shells of the symbol.",
+    ),
+    "dispersion": FigureKind(
+        comparison_dispersion_figure,
+        ("mean_jacobian_patch",),
+        "Symbol of the mean Jacobian on noised images, shell by shell, beside the best ELS model on the same images, "
+        "the Gaussian model and the symbol of the Gaussian closure.",
+    ),
+    "losses": FigureKind(
+        loss_figure,
+        ("loss_network",),
+        "Mean squared error against the clean images, per pixel. The best sizes are chosen on these images.",
+    ),
+    "films": FigureKind(
+        film_figure,
+        ("film",),
+        "Probability flow of network, ELS model of the best size at every noise, and ideal denoiser.",
+    ),
+    "film-correlation": FigureKind(
+        film_correlation_figure,
+        ("film_correlation",),
+        "Correlation over pixels between denoised fields of trajectories that started from the same noise.",
+    ),
+    "kernels": FigureKind(
+        kernel_figure, ("kernel",), "Mean of the Jacobian's columns at random pixels of noised images."
+    ),
+    "eigenmodes": FigureKind(
+        modes_figure,
+        ("mode",),
+        "Modes with the largest real part of the eigenvalue, by Arnoldi's method; the real part is shown.",
+    ),
+}
