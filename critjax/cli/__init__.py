@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
+from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._settings import CriticalitySettings
 
@@ -35,6 +36,7 @@ class _Study(NamedTuple):
 _STUDIES = {
     "criticality": _Study(CriticalitySettings, "batches"),
     "landau": _Study(LandauSettings, "banks"),
+    "compare": _Study(CompareSettings, "parts"),
 }
 
 
@@ -99,6 +101,12 @@ def _print_estimate(command: str, settings: Any) -> None:
         cost = estimate_cost(settings)
         print(f"banks               {', '.join(full.banks)}, p = {full.size}")
         print(f"samples             {full.num_samples} a bank, {full.num_levels} noise levels")
+    elif command == "compare":
+        from critjax.studies.compare import estimate_cost
+
+        cost = estimate_cost(settings)
+        print(f"network             {full.network}")
+        print(f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}")
     else:
         from critjax.studies.criticality import estimate_cost
 
@@ -122,7 +130,11 @@ def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> An
     if command == "landau":
         from critjax.studies import landau
 
-        return landau.run(settings, progress=bar, on_checkpoint=store.save_bank, saved=store.load_banks())
+        return landau.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
+    if command == "compare":
+        from critjax.studies import compare
+
+        return compare.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
     from critjax.studies import criticality
 
     return criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())

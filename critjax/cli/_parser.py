@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from critjax import __version__
+from critjax.cli._network_options import (
+    COMPARE_DESCRIPTION,
+    COMPARE_EPILOG,
+    add_compare_settings,
+    add_training,
+)
 from critjax.studies._settings import (
     FRAMES,
     IMAGE_BANKS,
@@ -278,81 +284,6 @@ def _add_landau_settings(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="small defaults; the report says so")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        message = f"expected integers with commas, got {text!r}; pass e.g. 1,2,2"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``critjax train``."""
-    add = parser.add_argument
-    add("--architecture", choices=("local", "unet"), default="local", help="(default: %(default)s)")
-    add("--width", type=int, default=32, metavar="N", help="channels inside (default: %(default)s)")
-    add(
-        "--dilations",
-        type=_numbers,
-        default=(1, 1, 1, 1, 1),
-        metavar="A,B,...",
-        help="local: a block each; receptive field 1 + 2 sum (default: 1,1,1,1,1, which is 11 pixels)",
-    )
-    add(
-        "--multipliers",
-        type=_numbers,
-        default=(1, 2, 2),
-        metavar="A,B,...",
-        help="unet: a resolution each (default: 1,2,2)",
-    )
-    add(
-        "--blocks",
-        type=int,
-        default=2,
-        metavar="N",
-        help="unet: blocks per resolution (default: %(default)s)",
-    )
-    add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
-    add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
-    add("--conditional", action="store_true", help="train with the labels of the images")
-    add(
-        "--data",
-        default="fashion-mnist",
-        metavar="NAME|PATH",
-        help="fashion-mnist or your images (default: it)",
-    )
-    add("--num-images", type=int, metavar="N", help="images taken, a tenth of them held out (default: all)")
-    add("--num-steps", type=int, default=20_000, metavar="N", help="(default: %(default)s)")
-    add("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
-    add(
-        "--learning-rate", type=float, default=1e-3, metavar="R", help="peak of Adam's (default: %(default)s)"
-    )
-    add("--flip", action="store_true", help="mirror images at random")
-    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
-    add(
-        "--num-held-out",
-        type=int,
-        default=500,
-        metavar="N",
-        help="images of the held-out loss (default: %(default)s)",
-    )
-    add(
-        "--log-every",
-        type=int,
-        default=100,
-        metavar="N",
-        help="steps between entries of the log (default: %(default)s)",
-    )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to write; a killed run goes on from there",
-    )
-    add("--no-progress", action="store_true", help="no progress line")
-
-
 def _add_output(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add what all commands share: where results go, repeating and resuming."""
     output = parser.add_argument_group("output")
@@ -406,11 +337,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_landau_settings(landau)
     _add_output(landau, "critjax-runs/landau-BANKS")
+    compare = commands.add_parser(
+        "compare",
+        help="measure a trained network and set it beside patch models, Gaussian model and closure",
+        description=COMPARE_DESCRIPTION,
+        epilog=COMPARE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_compare_settings(compare)
+    _add_output(compare, "critjax-runs/compare-NETWORK")
     training = commands.add_parser(
         "train",
         help="train a denoising network, local or U-Net (needs critjax[networks])",
         description="Train a denoising network with the loss of Karras et al. 2022; a killed run goes on.",
         allow_abbrev=False,
     )
-    _add_training(training)
+    add_training(training)
     return parser

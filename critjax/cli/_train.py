@@ -18,10 +18,11 @@ NUM_SAMPLES = 36
 
 def _data(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load training and held-out images; without a test split the last tenth is held out."""
-    from critjax.data import load_dataset
+    from critjax.data import load_dataset, load_fashion_mnist
 
     if options.data == "fashion-mnist" and options.num_images is None:
-        return tuple(load_dataset("fashion-mnist", split=split) for split in ("train", "test"))
+        # Not load_dataset, which would be content with the embedded thousand.
+        return load_fashion_mnist(split="train"), load_fashion_mnist(split="test")
     found = load_dataset(options.data, num_images=options.num_images)
     count = len(found.images)
     check(count >= 20, "--num-images", "at least 20 images", count, "a tenth of them is held out")

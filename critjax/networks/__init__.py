@@ -10,7 +10,7 @@ from critjax.networks._training import (
     held_out_loss,
     train,
 )
-from critjax.networks._weights import StoredNetwork, load_network, save_network
+from critjax.networks._weights import StoredNetwork, load_network, save_network, shipped_networks
 
 __all__ = [
     "EVALUATION_SIGMAS",
@@ -26,6 +26,7 @@ __all__ = [
     "load_network",
     "network_denoiser",
     "save_network",
+    "shipped_networks",
     "torch_denoiser",
     "train",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from critjax._checks import check, message
 from critjax.networks._architectures import NetworkConfig, Parameters, apply
+
+SUFFIX = ".safetensors"
 
 
 class StoredNetwork(NamedTuple):
@@ -99,8 +102,20 @@ def save_network(
     write(Path(path), flatten(params), header)
 
 
-def load_network(path: str | Path) -> StoredNetwork:
-    """Read a network written by `save_network`.
+def shipped_networks() -> tuple[str, ...]:
+    """List the names of the trained networks that come with the package, for `load_network`."""
+    folder = resources.files("critjax.networks").joinpath("weights")
+    names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+    return tuple(sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)))
+
+
+def load_network(name_or_path: str | Path) -> StoredNetwork:
+    """Read a shipped network by its name, or one written by `save_network`.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        One of `shipped_networks`, or a file. The name wins over a file of that name.
 
     Raises
     ------
@@ -116,11 +131,19 @@ def load_network(path: str | Path) -> StoredNetwork:
     ...     load_network(f"{folder}/a.safetensors").info
     {'seed': 0}
     """
-    arrays, header = read(Path(path), "path")
+    if str(name_or_path) in shipped_networks():
+        path = Path(str(resources.files("critjax.networks").joinpath("weights", f"{name_or_path}{SUFFIX}")))
+    else:
+        path = Path(name_or_path)
+    names = ", ".join(shipped_networks())
+    if not path.is_file():
+        advice = f"check the path, or use a shipped network: {names}"
+        raise FileNotFoundError(message("network", "a name or a file of weights", f"no file {path}", advice))
+    arrays, header = read(path, "network")
     known = "critjax_config" in header
     check(
         known,
-        "path",
+        "network",
         "weights with a configuration",
         f"{path} without one",
         "use a file written by save_network",

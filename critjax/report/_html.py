@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from critjax._checks import check
+from critjax.report._compare import compare_description, compare_findings, compare_table
 from critjax.report._findings import findings, settings_of
 from critjax.report._landau import landau_description, landau_findings, landau_table
 from critjax.report._table import Row, table
@@ -79,7 +80,17 @@ def content(dataset: xr.Dataset) -> Content:
     """
     settings, study = settings_of(dataset), str(dataset.attrs.get("study", "criticality"))
     advice = "the freeze-out study has figures, see critjax.plotting, but no report"
-    check(study in ("criticality", "landau"), "dataset", "a criticality or Landau study", study, advice)
+    check(study != "freeze_out", "dataset", "a study with a report", study, advice)
+    if study == "compare":
+        return Content(
+            "compare",
+            compare_description(dataset, settings),
+            compare_findings(dataset),
+            2,
+            compare_table(dataset),
+            "Errors are one standard error over fields or images (bootstrap, jackknife). LS and ELS: local score "
+            f"models whose patches come from the same place, or from everywhere (Kamb & Ganguli 2024). {_UNITS}",
+        )
     if study == "landau":
         return Content(
             "landau",
@@ -108,8 +119,10 @@ def labels(dataset: xr.Dataset) -> list[str]:
         done, asked, what = dataset.attrs.get("num_samples_done"), settings.get("num_samples"), "samples"
         if dataset.attrs.get("study") == "landau":
             done, asked, what = dataset.sizes["bank"], len(settings["banks"]), "banks"
+        elif dataset.attrs.get("study") == "compare":
+            done, asked, what = 1 + ("best_size" in dataset), 3, "parts"
         found.append(
-            f"Interrupted: {done} of {asked} {what} were simulated, and what follows them may be missing."
+            f"Interrupted: {done} of {asked} {what} were done, and what follows them may be missing."
         )
     return found
 

@@ -22,7 +22,7 @@ class CompareSettings:
     ----------
     network : str
         Name of a shipped network or path of a file written by `critjax.networks.save_network`.
-    label : int, optional
+    class_label : int, optional
         Class of a conditional network; default none.
     data : str
         ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`.
@@ -60,7 +60,7 @@ class CompareSettings:
     """
 
     network: str = "local-11"
-    label: int | None = None
+    class_label: int | None = None
     data: str = "fashion-mnist"
     num_images: int | None = None
     sizes: Sequence[int] = SIZES
@@ -82,7 +82,7 @@ class CompareSettings:
         check(good, "sizes", "two or more different odd windows", self.sizes, "use e.g. 3, 5, 7, 11")
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
         for name, low in (
-            ("label", 0),
+            ("class_label", 0),
             ("num_images", 2),
             ("num_levels", 3),
             ("num_queries", 3),
@@ -113,9 +113,14 @@ class CompareSettings:
         )
 
     @property
-    def stem(self) -> str:
+    def label(self) -> str:
         """Name for folders and titles."""
         return Path(self.network).stem
+
+    @property
+    def precision(self) -> str:
+        """Networks and images are float32."""
+        return "float32"
 
     def to_json(self) -> str:
         """Return the settings as JSON, for the attributes of a result."""

@@ -62,7 +62,7 @@ def read_settings(path: Path, kind: Any = CriticalitySettings) -> Any:
 class Store:
     """Finished parts of one run in ``folder/partial``, one file each; `open_store` makes them.
 
-    Parts are batches of samples (`save`, `load`) or the datasets of single banks (`save_bank`, `load_banks`).
+    Parts are batches of samples (`save`, `load`) or datasets, e.g. of single banks (`save_part`, `load_parts`).
     """
 
     def __init__(self, folder: Path, num_saved: int) -> None:
@@ -97,23 +97,23 @@ class Store:
                 print(f"critjax: {path} cannot be read; that batch is simulated again", file=sys.stderr)
         return found
 
-    def save_bank(self, name: str, dataset: Any) -> None:
-        """Save one bank's dataset; the file appears complete or not at all."""
-        path = self._partial / f"bank-{name}.nc"
+    def save_part(self, name: str, dataset: Any) -> None:
+        """Save the dataset of one part; the file appears complete or not at all."""
+        path = self._partial / f"part-{name}.nc"
         temporary = path.with_suffix(".tmp")
         dataset.to_netcdf(temporary, engine="h5netcdf")
         os.replace(temporary, path)
 
-    def load_banks(self) -> dict[str, Any]:
-        """Read the banks that are there; one that cannot be read is run again."""
+    def load_parts(self) -> dict[str, Any]:
+        """Read the parts that are there; one that cannot be read is run again."""
         import xarray as xr
 
         found = {}
-        for path in sorted(self._partial.glob("bank-*.nc")):
+        for path in sorted(self._partial.glob("part-*.nc")):
             try:
-                found[path.stem.removeprefix("bank-")] = xr.load_dataset(path, engine="h5netcdf")
+                found[path.stem.removeprefix("part-")] = xr.load_dataset(path, engine="h5netcdf")
             except (OSError, KeyError, ValueError):
-                print(f"critjax: {path} cannot be read; that bank is run again", file=sys.stderr)
+                print(f"critjax: {path} cannot be read; that part is run again", file=sys.stderr)
         return found
 
     def count(self) -> int:
@@ -133,7 +133,7 @@ class Store:
 
 
 def _count(partial: Path) -> int:
-    return len([*partial.glob("batch-*.npz"), *partial.glob("bank-*.nc")])
+    return len([*partial.glob("batch-*.npz"), *partial.glob("part-*.nc")])
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

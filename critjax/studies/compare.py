@@ -35,10 +35,11 @@ from critjax.patch_score import patch_denoiser, patch_denoisers, scheduled_denoi
 from critjax.sampling import sample
 from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._compare_settings import CompareSettings
+from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._versions import versions
 from critjax.studies.measure import measure
 
-__all__ = ["MODELS", "CompareSettings", "run", "settings_of"]
+__all__ = ["MODELS", "CompareSettings", "estimate_cost", "run", "settings_of"]
 
 #: Patch models: positions of their patches -> name.
 MODELS = {"all": "ELS", "same": "LS"}
@@ -46,7 +47,9 @@ SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 #: Sampler of the films.
 FILM_MAX, FILM_MIN, FILM_STEPS = 20.0, 0.1, 16
 #: Ladder of the measurement.
-_SPAN = (20.0, 0.05)
+_SPAN, _NUM_LADDER, _NUM_QUICK = (20.0, 0.05), 21, 9
+#: Images of the network's timed batch.
+_COST_BATCH = 8
 _MODE_LEVELS = 4
 #: Fields at which the Jacobian of the best patch model is probed: it costs far more than a network's.
 _PATCH_PROBES = 4
@@ -93,7 +96,7 @@ def _load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> _Problem:
             images.shape[-1],
             "pass images like those of training",
         )
-        denoise_fn = network_denoiser(config, stored.params, settings.label)
+        denoise_fn = network_denoiser(config, stored.params, settings.class_label)
         reach = config.receptive_field
         description = f"{config.architecture} network, receptive field {reach or 'unbounded'}"
     return _Problem(denoise_fn, jnp.asarray(images[:count]), jnp.asarray(images[count:]), description)
@@ -186,7 +189,7 @@ def run(
     result["level_sigma"].attrs["units"] = "image units (data in [-1, 1])" if "level_sigma" in result else ""
     result.attrs = {
         "study": "compare",
-        "title": f"critjax compare: {settings.stem}",
+        "title": f"critjax compare: {settings.label}",
         "settings": settings.to_json(),
         "status": status,
         "network": problem.description,
@@ -202,7 +205,7 @@ def _measurement(problem: _Problem, settings: CompareSettings, report: Progress)
     found = measure(
         problem.denoise,
         problem.queries,
-        sigmas=np.geomspace(*_SPAN, 9 if settings.quick else 21),
+        sigmas=np.geomspace(*_SPAN, _NUM_QUICK if settings.quick else _NUM_LADDER),
         num_samples=settings.num_samples or 0,
         probe_samples=settings.probe_samples or 0,
         closure_samples=settings.closure_samples,
@@ -427,6 +430,40 @@ def _films(problem: _Problem, settings: CompareSettings, patches: xr.Dataset, re
             "film_sigma": np.asarray(sigmas, np.float64),
         },
     )
+
+
+def estimate_cost(settings: CompareSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing the network and one pass of the patch models.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of a batch of the network, ``evaluations`` (of batches of the
+        network), ``bytes`` resident at most, ``overhead`` seconds (compilation, figures), the last from experience.
+    """
+    settings = settings.resolved()
+    problem, sizes = _load(settings, None), tuple(settings.sizes)
+    shape, dtype = problem.bank.shape[1:], problem.bank.dtype
+    network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
+    patches = time_evaluation(patch_denoisers(problem.bank, sizes), (1, *shape), dtype)
+    middle = patch_denoiser(ImageBank(problem.bank, sizes[len(sizes) // 2], positions="all"), boundary="zero")
+    single = time_evaluation(middle, (1, *shape), dtype)
+    levels, queries = settings.num_levels or 0, settings.num_queries or 0
+    samples, probes = settings.num_samples or 0, settings.probe_samples or 0
+    ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
+    # A Jacobian-vector product costs some three evaluations, and probes go field by field.
+    evaluations = ladder * (3 * samples + settings.closure_samples + 3 * 16 * probes) / _COST_BATCH
+    films = 2 * FILM_STEPS * (settings.num_films or 0)
+    seconds = levels * queries * patches + (films + 9 * _PATCH_PROBES * levels) * single
+    overhead = 100.0
+    pairs = float(np.prod(problem.bank.shape))
+    return {
+        "seconds": overhead + evaluations * network + seconds,
+        "seconds_per_evaluation": network,
+        "evaluations": evaluations,
+        "bytes": RUNTIME_BYTES + 400 * 2**20 + 40 * pairs * dtype.itemsize,
+        "overhead": overhead,
+    }
 
 
 def settings_of(dataset: xr.Dataset) -> CompareSettings:

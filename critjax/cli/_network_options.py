@@ -1,0 +1,123 @@
+"""The options of the commands about trained networks: ``critjax train`` and ``critjax compare``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+COMPARE_DESCRIPTION = """\
+Measure a trained network with the instruments of the theory, and set it beside the models that theory knows.
+
+The command
+  1. measures: symbols of the mean Jacobian and of the regression, gap, lengths, receptive field and eigenmodes, along
+     the network's own trajectories and on noised images, with the Gaussian closure computed from the network alone;
+  2. puts the same noised images through LS and ELS patch models of every window size and through the ideal denoiser:
+     relative errors, the best size at every noise level, losses;
+  3. follows network, best patch models and ideal denoiser from the same noise;
+  4. reports: a table here; report.html, figures/*.png and results.nc in the output folder.
+"""
+
+COMPARE_EPILOG = """\
+examples:
+  critjax compare local-11                           a shipped network beside 200 embedded images (some minutes)
+  critjax compare local-11 --quick                   the same, small
+  critjax compare my/network.safetensors --data photos/ --sizes 3,5,7,11
+                                                     a network that `critjax train` wrote, with your own images
+
+Other denoisers, in JAX or PyTorch: critjax.studies.compare.run(settings, denoise_fn) in Python.
+"""
+
+
+def add_compare_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting of the comparison."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("network", nargs="?", metavar="NETWORK", help="shipped name or file of weights (default: local-11)")
+    add("--class-label", type=int, metavar="N", help="class of a conditional network (default: none)")
+    add("--data", metavar="NAME|PATH", help="fashion-mnist or your images (default: it)")
+    add("--num-images", type=int, metavar="N", help="training images of the patch models (default: 200)")
+    add("--sizes", type=_numbers, metavar="P,Q,...", help="windows, odd (default: 3,5,7,9,11,15,19)")
+    add("--num-levels", type=int, metavar="N", help="noise levels of the comparison (default: 8)")
+    add("--num-queries", type=int, metavar="N", help="noised images a level (default: 8)")
+    add("--num-samples", type=int, metavar="N", help="trajectories that are measured (default: 48)")
+    add("--probe-samples", type=int, metavar="N", help="fields with probed Jacobian (default: 8)")
+    add("--closure-samples", type=int, metavar="N", help="fields of the closure; 0: none (default: 16)")
+    add("--num-films", type=int, metavar="N", help="trajectories from the same noise (default: 4)")
+    add("--num-modes", type=int, metavar="N", help="eigenmodes shown; 0: none (default: 6)")
+    add("--seed", type=int, metavar="N", help="(default: 0)")
+    add("--quick", action="store_true", help="small defaults; the report says so")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        message = f"expected integers with commas, got {text!r}; pass e.g. 1,2,2"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``critjax train``."""
+    add = parser.add_argument
+    add("--architecture", choices=("local", "unet"), default="local", help="(default: %(default)s)")
+    add("--width", type=int, default=32, metavar="N", help="channels inside (default: %(default)s)")
+    add(
+        "--dilations",
+        type=_numbers,
+        default=(1, 1, 1, 1, 1),
+        metavar="A,B,...",
+        help="local: a block each; receptive field 1 + 2 sum (default: 1,1,1,1,1, which is 11 pixels)",
+    )
+    add(
+        "--multipliers",
+        type=_numbers,
+        default=(1, 2, 2),
+        metavar="A,B,...",
+        help="unet: a resolution each (default: 1,2,2)",
+    )
+    add(
+        "--blocks",
+        type=int,
+        default=2,
+        metavar="N",
+        help="unet: blocks per resolution (default: %(default)s)",
+    )
+    add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
+    add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
+    add("--conditional", action="store_true", help="train with the labels of the images")
+    add(
+        "--data",
+        default="fashion-mnist",
+        metavar="NAME|PATH",
+        help="fashion-mnist or your images (default: it)",
+    )
+    add("--num-images", type=int, metavar="N", help="images taken, a tenth of them held out (default: all)")
+    add("--num-steps", type=int, default=20_000, metavar="N", help="(default: %(default)s)")
+    add("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
+    add(
+        "--learning-rate", type=float, default=1e-3, metavar="R", help="peak of Adam's (default: %(default)s)"
+    )
+    add("--flip", action="store_true", help="mirror images at random")
+    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add(
+        "--num-held-out",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images of the held-out loss (default: %(default)s)",
+    )
+    add(
+        "--log-every",
+        type=int,
+        default=100,
+        metavar="N",
+        help="steps between entries of the log (default: %(default)s)",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write; a killed run goes on from there",
+    )
+    add("--no-progress", action="store_true", help="no progress line")
