@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
+ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
     f"tests/{name}.py"
     for name in (
         "test_patch_score_oracle",
         "test_patch_score_derivatives",
+        "test_patch_score_nested",
         "test_fourier",
         "test_spectra_kernels",
         "test_landau_coefficients",
@@ -36,9 +37,9 @@ ORACLE, DERIVATIVES, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATI
         "test_freeze_out",
     )
 )
-ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS = (
+ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
     f"critjax/patch_score/{name}.py"
-    for name in ("_routes", "_images", "_scores", "_plan", "_posterior", "_windows")
+    for name in ("_routes", "_images", "_scores", "_plan", "_posterior", "_windows", "_nested", "_schedule")
 )
 
 
@@ -54,6 +55,71 @@ class Mutation(NamedTuple):
 
 AGREES = "test_agrees_with_the_oracle"
 MUTATIONS = [
+    # Several window sizes in one pass
+    Mutation(
+        "nested sums, ring missing",
+        NESTED,
+        "<= size // 2 for own",
+        "< size // 2 for own",
+        (NESTED_TESTS, "brute_force and same-zero and 1"),
+    ),
+    Mutation(
+        "nested sums, wrap at the edge",
+        NESTED,
+        "near = np.minimum(near, length - near)",
+        "near = near + 0",
+        (NESTED_TESTS, "brute_force and same-periodic and 1"),
+    ),
+    Mutation(
+        "nested sums, factor of sigma^2",
+        NESTED,
+        "scale = -0.5 / sigma**2",
+        "scale = -1 / sigma**2",
+        (NESTED_TESTS, "brute_force and same-zero and 1"),
+    ),
+    Mutation(
+        "nested sums, window offset",
+        NESTED,
+        "partner = (jnp.asarray(axis.pixels[number]) + offset)",
+        "partner = (jnp.asarray(axis.pixels[number]) + offset + 1)",
+        (NESTED_TESTS, "brute_force and interior and 1"),
+    ),
+    Mutation(
+        "nested sums, interior rule",
+        NESTED,
+        'positions == "interior")]',
+        "False)]",
+        (NESTED_TESTS, "brute_force and interior and 1"),
+    ),
+    Mutation(
+        "nested sums, border rule",
+        NESTED,
+        "axis(here, lambda reach: ~inside(reach), False)",
+        "axis(every, lambda reach: ~inside(reach), False)",
+        (NESTED_TESTS, "brute_force and all-zero and 1"),
+    ),
+    Mutation(
+        "nested sums, channel sum",
+        NESTED,
+        "for c in range(channels))\n            squares",
+        "for c in range(1))\n            squares",
+        (NESTED_TESTS, "brute_force and same-zero and 3"),
+    ),
+    Mutation(
+        "nested sums, prior weight",
+        NESTED,
+        "tops = parts.top + log_prior",
+        "tops = parts.top + 0.5 * log_prior",
+        (NESTED_TESTS, "brute_force and same-zero and 1"),
+    ),
+    Mutation(
+        "nested sums, ties in derivatives",
+        NESTED,
+        "jnp.exp(jnp.where(higher, -change, change))",
+        "jnp.exp(-jnp.abs(change))",
+        (NESTED_TESTS, "forward and all-zero"),
+    ),
+    Mutation("schedule, edge", SCHEDULE, "sigma < jnp", "sigma <= jnp", (NESTED_TESTS, "edges_hold")),
     # Prior weights
     Mutation(
         "prior weight, correlations",

@@ -94,7 +94,7 @@ def _pick(array: Array, index: np.ndarray, axis: int) -> Array:
 
 def _fitting(axis: _Axis, number: int, size: int, length: int, offset: Array) -> Array:
     """Tell which pixels meet a training pixel whose window may be used."""
-    partner = (axis.pixels[number] + offset) % length
+    partner = (jnp.asarray(axis.pixels[number]) + offset) % length
     return (partner >= size // 2) & (partner < length - size // 2)
 
 
@@ -213,8 +213,8 @@ def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: 
         flat, prior = block
         flat = flat.reshape(block_size, *x.shape)
         result = []
-        for axes, before in zip(passes, states, strict=True):
-            found = _pass(*axes, sizes, x, sigma, flat, with_tilt)
+        for (rows, columns), before in zip(passes, states, strict=True):
+            found = _pass(rows, columns, sizes, x, sigma, flat, with_tilt)
             found = {number: _merge(part, prior[:, None], 1) for number, part in found.items()}
             both = jax.tree.map(lambda a, b: jnp.stack([a, b]), before, found)
             result.append({number: _merge(part, 0.0, 0) for number, part in both.items()})
@@ -239,7 +239,7 @@ def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: 
     return means, entropies
 
 
-def _check_sizes(sizes: Sequence[int], grid: tuple[int, int]) -> tuple[int, ...]:
+def _check_sizes(sizes: Sequence[Any], grid: tuple[int, int]) -> tuple[int, ...]:
     found = tuple(check_window(size) for size in sizes)
     check(len(found) > 0, "sizes", "at least one window size", "none", "pass e.g. (3, 5, 7)")
     even = [size for size in found if size % 2 == 0]
@@ -252,7 +252,7 @@ def _check_sizes(sizes: Sequence[int], grid: tuple[int, int]) -> tuple[int, ...]
 
 def patch_denoisers(
     images: ArrayLike,
-    sizes: Sequence[int],
+    sizes: Sequence[Any],
     *,
     positions: str = "all",
     boundary: str = "zero",

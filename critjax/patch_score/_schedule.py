@@ -13,7 +13,7 @@ from critjax._checks import check, is_concrete, message
 from critjax._typing import Array, DenoiseFn
 
 
-def scheduled_denoiser(denoise_fns: Sequence[DenoiseFn], sigma_edges: Any) -> DenoiseFn:
+def scheduled_denoiser(denoise_fns: Sequence[Any], sigma_edges: Any) -> DenoiseFn:
     r"""Build the denoiser that hands over from one denoiser to the next as the noise falls.
 
     .. math:: D(x, \sigma) = D_i(x, \sigma) \quad\text{for}\quad s_i \le \sigma < s_{i-1},
