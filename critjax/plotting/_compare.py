@@ -138,8 +138,8 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     limits(
         right,
         [dataset["xi_eq"].values, dataset.get("xi_eq_gaussian", xr.DataArray(0.0)).values],
-        low=0,
-        high=6,
+        low=0.0,
+        high=6.0,
     )
     right.legend(fontsize=8.5)
     for axes in (left, right):

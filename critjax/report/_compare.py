@@ -124,7 +124,7 @@ def reach_sentence(dataset: xr.Dataset) -> str:
             f"{plain(float(levels[-1]))})"
         )
     if known.size:
-        peak = known[np.argmax(lengths[known])]
+        peak = int(known[np.argmax(lengths[known])])
         where = plain(float(part["sigma"].values[peak]))
         sentence += f"; ξ_eq is largest, {text(_at(part, 'xi_eq', peak))} px, at σ = {where}"
     return f"{sentence}."

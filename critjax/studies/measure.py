@@ -258,7 +258,7 @@ def measure(
     return result
 
 
-def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
     """Mean over fields (axis 0) and its standard error."""
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 

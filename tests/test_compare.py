@@ -1,0 +1,341 @@
+# ruff: noqa: RUF001  (Greek letters belong in a report)
+"""The comparison study: a patch model in the place of the network must be recognised; sentences, figures, command."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from critjax import report
+from critjax.banks import ImageBank
+from critjax.networks import NetworkConfig, init, save_network
+from critjax.patch_score import patch_denoiser
+from critjax.plotting import available_figures
+from critjax.report import _compare as sentences
+from critjax.studies import compare
+from critjax.studies.compare import CompareSettings, run, settings_of
+
+GRID = (10, 8)
+BANK = 6
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Smooth random images in [-1, 1], as a file."""
+    noise = np.random.default_rng(0).normal(size=(BANK + 8, *GRID))
+    smooth = noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, (1, 1), (1, 2))
+    images = np.tanh(smooth)[..., None].astype(np.float32)
+    path = tmp_path_factory.mktemp("data") / "pictures.npy"
+    np.save(path, images)
+    return path, images
+
+
+@pytest.fixture(scope="module")
+def settings(pictures):
+    return CompareSettings(
+        network="a-patch-model",
+        data=str(pictures[0]),
+        num_images=BANK,
+        sizes=(3, 5, 7),
+        num_levels=3,
+        num_queries=3,
+        num_samples=8,
+        probe_samples=3,
+        closure_samples=8,
+        num_films=2,
+        num_modes=2,
+        quick=True,
+    )
+
+
+def patch_model(pictures, positions):
+    bank = ImageBank(jnp.asarray(pictures[1][:BANK]), 5, positions=positions)
+    return patch_denoiser(bank, boundary="zero")
+
+
+@pytest.fixture(scope="module")
+def result(settings, pictures):
+    return run(settings, patch_model(pictures, "all"))
+
+
+def test_a_patch_model_is_recognised_by_its_window(result):
+    assert np.all(result.best_size.sel(model="ELS") == 5)
+    np.testing.assert_allclose(result.relative_error.sel(model="ELS", size=5), 0, atol=2e-4)
+    assert np.all(result.relative_error.sel(model="ELS", size=3) > 1e-3)
+    assert np.all(result.relative_error.sel(model="LS") > 1e-3)
+    np.testing.assert_allclose(result.film_correlation.sel(film_other="ELS at p*"), 1, atol=1e-3)
+    np.testing.assert_allclose(result.film_explained.sel(film_other="ELS at p*"), 1, atol=1e-2)
+    low = result.isel(level_sigma=0)
+    near = result.sel(ensemble="noised data").interp(sigma=float(low.level_sigma))
+    assert (
+        abs(float(low.gap_patch) - float(near.gap)) < 5 * float(low.gap_patch_error + near.gap_error) + 0.01
+    )
+    assert "ELS models of the best size explain" in sentences.explanation_sentence(result)
+    assert "end in the same image" in sentences.films_sentence(result)
+
+
+def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures):
+    import dataclasses
+
+    small = dataclasses.replace(settings, closure_samples=0, num_modes=0)
+    found = run(small, patch_model(pictures, "same"))
+    np.testing.assert_allclose(found.relative_error.sel(model="LS", size=5), 0, atol=2e-4)
+    assert "LS models of the best size explain" in sentences.explanation_sentence(found)
+    assert "mode" not in found and "regression_closure" not in found
+    assert sentences.local_modes_sentence(found) is None
+
+
+def test_ideal_denoiser_losses_and_jackknife_against_loops(result, settings, pictures):
+    images = pictures[1].astype(np.float64)
+    bank, clean = images[:BANK], images[BANK : BANK + 3]
+    model = jax.jit(patch_model(pictures, "all"))
+    for number, sigma in enumerate(result.level_sigma.values):
+        key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
+        noise = np.asarray(jax.random.normal(key, clean.shape, jnp.float32), np.float64)
+        x = clean + sigma * noise
+        ideal, entropy, network = [], [], []
+        for one in x:
+            logits = np.array([-((one - y) ** 2).sum() / (2 * sigma**2) for y in bank])
+            weights = np.exp(logits - logits.max())
+            weights /= weights.sum()
+            entropy.append(-sum(w * np.log(w) for w in weights if w > 0))
+            ideal.append(sum(w * y for w, y in zip(weights, bank, strict=True)))
+            network.append(np.asarray(model(jnp.asarray(one, jnp.float32), jnp.float32(sigma)), np.float64))
+        ideal, network = np.array(ideal), np.array(network)
+        centre = network.mean()
+
+        def relative(keep, ideal=ideal, network=network, centre=centre):
+            return np.sqrt(((ideal - network)[keep] ** 2).sum() / ((network[keep] - centre) ** 2).sum())
+
+        level = result.isel(level_sigma=number)
+        assert float(level.relative_error_ideal) == pytest.approx(relative([0, 1, 2]), rel=1e-4)
+        left = np.array([relative(keep) for keep in ([1, 2], [0, 2], [0, 1])])
+        assert float(level.relative_error_ideal_error) == pytest.approx(
+            np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum()), rel=1e-3
+        )
+        assert float(level.effective_images) == pytest.approx(np.exp(np.mean(entropy)), rel=1e-4)
+        assert float(level.loss_ideal) == pytest.approx(((ideal - clean) ** 2).mean(), rel=1e-4)
+        assert float(level.loss_network) == pytest.approx(((network - clean) ** 2).mean(), rel=1e-4)
+
+
+def test_gaussian_model_from_the_spectrum_of_the_bank(result, pictures):
+    bank = pictures[1][:BANK, ..., 0].astype(np.float64)
+    power = (np.abs(np.fft.fft2(bank - bank.mean(0))) ** 2).mean(0) / np.prod(GRID)
+    for number, sigma in enumerate(result.level_sigma.values):
+        expected = power[0, 0] / (power[0, 0] + sigma**2)
+        assert float(result.mean_jacobian_gaussian[number, 0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures):
+    saved = {}
+
+    def stop(stage, done, total):
+        if stage == "films":
+            raise KeyboardInterrupt
+
+    half = run(settings, patch_model(pictures, "all"), progress=stop, on_checkpoint=saved.__setitem__)
+    assert set(saved) == {"measurement", "patches"} and half.attrs["status"] == "interrupted"
+    assert any("2 of 3 parts" in text for text in report.labels(half))
+    again = run(settings, patch_model(pictures, "all"), saved=saved)
+    xr.testing.assert_allclose(again, result)
+    assert settings_of(result) == settings.resolved()
+    with pytest.raises(ValueError, match="a result of the comparison study"):
+        settings_of(result.assign_attrs(study="landau"))
+
+
+def test_figures_and_table(result):
+    figures = available_figures(result)
+    assert {"softening", "patch-errors", "reach", "dispersion", "losses", "films", "eigenmodes"} <= set(
+        figures
+    )
+    for kind in figures.values():
+        kind.draw(result).canvas.draw()
+    axes = figures["patch-errors"].draw(result).axes[0]
+    lines = {c.get_label(): c.lines[0].get_ydata() for c in axes.containers}
+    np.testing.assert_allclose(lines["p = 3"], result.relative_error.sel(model="ELS", size=3))
+    rows = report.content(result).rows
+    assert any("p* = 5" in row.note for row in rows)
+    assert any(row.quantity.strip().startswith("as ᾱ") for row in rows)
+
+
+# --- Sentences: opposite numbers, opposite words
+
+
+def _curve(value, error=0.01):
+    values = np.array([0.2, value, 0.5])
+    return values, np.full(3, error)
+
+
+def _data(**changes):
+    ensembles, sigma = ["trajectories", "noised data"], np.array([4.0, 2.0, 1.0])
+    uniform, uniform_error = _curve(0.7)
+    both = {
+        "mean_jacobian_uniform": uniform,
+        "mean_jacobian_uniform_error": uniform_error,
+        "regression_uniform": _curve(1.2)[0],
+        "regression_uniform_error": _curve(1.2)[1],
+        "receptive_radius": np.array([4.0, 3.0, 1.0]),
+        "receptive_radius_error": np.full(3, 0.1),
+        "xi_eq": np.array([1.0, 2.0, 1.5]),
+        "xi_eq_error": np.full(3, 0.1),
+    }
+    single = {
+        "minimal_gap": 0.3,
+        "minimal_gap_error": 0.02,
+        "minimal_gap_sigma": 2.0,
+        "minimal_gap_sigma_error": 0.1,
+        "critical_sigma_regression": 2.5,
+        "critical_sigma_regression_error": 0.1,
+    }
+    levels = {
+        "relative_error": np.array([[[0.2, 0.5], [0.5, 0.2]], [[0.6, 0.6], [0.6, 0.6]]]),
+        "relative_error_error": np.full((2, 2, 2), 0.01),
+        "best_size": np.array([[9, 3], [3, 3]]),
+        "loss": np.array([[[0.2, 0.5], [0.5, 0.2]], [[0.6, 0.6], [0.6, 0.6]]]),
+        "loss_network": np.array([0.3, 0.1]),
+        "loss_network_error": np.array([0.01, 0.01]),
+        "loss_ideal": np.array([0.2, 0.4]),
+        "relative_error_ideal": np.array([0.9, 0.9]),
+        "effective_images": np.array([5.0, 1.0]),
+        "film_explained": np.array([[0.9, 0.8], [0.1, 0.0]]),
+    }
+    dims = {1: ("level_sigma",), 3: ("model", "level_sigma", "size")}
+    data = {n: (("ensemble", "sigma"), np.stack([v, v])) for n, v in both.items()}
+    data |= {n: (("ensemble",), [v, v]) for n, v in single.items()}
+    data |= {n: (dims.get(v.ndim, ("model", "level_sigma")), v) for n, v in levels.items()}
+    data["film_explained"] = (("film_other", "film_sample"), levels["film_explained"])
+    data["film_correlation"] = (("film_other", "film_sigma"), np.array([[0.99, 0.95], [0.8, 0.3]]))
+    data["film_correlation_error"] = (("film_other", "film_sigma"), np.full((2, 2), 0.02))
+    for name, value in changes.items():
+        dims_ = (
+            data[name][0]
+            if name in data
+            else {0: (), 1: ("sigma",), 2: ("mode_sigma", "mode_number")}[np.ndim(value)]
+        )
+        old = np.asarray(data[name][1]) if name in data else np.asarray(value)
+        data[name] = (dims_, np.broadcast_to(np.asarray(value, float), old.shape))
+    coordinates = {"ensemble": ensembles, "sigma": sigma, "model": ["ELS", "LS"], "level_sigma": [8.0, 0.5]}
+    coordinates |= {"film_other": ["ELS at p*", "ideal"], "mode_sigma": [5.0, 1.0]}
+    coordinates = {k: v for k, v in coordinates.items() if k != "mode_sigma" or "mode_eigenvalue" in data}
+    return xr.Dataset(data, coordinates)
+
+
+def test_the_gap_closes_or_not():
+    assert "does not close" in sentences.softening_sentence(_data())
+    assert "exceeds one" in sentences.softening_sentence(_data(minimal_gap=-0.3))
+    assert "zero within its error" in sentences.softening_sentence(_data(minimal_gap=0.01))
+    edge = sentences.softening_sentence(_data(minimal_gap=np.nan))
+    assert "0.30 ± 0.01" in edge or "0.300 ± 0.010" in edge
+
+
+def test_the_regression_symbol_passes_touches_or_stays_below():
+    assert "passes one at σ = 2.5" in sentences.crossing_sentence(_data())
+    touching = _data(regression_uniform=np.array([0.2, 1.005, 0.9]))
+    assert "touches one" in sentences.crossing_sentence(touching)
+    below = _data(regression_uniform=0.8, critical_sigma_regression=np.nan)
+    assert "stays below one" in sentences.crossing_sentence(below)
+    closure = {"critical_sigma_closure": 2.4, "critical_sigma_closure_error": 0.1}
+    assert "puts the crossing at 2.4" in sentences.crossing_sentence(_data(**closure))
+    lost = {
+        "critical_sigma_closure": np.nan,
+        "critical_sigma_closure_error": np.nan,
+        "regression_uniform_closure": np.array([0.2, 0.9, np.nan]),
+        "regression_uniform_closure_error": np.full(3, 0.01),
+    }
+    assert "closure of the network alone stays below one, 0.90" in sentences.crossing_sentence(_data(**lost))
+
+
+def test_patches_explain_or_not():
+    text = sentences.explanation_sentence(_data())
+    assert "ELS models of the best size explain" in text and "at every noise level" in text
+    worse = np.array([[[0.6, 0.7], [0.5, 0.2]], [[0.65, 0.6], [0.6, 0.6]]])
+    assert "No patch model reaches r² = 0.9 at σ = 8" in sentences.explanation_sentence(
+        _data(relative_error=worse)
+    )
+    swapped = _data().relative_error.values[::-1]
+    assert sentences.explanation_sentence(_data(relative_error=swapped)).startswith("LS models")
+
+
+def test_reach_shrinks_or_grows():
+    text = sentences.reach_sentence(_data())
+    assert "shrinks: radius 4.0" in text and "falls (9, 3 px" in text and "ξ_eq is largest, 2.00" in text
+    grown = _data(receptive_radius=np.array([1.0, 3.0, 4.0]), best_size=np.array([[3, 9], [3, 3]]))
+    text = sentences.reach_sentence(grown)
+    assert "grows" in text and "rises (3, 9 px" in text
+    assert "stays the same" in sentences.reach_sentence(_data(receptive_radius=2.0))
+
+
+def test_single_modes_grow_or_not():
+    grow = _data(mode_eigenvalue=np.array([[0.5, 0.4], [1.3, 1.1]]))
+    assert "passes one between σ = 5.00 and 1.00" in sentences.local_modes_sentence(grow)
+    assert "no mode grows" in sentences.local_modes_sentence(_data(mode_eigenvalue=np.full((2, 2), 0.5)))
+    at_once = _data(mode_eigenvalue=np.full((2, 2), 1.5))
+    assert "at σ = 5.00 already" in sentences.local_modes_sentence(at_once)
+
+
+def test_films_and_losses():
+    assert "end in the same image" in sentences.films_sentence(_data())
+    assert "part (" in sentences.films_sentence(_data(film_explained=-0.5))
+    assert "resemble" in sentences.films_sentence(_data(film_explained=0.5))
+    text = sentences.loss_sentence(_data())
+    assert "below that of every patch model at σ = 0.5" in text and "beats it at every level" in text
+    text = sentences.loss_sentence(_data(loss_network=0.9))
+    assert "some patch model denoises better" in text and "beats it at 0 of 1 levels" in text
+    assert "nowhere rests on fewer" in sentences.loss_sentence(_data(effective_images=9.0))
+
+
+# --- Settings and command
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sizes": (3, 4)}, "sizes: expected two or more different odd windows"),
+        ({"sizes": (3, 3)}, "sizes: expected two or more different odd windows"),
+        ({"num_queries": 2}, "num_queries: expected an integer >= 3, got 2"),
+        ({"closure_samples": 6}, "closure_samples: expected a multiple of 4, got 6"),
+    ],
+)
+def test_wrong_settings_are_told(change, text):
+    with pytest.raises(ValueError, match=text):
+        CompareSettings(**change)
+
+
+def test_too_few_images_and_too_large_windows_are_told(pictures):
+    with pytest.raises(ValueError, match="data: expected at least 58 images, got 14"):
+        run(CompareSettings(data=str(pictures[0]), num_images=50), lambda x, s: pytest.fail("evaluated"))
+    settings = CompareSettings(data=str(pictures[0]), num_images=BANK, sizes=(3, 11), num_queries=3)
+    with pytest.raises(ValueError, match="windows up to 8, got 11"):
+        run(settings, lambda x, s: pytest.fail("evaluated"))
+
+
+def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures):
+    config = NetworkConfig(width=4, dilations=(1,), sigma_data=0.7)
+    params = init(config, jax.random.key(0))
+    params["head"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)
+    save_network(tmp_path / "tiny.safetensors", config, params)
+    command = [sys.executable, "-m", "critjax", "compare", str(tmp_path / "tiny.safetensors")]
+    command += ["--data", str(pictures[0]), "--num-images", str(BANK), "--sizes", "3,5", "--quick"]
+    command += ["--num-samples", "8", "--num-modes", "2", "--no-progress", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, env=environment, check=True)
+    assert "predicted time" in dry.stdout and "windows 3, 5" in dry.stdout
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "models of the best size explain the network" in done.stdout and "Quick run" in done.stdout
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "critjax compare --from results.nc" in page and "receptive field 3" in page
+    stored = compare.settings_of(xr.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf"))
+    assert stored.num_images == BANK and stored.quick
+
+
+def test_an_unknown_network_lists_the_shipped_ones(capsys):
+    from critjax import cli
+
+    assert cli.main(["compare", "no-such-network", "--no-progress", "--out", "never"]) == 2
+    assert "network: expected a name or a file of weights" in capsys.readouterr().err

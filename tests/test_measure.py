@@ -1,0 +1,155 @@
+"""Measurements of any denoiser: against operators whose symbols, kernels and crossings are known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.closed_form import gaussian_denoiser
+from critjax.studies.measure import ENSEMBLES, measure
+
+GRID = (8, 10)
+SIGMAS = np.array([4.0, 2.0, 1.0])
+
+
+def images(channels=1, count=6, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, *GRID, channels))
+
+
+def spectrum():
+    k_y, k_x = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in GRID), indexing="ij")
+    return 5.0 / (1 + 3 * (k_y**2 + 2 * k_x**2)), k_y, k_x
+
+
+def shell_means(values, k_y, k_x):
+    """Average over shells of width 2 pi/max(H, W), by a loop."""
+    index = np.rint(np.hypot(k_y, k_x) / (2 * np.pi / max(GRID))).astype(int)
+    inside = np.hypot(k_y, k_x) <= np.pi * (1 + 1e-9)
+    return np.array([values[(index == i) & inside].mean() for i in range(index[inside].max() + 1)])
+
+
+def test_a_linear_denoiser_has_one_symbol_in_every_measurement():
+    power, k_y, k_x = spectrum()
+    denoise = gaussian_denoiser(np.zeros((*GRID, 1)), power)
+    found = measure(denoise, images(), sigmas=SIGMAS, num_samples=12, probe_samples=3, closure_samples=16)
+    for number, sigma in enumerate(SIGMAS):
+        symbol = power / (power + sigma**2)
+        shells = shell_means(symbol, k_y, k_x)
+        kernel = np.fft.ifft2(symbol).real
+        for ensemble in ENSEMBLES:
+            part = found.sel(ensemble=ensemble).isel(sigma=number)
+            np.testing.assert_allclose(part.mean_jacobian, shells, atol=1e-6)
+            np.testing.assert_allclose(part.regression, shells, atol=1e-6)
+            np.testing.assert_allclose(part.mean_jacobian_uniform, symbol[0, 0], atol=1e-9)
+            np.testing.assert_allclose(part.nonreciprocal, 0, atol=1e-6)
+            offsets = np.arange(-3, 4)
+            np.testing.assert_allclose(part.kernel, kernel[offsets[:, None], offsets], atol=1e-9)
+            weight = np.abs(kernel[offsets[:, None], offsets])
+            radius = np.sqrt((weight * (offsets[:, None] ** 2 + offsets**2)).sum() / weight.sum())
+            np.testing.assert_allclose(part.receptive_radius, radius, rtol=1e-5)
+        np.testing.assert_allclose(found.regression_closure.isel(sigma=number), shells, atol=1e-6)
+    assert np.isnan(found.critical_sigma_regression).all() and np.isnan(found.critical_sigma_closure)
+
+
+def test_a_shift_has_its_kernel_on_one_side():
+    found = measure(lambda x, sigma: 0.3 * jnp.roll(x, -1, axis=1), images(), sigmas=SIGMAS, num_samples=8,
+                    probe_samples=4, closure_samples=0)  # fmt: skip
+    kernel = np.zeros((7, 7))
+    kernel[3, 4] = 0.3  # D_i = 0.3 x_{i + (0, 1)}
+    np.testing.assert_allclose(found.kernel.isel(ensemble=1, sigma=0), kernel, atol=1e-9)
+    np.testing.assert_allclose(found.nonreciprocal, np.sqrt(0.5), atol=1e-6)
+    np.testing.assert_allclose(found.receptive_radius, 1.0, atol=1e-6)
+
+
+def test_a_dense_operator_is_averaged_over_pixels_with_honest_errors():
+    rng = np.random.default_rng(1)
+    count = int(np.prod(GRID))
+    matrix = jnp.asarray(rng.normal(size=(count, count)) / count + 0.3 * np.eye(count))
+    found = measure(
+        lambda x, sigma: (matrix @ x.reshape(-1)).reshape(x.shape),
+        images(),
+        sigmas=SIGMAS,
+        num_samples=60,
+        probe_samples=30,
+        closure_samples=0,
+    )
+    exact = float(matrix.sum()) / count
+    np.testing.assert_allclose(found.mean_jacobian_uniform, exact, rtol=1e-6)
+    full = np.asarray(matrix).reshape(*GRID, *GRID)
+    by_offset = np.zeros(GRID)  # g(r) = mean over i of J_{i, i + r}
+    for y in range(GRID[0]):
+        for x in range(GRID[1]):
+            by_offset += np.roll(full[y, x], (-y, -x), (0, 1)) / count
+    symbol = np.fft.fft2(by_offset).real
+    _, k_y, k_x = spectrum()
+    shells = shell_means(symbol, k_y, k_x)
+    part = found.isel(ensemble=0)
+    score = (part.mean_jacobian.values[:, 1:] - shells[1:]) / part.mean_jacobian_error.values[:, 1:]
+    assert np.sqrt(np.mean(score**2)) < 1.7 and np.sqrt(np.mean(score**2)) > 0.5
+
+
+def test_crossing_and_smallest_gap_of_a_known_curve():
+    """lambda = 1.2 - (ln sigma)^2: passes one at exp(sqrt 0.2) and is largest, 1.2, at sigma = 1."""
+    ladder = np.geomspace(3.0, 0.5, 41)
+    found = measure(
+        lambda x, sigma: (1.2 - jnp.log(sigma) ** 2) * x,
+        images(),
+        sigmas=ladder,
+        num_samples=8,
+        probe_samples=3,
+    )
+    for name in ("critical_sigma_regression", "critical_sigma_closure"):
+        np.testing.assert_allclose(found[name], np.exp(np.sqrt(0.2)), rtol=2e-3)
+    np.testing.assert_allclose(found.minimal_gap, -0.2, atol=1e-3)
+    np.testing.assert_allclose(found.minimal_gap_sigma, 1.0, rtol=1e-2)
+    np.testing.assert_allclose(found.critical_sigma_regression_error, 0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_noise_of_a_crossing_is_reported():
+    """A multiplicative nonlinearity: regression symbols scatter from sample to sample, and so does the crossing."""
+    ladder = np.geomspace(3.0, 0.5, 15)
+    settings = {"sigmas": ladder, "probe_samples": 3, "closure_samples": 0}
+
+    def denoise(x, sigma):
+        return 2.4 * jnp.tanh(x / sigma**2)
+
+    crossings = [
+        measure(denoise, images(seed=s), num_samples=16, seed=s, **settings).critical_sigma_regression
+        for s in range(8)
+    ]
+    one = measure(denoise, images(), num_samples=16, **settings)
+    spread = np.std([c.sel(ensemble="noised data") for c in crossings], ddof=1)
+    quoted = float(one.critical_sigma_regression_error.sel(ensemble="noised data"))
+    assert 0.25 * spread < quoted < 4 * spread
+
+
+def test_channels_are_reduced_to_their_leading_direction():
+    mixing = jnp.array([[0.5, 0.2, 0.0], [0.2, 0.5, 0.0], [0.0, 0.0, 0.1]])
+    found = measure(
+        lambda x, sigma: x @ mixing.T,
+        images(3),
+        sigmas=SIGMAS,
+        num_samples=12,
+        probe_samples=3,
+        closure_samples=16,
+    )
+    np.testing.assert_allclose(found.mean_jacobian_uniform, 0.7, atol=1e-9)
+    np.testing.assert_allclose(found.regression_uniform, 0.7, atol=1e-6)
+    np.testing.assert_allclose(found.kernel.isel(ensemble=0, sigma=0)[3, 3], (0.5 + 0.5 + 0.1) / 3, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sigmas": np.array([1.0, 2.0])}, "sigmas: expected"),
+        ({"num_samples": 2}, "num_samples: expected at least 3, got 2"),
+        ({"probe_samples": 2}, "probe_samples: expected 3 to 6, half of num_samples, got 2"),
+        ({"num_probes": 0}, "num_probes: expected an integer >= 1"),
+        ({"closure_samples": 6}, "closure_samples: expected 0 or a multiple of 4 from 8 on, got 6"),
+        ({"images": np.full((2, *GRID, 1), np.nan)}, "images: expected finite numbers"),
+    ],
+)
+def test_wrong_input_is_told_at_once(change, text):
+    arguments = {"images": images(), "sigmas": SIGMAS, "num_samples": 12, "probe_samples": 3, **change}
+    with pytest.raises(ValueError, match=text.replace("(", r"\(")):
+        measure(lambda x, sigma: pytest.fail("evaluated"), arguments.pop("images"), **arguments)
