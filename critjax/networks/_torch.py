@@ -104,7 +104,7 @@ def torch_denoiser(
     Notes
     -----
     Exact derivatives, first order only: a second one raises. One forward pass a call; J v costs two to three, J^T u
-    two to three; a derivative in sigma one J v more. Attention runs by its plain kernel in derivatives, since the
+    two to three; a derivative in sigma one J v more. Attention runs by its plain kernel in J v, since the
     fused ones lack them. Parameters are constants. Host callbacks: nothing is sharded, and every call moves the image.
 
     Example
@@ -299,7 +299,7 @@ def _host_functions(module: Any, call: Callable[..., Any], arguments: dict[str, 
             return _connected(derivative(x, t, x_dot=x_dot))
 
     def cotangent(x: Any, t: Any, u: Any) -> Any:
-        with _plain_attention(torch), torch.enable_grad():
+        with torch.enable_grad():
             pull, _ = backward(x, t, True)
             return _connected(None if pull is None else pull(u))
 
