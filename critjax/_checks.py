@@ -6,6 +6,8 @@ checked only on concrete arrays: under ``jit``, ``vmap`` or ``grad`` they cannot
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -160,3 +162,27 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
         good = not np.any(np.isnan(values) | (values == np.inf)) and np.any(np.isfinite(values))
         check(bool(good), "log_prior", "numbers or -inf, not all -inf", values, "pass logarithms of weights")
     return log_prior
+
+
+def from_json(kind: Any, text: str, *, name: str = "settings", advice: str = "use results.nc") -> Any:
+    """Build a dataclass of settings from JSON; lists become tuples.
+
+    Raises
+    ------
+    ValueError
+        If the text is no JSON object, holds unknown option names, or illegal values.
+    """
+    try:
+        values: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(message(name, "a JSON object", f"unreadable text ({error})", advice)) from None
+    check(isinstance(values, dict), name, "a JSON object", type(values).__name__, advice)
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    check(
+        not unknown,
+        name,
+        "known option names",
+        unknown,
+        "was this written by something else, or another version?",
+    )
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

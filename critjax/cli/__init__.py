@@ -225,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
+    except ImportError as error:
+        return fail(f"{error}; networks need pip install 'critjax[networks]'")
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)
         return 130

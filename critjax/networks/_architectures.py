@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import check, check_option, check_rank
+from critjax._checks import check, check_option, check_rank, from_json
 from critjax._typing import Array, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,
@@ -129,17 +129,7 @@ class NetworkConfig:
         ValueError
             If the text is no configuration.
         """
-        advice = "use a file written by save_network"
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"config: expected a JSON object, got unreadable text ({error}); {advice}"
-            ) from None
-        check(isinstance(values, dict), "config", "a JSON object", type(values).__name__, advice)
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        check(not unknown, "config", "known option names", unknown, advice)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return from_json(cls, text, name="config", advice="use a file written by save_network")
 
 
 class _Local(nnx.Module):

@@ -181,7 +181,7 @@ def make_step(
             label = jnp.where(dropped, -1, labels[chosen])
         value, gradient = _gradient(config, state.params, (x0, jnp.exp(levels), noise, label))
         updates, memory = optimiser.update(gradient, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         return TrainingState(state.step + 1, params, average, memory), value

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from critjax._checks import check
-from critjax.studies._settings import check_integer, from_json
+from critjax._checks import check, from_json
+from critjax.studies._settings import check_integer
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)

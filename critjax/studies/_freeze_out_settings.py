@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from critjax._checks import check, check_window
-from critjax.studies._settings import check_integer, from_json
+from critjax._checks import check, check_window, from_json
+from critjax.studies._settings import check_integer
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {

@@ -6,8 +6,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from critjax._checks import check, check_eta, check_grid, check_option
-from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings, check_integer, from_json
+from critjax._checks import check, check_eta, check_grid, check_option, from_json
+from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings, check_integer
 
 
 @dataclasses.dataclass(frozen=True)

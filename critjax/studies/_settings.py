@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from critjax._checks import check, check_eta, check_grid, check_option, message
+from critjax._checks import check, check_eta, check_grid, check_option, from_json
 
 PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
 IMAGE_BANKS = ("fashion-mnist",)
@@ -45,20 +45,6 @@ def check_integer(settings: Any, name: str, low: int, advice: str) -> None:
     value = getattr(settings, name)
     whole = isinstance(value, int) and not isinstance(value, bool)
     check(value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice)
-
-
-def from_json(kind: Any, text: str) -> Any:
-    """Read the settings of any study, a dataclass ``kind``, from JSON; see `CriticalitySettings.from_json`."""
-    try:
-        values: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        got = f"unreadable text ({error})"
-        raise ValueError(message("settings", "a JSON object", got, "use results.nc")) from None
-    check(isinstance(values, dict), "settings", "a JSON object", type(values).__name__, "use results.nc")
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
-    advice = "was this written by another study or version?"
-    check(not unknown, "settings", "known option names", unknown, advice)
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 @dataclasses.dataclass(frozen=True)
