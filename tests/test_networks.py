@@ -1,5 +1,6 @@
 """Networks: exact locality and equivariance, gradients, training that resumes bitwise, weights on disk."""
 
+import argparse
 import dataclasses
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from critjax.cli._train import _data as training_data
 from critjax.data import embedded_fashion_mnist
 from critjax.networks import (
     NetworkConfig,
@@ -21,6 +23,7 @@ from critjax.networks import (
     train,
 )
 from critjax.networks._training import CHECKPOINT, TrainingState, loss
+from critjax.networks._training import _gradient as batch_gradient
 
 LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")
 UNET = NetworkConfig(
@@ -82,6 +85,27 @@ def test_the_fast_weight_gradient_is_the_gradient(config):
     value = jax.jit(stock)
     slope = (value(ahead) - value(behind)) / (2 * step)
     np.testing.assert_allclose(sum(a.sum() for a in jax.tree.leaves(fast)), slope, rtol=1e-6)
+
+
+def test_the_gradient_of_a_batch_is_summed_over_its_parts():
+    params = random_parameters(UNET)
+    x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)  # two parts of three
+    sigma, noise = jnp.geomspace(0.1, 3.0, 6), jax.random.normal(jax.random.key(3), x0.shape, jnp.float64)
+    batch = (x0, sigma, noise, jnp.array([0, 1, 2, -1, 0, 1]))
+    value, gradient = batch_gradient(UNET, params, batch)
+    expected, slopes = jax.value_and_grad(lambda p: loss(UNET, p, *batch))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(slopes), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max() + 1e-14)
+
+
+def test_training_data_is_the_whole_set_and_never_the_embedded_thousand(monkeypatch):
+    asked = []
+    monkeypatch.setattr("critjax.data.load_fashion_mnist", lambda split: asked.append(split) or split)
+    assert training_data(argparse.Namespace(data="fashion-mnist", num_images=None)) == ("train", "test")
+    assert asked == ["train", "test"]
+    fit, held_out = training_data(argparse.Namespace(data="fashion-mnist", num_images=40))
+    assert len(fit.images) == 36 and len(held_out.images) == 4
 
 
 @pytest.mark.parametrize("padding", ["zero", "periodic"])

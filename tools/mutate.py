@@ -55,6 +55,49 @@ class Mutation(NamedTuple):
 
 AGREES = "test_agrees_with_the_oracle"
 MUTATIONS = [
+    # Networks and what is measured on them
+    Mutation(
+        "offset of a column of the Jacobian",
+        "critjax/studies/measure.py",
+        "i_y, i_x = (row - offsets) % height, (column - offsets) % width",
+        "i_y, i_x = (row + offsets) % height, (column + offsets) % width",
+        ("tests/test_measure.py", "shift_has_its_kernel"),
+    ),
+    Mutation(
+        "error of the mean Jacobian",
+        "critjax/studies/measure.py",
+        "values.std(0, ddof=1) / np.sqrt(len(values))",
+        "values.std(0, ddof=1)",
+        ("tests/test_measure.py", "dense_operator"),
+    ),
+    Mutation(
+        "jackknife over images",
+        "critjax/studies/compare.py",
+        "np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))",
+        "np.sqrt(1 / count * ((left - left.mean(0)) ** 2).sum(0))",
+        ("tests/test_compare.py", "against_loops"),
+    ),
+    Mutation(
+        "turned kernel, gradient of a convolution",
+        "critjax/networks/_convolution.py",
+        "turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)",
+        "turned = kernel.swapaxes(2, 3)",
+        ("tests/test_networks.py", "fast_weight_gradient"),
+    ),
+    Mutation(
+        "sum over parts of a batch",
+        "critjax/networks/_training.py",
+        "lambda a: a * (part / count), total",
+        "lambda a: a, total",
+        ("tests/test_networks.py", "summed_over_its_parts"),
+    ),
+    Mutation(
+        "growth from the real part",
+        "critjax/eigenmodes.py",
+        'which="LR"',
+        'which="SR"',
+        ("tests/test_eigenmodes.py", "plane_waves"),
+    ),
     # Several window sizes in one pass
     Mutation(
         "nested sums, ring missing",
