@@ -11,7 +11,7 @@ from critjax._typing import Array
 def pad(image: Array, size: int, mode: str, *, axes: tuple[int, int]) -> Array:
     """Extend two axes so that a ``size`` window fits at every pixel: "wrap", "zero", or "none" (no extension)."""
     if mode == "none" or size == 1:
-        return image
+        return jnp.asarray(image)
     widths = [(0, 0)] * image.ndim
     for axis in axes:
         widths[axis] = ((size - 1) // 2, size // 2)
