@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -164,25 +164,40 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
     return log_prior
 
 
-def from_json(kind: Any, text: str, *, name: str = "settings", advice: str = "use results.nc") -> Any:
-    """Build a dataclass of settings from JSON; lists become tuples.
+class Stored:
+    """Base of dataclasses that are written as JSON and read back; ``_called`` and ``_advice`` word the errors."""
 
-    Raises
-    ------
-    ValueError
-        If the text is no JSON object, holds unknown option names, or illegal values.
-    """
-    try:
-        values: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(message(name, "a JSON object", f"unreadable text ({error})", advice)) from None
-    check(isinstance(values, dict), name, "a JSON object", type(values).__name__, advice)
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
-    check(
-        not unknown,
-        name,
-        "known option names",
-        unknown,
-        "was this written by something else, or another version?",
-    )
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    _called: ClassVar[str] = "settings"
+    _advice: ClassVar[str] = "use results.nc"
+
+    def to_json(self) -> str:
+        """Return the values as JSON, for the attributes of a result or the header of a file."""
+        return json.dumps(dataclasses.asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text is no JSON object, holds unknown option names, or illegal values.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            got = f"unreadable text ({error})"
+            raise ValueError(message(cls._called, "a JSON object", got, cls._advice)) from None
+        check(isinstance(values, dict), cls._called, "a JSON object", type(values).__name__, cls._advice)
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+        advice = "was this written by something else, or another version?"
+        check(not unknown, cls._called, "known option names", unknown, advice)
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def check_integer(settings: Any, name: str, low: int, advice: str, *, optional: bool = True) -> None:
+    """Raise `ValueError` unless a setting is an integer from ``low`` on, or None if that is allowed; True is none."""
+    value = getattr(settings, name)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    allowed = optional and value is None
+    check(allowed or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import check, check_option, check_rank, from_json
+from critjax._checks import Stored, check, check_integer, check_option, check_rank
 from critjax._typing import Array, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,
@@ -38,7 +37,7 @@ Parameters = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Stored):
     """What a network is, apart from its weights.
 
     Parameters
@@ -75,6 +74,8 @@ class NetworkConfig:
     9
     """
 
+    _called, _advice = "config", "use a file written by save_network"
+
     architecture: str = "local"
     channels: int = 1
     width: int = 32
@@ -95,14 +96,7 @@ class NetworkConfig:
             good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
             check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
         for name, low in (("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0)):
-            value = getattr(self, name)
-            check(
-                isinstance(value, int) and value >= low,
-                name,
-                f"an integer >= {low}",
-                repr(value),
-                "correct it",
-            )
+            check_integer(self, name, low, "correct it", optional=False)
         check(
             self.sigma_data > 0,
             "sigma_data",
@@ -115,21 +109,6 @@ class NetworkConfig:
     def receptive_field(self) -> int | None:
         """Width of the square of pixels that one output pixel depends on; None if it has no bound."""
         return 1 + 2 * sum(self.dilations) if self.architecture == "local" else None
-
-    def to_json(self) -> str:
-        """Return the configuration as JSON."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> NetworkConfig:
-        """Read a configuration written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the text is no configuration.
-        """
-        return from_json(cls, text, name="config", advice="use a file written by save_network")
 
 
 class _Local(nnx.Module):

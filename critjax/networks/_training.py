@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_rank, message
+from critjax._checks import check, check_integer, check_rank, message
 from critjax._typing import Array
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import flatten, read, unflatten, write
@@ -79,14 +79,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Validate every value."""
         for name, low in (("num_steps", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0)):
-            value = getattr(self, name)
-            check(
-                isinstance(value, int) and value >= low,
-                name,
-                f"an integer >= {low}",
-                repr(value),
-                "correct it",
-            )
+            check_integer(self, name, low, "correct it", optional=False)
         for name in ("learning_rate", "clip_norm", "log_noise_std"):
             check(
                 getattr(self, name) > 0,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from critjax._checks import check, from_json
-from critjax.studies._settings import check_integer
+from critjax._checks import Stored, check, check_integer
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(Stored):
     """Everything that decides the numbers of a comparison; ``None`` stands for a default that `resolved` fills in.
 
     Parameters
@@ -121,18 +119,3 @@ class CompareSettings:
     def precision(self) -> str:
         """Networks and images are float32."""
         return "float32"
-
-    def to_json(self) -> str:
-        """Return the settings as JSON, for the attributes of a result."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> CompareSettings:
-        """Read settings written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the text is no JSON object or holds unknown option names.
-        """
-        return from_json(cls, text)

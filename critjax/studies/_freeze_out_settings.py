@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from typing import Any
 
 import numpy as np
 
-from critjax._checks import check, check_window, from_json
-from critjax.studies._settings import check_integer
+from critjax._checks import Stored, check, check_integer, check_window
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -25,7 +23,7 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FreezeOutSettings:
+class FreezeOutSettings(Stored):
     r"""Everything that decides the numbers of a freeze-out study.
 
     ``None`` stands for a default; `resolved` fills it in.
@@ -159,18 +157,3 @@ class FreezeOutSettings:
         )
         last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
         return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
-
-    def to_json(self) -> str:
-        """Return the settings as JSON, for the attributes of a result."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> FreezeOutSettings:
-        """Read settings written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the text is no JSON object or holds unknown option names.
-        """
-        return from_json(cls, text)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
-from critjax._checks import check, check_eta, check_grid, check_option, from_json
-from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings, check_integer
+from critjax._checks import Stored, check, check_eta, check_grid, check_integer, check_option
+from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings
 
 
 @dataclasses.dataclass(frozen=True)
-class LandauSettings:
+class LandauSettings(Stored):
     """Everything that decides the numbers of a Landau study; ``None`` stands for a default that `resolved` fills in.
 
     Parameters
@@ -107,18 +106,3 @@ class LandauSettings:
     def label(self) -> str:
         """Name for folders and titles."""
         return "-".join(self.banks) if len(self.banks) < len(PATTERN_BANKS) else "all"
-
-    def to_json(self) -> str:
-        """Return the settings as JSON, for the attributes of a result."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> LandauSettings:
-        """Read settings written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the text is no JSON object or holds unknown option names.
-        """
-        return from_json(cls, text)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any
 
-from critjax._checks import check, check_eta, check_grid, check_option, from_json
+from critjax._checks import Stored, check, check_eta, check_grid, check_integer, check_option
 
 PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
 IMAGE_BANKS = ("fashion-mnist",)
@@ -40,15 +38,8 @@ _IMAGE_DEFAULTS = {
 }
 
 
-def check_integer(settings: Any, name: str, low: int, advice: str) -> None:
-    """Raise `ValueError` unless a setting is None or an integer from ``low`` on; True is no integer here."""
-    value = getattr(settings, name)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    check(value is None or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice)
-
-
 @dataclasses.dataclass(frozen=True)
-class CriticalitySettings:
+class CriticalitySettings(Stored):
     r"""Everything that decides the numbers of a criticality study.
 
     ``None`` stands for a default that depends on the bank; `resolved` fills it in. Two runs of equal resolved
@@ -234,21 +225,6 @@ class CriticalitySettings:
         samples, batch = full.num_samples or 0, full.batch_size or 1
         batch = min(batch, max(1, samples // 2))  # at least two batches, or there would be no errors
         return dataclasses.replace(full, batch_size=batch, num_samples=-(-samples // batch) * batch)
-
-    def to_json(self) -> str:
-        """Return the settings as JSON, for the attributes of a result."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> CriticalitySettings:
-        """Read settings written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the text is no JSON object or holds unknown option names.
-        """
-        return from_json(cls, text)
 
 
 def ladder_ends(
