@@ -197,7 +197,7 @@ class Stored:
 
 def check_integer(settings: Any, name: str, low: int, advice: str, *, optional: bool = True) -> None:
     """Raise `ValueError` unless a setting is an integer from ``low`` on, or None if that is allowed; True is none."""
-    value = getattr(settings, name)
+    value: Any = getattr(settings, name)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    allowed = optional and value is None
-    check(allowed or (whole and value >= low), name, f"an integer >= {low}", repr(value), advice)
+    good = value >= low if whole else optional and value is None
+    check(good, name, f"an integer >= {low}", repr(value), advice)
