@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,7 @@ class Stored:
         return json.dumps(dataclasses.asdict(self))  # type: ignore[call-overload]
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Any:
         """Read what `to_json` wrote.
 
         Raises

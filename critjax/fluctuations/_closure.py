@@ -73,6 +73,7 @@ def gaussian_closure(
     num_samples: int,
     num_replicas: int = 1,
     window: int | None = None,
+    centre: str = "spatial",
     mean: Float[ArrayLike, " C"] | None = None,
     channels: int = 1,
 ) -> GaussianClosure:
@@ -105,6 +106,9 @@ def gaussian_closure(
         Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks). Soft modes, whose
         kurtosis is predicted, are those of `soft_modes`: |k| <= 2 pi/window.
+    centre : "spatial" or "ensemble"
+        What the regression subtracts from D, see `regression_symbol`: the mean over fields and pixels, or, for a
+        denoiser that is not quite translation invariant, such as a network on images, that over fields at every pixel.
     mean : float array (C,), optional
         Mean at the first level; default zero.
     channels : int
@@ -170,7 +174,7 @@ def gaussian_closure(
         def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
             x = mean + gaussian_fields(white_hat, spectrum)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
-            symbol = regression_symbol(x, denoised, centre="spatial", window=window)
+            symbol = regression_symbol(x, denoised, centre=centre, window=window)
             psi, target = soft_field(x), soft_field(denoised)
             moments = [jnp.mean(psi**2), jnp.mean(psi * target), jnp.mean(psi**4), jnp.mean(psi**3 * target)]
             return symbol.astype(dtype), denoised.mean((0, 1, 2)), jnp.stack(moments)

@@ -63,6 +63,8 @@ class _Problem(NamedTuple):
     denoise: DenoiseFn
     bank: Array
     queries: Array
+    window: int | None
+    """Receptive field, if it is known to be smaller than the image."""
     description: str
 
 
@@ -83,7 +85,7 @@ def _load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> _Problem:
         max(settings.sizes),
         "use smaller ones",
     )
-    description = "a denoiser that was passed"
+    description, window = "a denoiser that was passed", None
     if denoise_fn is None:
         from critjax.networks import load_network, network_denoiser
 
@@ -98,8 +100,9 @@ def _load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> _Problem:
         )
         denoise_fn = network_denoiser(config, stored.params, settings.class_label)
         reach = config.receptive_field
+        window = reach if reach and reach <= min(images.shape[1:3]) else None
         description = f"{config.architecture} network, receptive field {reach or 'unbounded'}"
-    return _Problem(denoise_fn, jnp.asarray(images[:count]), jnp.asarray(images[count:]), description)
+    return _Problem(denoise_fn, jnp.asarray(images[:count]), jnp.asarray(images[count:]), window, description)
 
 
 def run(
@@ -209,6 +212,7 @@ def _measurement(problem: _Problem, settings: CompareSettings, report: Progress)
         num_samples=settings.num_samples or 0,
         probe_samples=settings.probe_samples or 0,
         closure_samples=settings.closure_samples,
+        window=problem.window,
         seed=settings.seed,
         progress=report,
     )

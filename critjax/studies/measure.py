@@ -68,6 +68,7 @@ def measure(
     probe_samples: int = 8,
     num_probes: int = 2,
     closure_samples: int = 16,
+    window: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -92,6 +93,9 @@ def measure(
         Random-phase probes a field, for the symbol; twice as many columns of the Jacobian, for the kernel.
     closure_samples : int
         Fields a level of the Gaussian closure, a multiple of 4; 0 leaves it out.
+    window : int, optional
+        Width of the receptive field, odd, if it is known to be smaller than the image: the closure's symbols are
+        projected on kernels of this size, which cuts sampling noise. Default: none.
     seed : int
     progress : callable, optional
         ``(stage, done, total)``.
@@ -238,7 +242,7 @@ def measure(
     variables = _collect(rows, ladder, keys[2])
     if closure_samples:
         report("closure", 0, 1)
-        variables.update(_closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples))
+        variables.update(_closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples, window))
         report("closure", 1, 1)
     coordinates = {"ensemble": list(ENSEMBLES), "sigma": ladder, "wavenumber": shells}
     result = xr.Dataset(variables, coordinates)
@@ -385,7 +389,7 @@ def _minimum(variables, number: int, ladder, noise) -> dict[str, tuple[float, fl
     return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
 
 
-def _closure(denoise_fn: DenoiseFn, key: Array, sigmas: Array, shape: Any, num_samples: int) -> _Variables:
+def _closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None) -> _Variables:
     """Predict the regression symbol from the denoiser alone."""
     height, width, channels = shape
 
@@ -394,7 +398,14 @@ def _closure(denoise_fn: DenoiseFn, key: Array, sigmas: Array, shape: Any, num_s
         def replica(key: Array) -> tuple[Array, Array]:
             count = num_samples // _REPLICAS
             found = gaussian_closure(
-                denoise_fn, key, sigmas, (height, width), num_samples=count, channels=channels
+                denoise_fn,
+                key,
+                sigmas,
+                (height, width),
+                num_samples=count,
+                window=window,
+                centre="ensemble",
+                channels=channels,
             )
             symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
             return symbol[:, 0, 0], jax.vmap(radial_average)(symbol)
