@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from critjax import report
+from critjax import cli, report
 from critjax.banks import ImageBank
 from critjax.networks import NetworkConfig, init, save_network
 from critjax.patch_score import patch_denoiser
@@ -334,8 +334,10 @@ def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures):
     assert stored.num_images == BANK and stored.quick
 
 
-def test_an_unknown_network_lists_the_shipped_ones(capsys):
-    from critjax import cli
-
-    assert cli.main(["compare", "no-such-network", "--no-progress", "--out", "never"]) == 2
-    assert "network: expected a name or a file of weights" in capsys.readouterr().err
+def test_an_unknown_network_lists_the_shipped_ones(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "configure_jax", lambda precision: None)  # this process keeps its precision
+    folder = tmp_path / "never"
+    assert cli.main(["compare", "no-such-network", "--no-progress", "--out", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "network: expected a name or a file of weights" in said and "local-11" in said
+    assert not folder.exists()
