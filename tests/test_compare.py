@@ -143,6 +143,17 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
     assert any("2 of 3 parts" in text for text in report.labels(half))
     again = run(settings, patch_model(pictures, "all"), saved=saved)
     xr.testing.assert_allclose(again, result)
+    first = {"measurement": saved["measurement"]}
+
+    def stop_early(stage, done, total):
+        raise KeyboardInterrupt
+
+    third = run(settings, patch_model(pictures, "all"), progress=stop_early, saved=first)
+    assert any("1 of 3 parts" in text for text in report.labels(third))
+    content = report.content(third)
+    assert "softest" in content.sentences[0] and not any("p* =" in row.note for row in content.rows)
+    for kind in available_figures(third).values():
+        kind.draw(third).canvas.draw()
     assert settings_of(result) == settings.resolved()
     with pytest.raises(ValueError, match="a result of the comparison study"):
         settings_of(result.assign_attrs(study="landau"))

@@ -244,6 +244,10 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
         sigma = Measured(float(part["minimal_gap_sigma"]), float(part["minimal_gap_sigma_error"]))
         rows.append(_row(f"smallest gap 1 - λ(0) of the mean Jacobian, {ensemble}", Measured(math.nan), gap))
         rows += noise_rows(f"   noise of the smallest gap, {ensemble}", math.nan, sigma)
+        fraction = curve_at(part, "nonreciprocal", sigma.value)
+        rows.append(
+            _row(f"   non-reciprocal size of the mean kernel there, {ensemble}", Measured(math.nan), fraction)
+        )
     if "best_size" in dataset:
         part = dataset.sel(ensemble="noised data")
         for index, sigma in enumerate(dataset["level_sigma"].values):

@@ -89,7 +89,9 @@ def content(dataset: xr.Dataset) -> Content:
             2,
             compare_table(dataset),
             "Errors are one standard error over fields or images (bootstrap, jackknife). LS and ELS: local score "
-            f"models whose patches come from the same place, or from everywhere (Kamb & Ganguli 2024). {_UNITS}",
+            "models whose patches come from the same place, or from everywhere (Kamb & Ganguli 2024). The measurement "
+            f"took {json.loads(dataset.attrs['cost'])['evaluations']:,} evaluations of the network and "
+            f"{json.loads(dataset.attrs['cost'])['jacobian_products']:,} Jacobian-vector products. {_UNITS}",
         )
     if study == "landau":
         return Content(

@@ -189,7 +189,9 @@ def run(
             status = "interrupted"
             break
     result = xr.merge(parts.values(), combine_attrs="drop", join="exact", compat="no_conflicts")
-    result["level_sigma"].attrs["units"] = "image units (data in [-1, 1])" if "level_sigma" in result else ""
+    for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):
+        if name in result:
+            result[name].attrs["units"] = "image units (data in [-1, 1])"
     result.attrs = {
         "study": "compare",
         "title": f"critjax compare: {settings.label}",

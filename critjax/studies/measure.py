@@ -90,7 +90,7 @@ def measure(
         Fields of each ensemble whose Jacobian is probed, at least 3 and at most half of ``num_samples``; twice as many
         at k = 0.
     num_probes : int
-        Random-phase probes a field, for the symbol; twice as many columns of the Jacobian, for the kernel.
+        Random-phase probes a field, at least 2, for the symbol; twice as many columns of the Jacobian, for the kernel.
     closure_samples : int
         Fields a level of the Gaussian closure, a multiple of 4; 0 leaves it out.
     window : int, optional
@@ -155,14 +155,14 @@ def measure(
         probe_samples,
         "use 8",
     )
-    check(num_probes >= 1, "num_probes", "an integer >= 1", num_probes, "use 2")
+    check(num_probes >= 2, "num_probes", "an integer >= 2", num_probes, "use 2")
     least = _REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
     good = closure_samples == 0 or (closure_samples >= least and closure_samples % _REPLICAS == 0)
     expected = f"0 or a multiple of {_REPLICAS} from {least} on"
     check(good, "closure_samples", expected, closure_samples, "use 16")
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
-    keys = jax.random.split(jax.random.key(seed), 5)
+    keys = jax.random.split(jax.random.key(seed), 4)
     ladder = np.asarray(sigmas, np.float64)
 
     def batched(x: Array, sigma: Array) -> Array:
