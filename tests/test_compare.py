@@ -79,6 +79,7 @@ def test_a_patch_model_is_recognised_by_its_window(result):
     assert "end in the same image" in sentences.films_sentence(result)
 
 
+@pytest.mark.slow
 def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures):
     import dataclasses
 

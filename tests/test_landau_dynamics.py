@@ -171,6 +171,7 @@ def test_the_linear_limit_of_the_noise_is_linear_theory():
     np.testing.assert_allclose(ratio.mean(), 1, atol=4 * np.sqrt(2 / 1500 / (slow.sum() / 2)))
 
 
+@pytest.mark.slow
 def test_exact_and_truncated_linear_parts_agree_for_slow_modes():
     bank, ladder = _well_posed_bank(), _ladder(12, 6.0, 2.0)
     exact, truncated = (reduced_model(bank, ladder, (64, 64), linear=name) for name in ("exact", "truncated"))
@@ -181,6 +182,7 @@ def test_exact_and_truncated_linear_parts_agree_for_slow_modes():
     assert np.max(np.abs(x[-1])) < np.max(np.abs(x[0]))
 
 
+@pytest.mark.slow
 def test_the_same_key_starts_from_the_noise_of_the_exact_model():
     bank, ladder, key = _bank(), _ladder(4), jax.random.key(8)
     exact = sample(patch_denoiser(bank), key, (*GRID, 1), ladder, save_every=4)

@@ -320,8 +320,8 @@ def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = Non
     -------
     >>> config = NetworkConfig(width=8, dilations=(1,))
     >>> denoise = network_denoiser(config, init(config, jax.random.key(0)))
-    >>> denoise(jnp.ones((6, 5, 1)), 0.5)[0, 0]  # untrained, sigma = sigma_data: half
-    Array([0.5], dtype=float32)
+    >>> print(f"{denoise(jnp.ones((6, 5, 1)), 0.5)[0, 0, 0]:.3f}")  # untrained, sigma = sigma_data: half
+    0.500
     """
 
     def denoise(x: Array, sigma: Any) -> Array:

@@ -6,7 +6,7 @@ Two ensembles that must not be confused: ``trajectories``, the fields of the den
 >>> from critjax.closed_form import gaussian_denoiser
 >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
 >>> denoise = gaussian_denoiser(np.zeros((8, 8, 1), np.float32), np.full((8, 8), 3.0, np.float32))
->>> found = measure(denoise, images, sigmas=np.array([4.0, 2.0, 1.0]), num_samples=8)
+>>> found = measure(denoise, images, sigmas=np.array([4.0, 2.0, 1.0]), num_samples=16)
 >>> [round(float(v), 3) for v in found["mean_jacobian_uniform"].sel(ensemble="noised data")]  # 3/(3 + sigma^2)
 [0.158, 0.429, 0.75]
 
