@@ -1,4 +1,4 @@
-"""Print the held-out losses of shipped networks beside those of the ideal, LS and ELS denoisers, on the same noisy images.
+"""Print the held-out losses of shipped networks beside those of the ideal, LS and ELS denoisers on the same images.
 
 All denoisers see the same test images of Fashion-MNIST with the same noise. LS and ELS models take the best of their
 windows at every noise level, chosen on these images, which favours them. Takes some ten minutes on two cores.
