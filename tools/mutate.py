@@ -58,14 +58,14 @@ MUTATIONS = [
     # Networks and what is measured on them
     Mutation(
         "offset of a column of the Jacobian",
-        "critjax/studies/measure.py",
+        "critjax/studies/_instruments.py",
         "i_y, i_x = (row - offsets) % height, (column - offsets) % width",
         "i_y, i_x = (row + offsets) % height, (column + offsets) % width",
         ("tests/test_measure.py", "shift_has_its_kernel"),
     ),
     Mutation(
         "error of the mean Jacobian",
-        "critjax/studies/measure.py",
+        "critjax/studies/_instruments.py",
         "values.std(0, ddof=1) / np.sqrt(len(values))",
         "values.std(0, ddof=1)",
         ("tests/test_measure.py", "dense_operator"),
