@@ -71,6 +71,27 @@ MUTATIONS = [
         ("tests/test_measure.py", "dense_operator"),
     ),
     Mutation(
+        "the same resamples at all levels",
+        "critjax/studies/measure.py",
+        "regression(x, denoised, keys[2])",
+        "regression(x, denoised, jax.random.fold_in(keys[2], level))",
+        ("tests/test_measure.py", "levels_err_together"),
+    ),
+    Mutation(
+        "fields that a resample draws",
+        "critjax/observables/errors.py",
+        "jax.random.randint(key, (num_resamples, num), 0, num)",
+        "jax.random.randint(key, (num_resamples, num), 0, num - 1)",
+        ("tests/test_observables.py", "bootstrap_values"),
+    ),
+    Mutation(
+        "smallest gap of resampled fields",
+        "critjax/studies/_instruments.py",
+        "interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols.mean(0))",
+        "interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols[0])",
+        ("tests/test_measure.py", "smallest_gap_against"),
+    ),
+    Mutation(
         "jackknife over images",
         "critjax/studies/compare.py",
         "np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))",

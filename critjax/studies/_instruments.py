@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,17 +12,19 @@ import numpy as np
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import gaussian_closure
 from critjax.observables import (
+    bootstrap_values,
     first_crossing,
     fit_gap,
     interior_minimum,
     radial_average,
     receptive_field_radius,
 )
-from critjax.spectra import leading_eigenvalue
+from critjax.spectra import leading_eigenvalue, regression_symbol
 from critjax.studies._probes import nonreciprocal_estimate
 
 NUM_RESAMPLES = 200
-#: Independent closures, for errors.
+#: Independent closures. `gaussian_closure` has replicas of its own, but returns their averages and errors level by
+#: level; the error of a crossing needs the crossing of every replica.
 REPLICAS = 4
 #: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
 _SIGNIFICANT = 3.0
@@ -75,6 +78,7 @@ def jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) 
         "mean_jacobian_error": shell_error,
         "mean_jacobian_uniform": mean[0, 0],
         "mean_jacobian_uniform_error": error[0, 0],
+        "uniform_of_fields": uniform,
         "gap": fit.gap,
         "gap_error": fit.gap_error,
         "stiffness": fit.stiffness,
@@ -103,28 +107,53 @@ def _radius(kernels: np.ndarray) -> tuple[float, float]:
     return radius(kernels), float(spread)
 
 
+def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
+    """Return the regression symbol (1 + shells,), k = 0 first, and that of resampled fields (R, 1 + shells).
+
+    The key decides which fields are drawn: one key for all levels follows whole fields, or images, through the ladder.
+    """
+
+    def statistic(pair: tuple[Array, Array]) -> Array:
+        symbol = leading_eigenvalue(regression_symbol(*pair)).real
+        return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
+
+    pair = (x, denoised)
+    return statistic(pair), bootstrap_values(statistic, pair, key, num_resamples=NUM_RESAMPLES)
+
+
+def regression_row(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
+    """Name what `regression_and_resamples` found at one level."""
+    error = resampled.std(0, ddof=1)
+    return {
+        "regression": values[1:],
+        "regression_error": error[1:],
+        "regression_uniform": values[0],
+        "regression_uniform_error": error[0],
+        "resampled": resampled[:, 0],
+    }
+
+
 def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Array) -> Variables:
-    """Join the levels of both ensembles, and find where their symbols turn."""
-    extra = {"mean_jacobian": ("wavenumber",), "kernel": ("kernel_y", "kernel_x")}
+    """Join the levels of all ensembles, and find where their symbols turn."""
+    dims = {
+        "regression": ("wavenumber",),
+        "mean_jacobian": ("wavenumber",),
+        "kernel": ("kernel_y", "kernel_x"),
+    }
+    found: dict[str, list[float]] = {}
+    for part in rows.values():
+        resampled, ones = (np.stack(part.pop(name), axis=1) for name in ("resampled", "uniform_of_fields"))
+        numbers = {
+            "critical_sigma_regression": crossing(ladder, np.stack(part["regression_uniform"]), resampled),
+            **minimum(ladder, ones, key),
+        }
+        for name, (value, error) in numbers.items():
+            found.setdefault(name, []).append(value)
+            found.setdefault(f"{name}_error", []).append(error)
     variables: Variables = {}
     for name in next(iter(rows.values())):
         values = np.stack([np.stack(part[name]) for part in rows.values()])
-        if name.startswith("regression_all"):
-            suffix = name.removeprefix("regression_all")
-            variables[f"regression_uniform{suffix}"] = (("ensemble", "sigma"), values[..., 0])
-            variables[f"regression{suffix}"] = (("ensemble", "sigma", "wavenumber"), values[..., 1:])
-        else:
-            dims = extra.get(name.removesuffix("_error"), ())
-            variables[name] = (("ensemble", "sigma", *dims), values)
-    noise = np.asarray(jax.random.normal(key, (NUM_RESAMPLES, len(ladder))), np.float64)
-    found: dict[str, list[float]] = {}
-    for number in range(len(rows)):
-        for name, (value, error) in {
-            **_crossing(variables, "regression_uniform", number, ladder, noise),
-            **_minimum(variables, number, ladder, noise),
-        }.items():
-            found.setdefault(name, []).append(value)
-            found.setdefault(f"{name}_error", []).append(error)
+        variables[name] = (("ensemble", "sigma", *dims.get(name.removesuffix("_error"), ())), values)
     variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
     return variables
 
@@ -135,29 +164,34 @@ def _spread(values: np.ndarray) -> float:
     return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
 
 
-def _crossing(variables, name: str, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
-    """Where a measured symbol first passes one; errors by resampling every level within its own."""
-    mean, error = (np.asarray(variables[n][1])[number] for n in (name, f"{name}_error"))
-    find = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(jnp.asarray(ladder)), values, 1.0)))
-    resampled = np.asarray(jax.vmap(find)(jnp.asarray(mean + noise * error)))
-    return {"critical_sigma_regression": (float(find(jnp.asarray(mean))), _spread(resampled))}
+def _first_passage(ladder: Any) -> Callable[[Array], Array]:
+    """Return the compiled map from a curve (num,) to the sigma at which it first passes one."""
+    log_sigma = jnp.log(jnp.asarray(ladder))
+    return jax.jit(lambda curve: jnp.exp(first_crossing(log_sigma, curve, 1.0)))
 
 
-def _minimum(variables, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
-    """Smallest gap of the mean Jacobian at k = 0, and where."""
-    mean, error = (np.asarray(variables[f"mean_jacobian_uniform{s}"][1])[number] for s in ("", "_error"))
+def crossing(ladder: np.ndarray, curve: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
+    """Find where a symbol (num,) first passes one, and its error from the curves (R, num) of resampled fields."""
+    find = _first_passage(ladder)
+    return float(find(jnp.asarray(curve))), _spread(np.asarray(jax.vmap(find)(jnp.asarray(resampled))))
 
-    def find(values: Array) -> tuple[Array, Array]:
-        at, value = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - values)
-        return jnp.exp(at), value
 
-    sigma, gap = map(float, find(jnp.asarray(mean)))
-    sigmas, gaps = map(np.asarray, jax.vmap(find)(jnp.asarray(mean + noise * error)))
+def minimum(ladder: np.ndarray, symbols: np.ndarray, key: Array) -> dict[str, tuple[float, float]]:
+    """Find the smallest gap of the mean over fields of symbols (K, num) at k = 0, and where; errors over fields."""
+
+    @jax.jit
+    def find(symbols: Array) -> tuple[Array, Array]:
+        at, gap = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols.mean(0))
+        return jnp.exp(at), gap
+
+    fields = jnp.asarray(symbols)
+    sigma, gap = map(float, find(fields))
+    sigmas, gaps = map(np.asarray, bootstrap_values(find, fields, key, num_resamples=NUM_RESAMPLES))
     return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
 
 
 def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None) -> Variables:
-    """Predict the regression symbol from the denoiser alone."""
+    """Predict the regression symbol from the denoiser alone, each replica with a crossing of its own."""
     height, width, channels = shape
 
     @jax.jit
@@ -180,10 +214,10 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
         return jax.lax.map(replica, keys)
 
     uniform, shells = map(np.asarray, predict(jax.random.split(key, REPLICAS)))
-    crossing = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(sigmas), values, 1.0)))
+    find = _first_passage(sigmas)
     mean, error = mean_and_error(uniform)
     shell_mean, shell_error = mean_and_error(shells)
-    critical = np.asarray(jax.vmap(crossing)(jnp.asarray(uniform)))
+    critical = np.asarray(jax.vmap(find)(jnp.asarray(uniform)))
     good = critical[np.isfinite(critical)]
     spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
     return {
@@ -191,6 +225,6 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
         "regression_uniform_closure_error": (("sigma",), error),
         "regression_closure": (("sigma", "wavenumber"), shell_mean),
         "regression_closure_error": (("sigma", "wavenumber"), shell_error),
-        "critical_sigma_closure": ((), float(crossing(jnp.asarray(mean)))),
+        "critical_sigma_closure": ((), float(find(jnp.asarray(mean)))),
         "critical_sigma_closure_error": ((), spread),
     }

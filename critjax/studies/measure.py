@@ -27,16 +27,16 @@ import xarray as xr
 from critjax._checks import check, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import radial_shells
-from critjax.observables import bootstrap_error, radial_average
 from critjax.sampling import sample
-from critjax.spectra import leading_eigenvalue, measured_symbol, regression_symbol
+from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._instruments import (
-    NUM_RESAMPLES,
     REPLICAS,
     closure,
     collect,
     jacobian_row,
     kernel_columns,
+    regression_and_resamples,
+    regression_row,
 )
 
 __all__ = ["ENSEMBLES", "SIGMAS", "measure"]
@@ -113,9 +113,9 @@ def measure(
         ``kernel``
             Mean kernel, averaged over channels.
         ``critical_sigma_regression``
-            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap.
+            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap over fields.
         ``minimal_gap``, ``minimal_gap_sigma``
-            Smallest gap of the mean Jacobian at k = 0 and where; parametric bootstrap.
+            Smallest gap of the mean Jacobian at k = 0 and where; bootstrap over fields.
         ``regression_closure``, ``regression_uniform_closure``, ``critical_sigma_closure``
             The Gaussian closure's prediction from the denoiser alone: a translation-invariant theory.
 
@@ -130,7 +130,8 @@ def measure(
     -----
     ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
     ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products,
-    eight fields at once. THEORY sections 5 to 7.
+    eight fields at once. Resamples take the same fields at all levels, so that errors of crossings and minima know that
+    levels err together; repeated images count as independent fields. THEORY sections 5 to 7.
     """
     check_rank("images", images, "Q H W C")
     images = jnp.asarray(images)
@@ -184,16 +185,6 @@ def measure(
         return x, batched(x, sigma)
 
     @jax.jit
-    def regression(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
-        def statistic(pair: tuple[Array, Array]) -> Array:
-            symbol = leading_eigenvalue(regression_symbol(*pair)).real
-            return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
-
-        pair = (x, denoised)
-        resampled = bootstrap_error(statistic, pair, key, num_resamples=NUM_RESAMPLES)
-        return statistic(pair), resampled
-
-    @jax.jit
     def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
         def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
             probe_key, column_key = jax.random.split(pair[1])
@@ -213,22 +204,23 @@ def measure(
 
         return jax.lax.map(one, x, batch_size=_BATCH)
 
+    regression = jax.jit(regression_and_resamples)
     shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
     rows: dict[str, dict[str, list[Any]]] = {name: {} for name in ENSEMBLES}
     total = len(ladder) * len(ENSEMBLES)
     for level, sigma in enumerate(sigmas):
-        noise_key, boot_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level), 3)
+        noise_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level))
         fields = {
             "trajectories": (jnp.asarray(own[level]), jnp.asarray(own_denoised[level])),
             "noised data": noised(sigma, noise_key),
         }
         for number, (name, (x, denoised)) in enumerate(fields.items()):
             report("measurement", level * len(ENSEMBLES) + number, total)
-            values, errors = regression(x, denoised, boot_key)
+            # The same key at all levels: their errors are not independent, the fields are the same.
+            values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
             symbols, kernels = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
             ones = np.asarray(uniform(x[: _UNIFORM * probe_samples], sigma), np.float64)
-            row = {"regression_all": np.asarray(values), "regression_all_error": np.asarray(errors)}
-            row |= jacobian_row(symbols, kernels.astype(np.float64), ones)
+            row = regression_row(values, resampled) | jacobian_row(symbols, kernels.astype(np.float64), ones)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
     report("measurement", total, total)
