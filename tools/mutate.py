@@ -93,7 +93,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jackknife over images",
-        "critjax/studies/compare.py",
+        "critjax/studies/_compare_patches.py",
         "np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))",
         "np.sqrt(1 / count * ((left - left.mean(0)) ** 2).sum(0))",
         ("tests/test_compare.py", "against_loops"),
