@@ -156,7 +156,7 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
     for kind in available_figures(third).values():
         kind.draw(third).canvas.draw()
     assert settings_of(result) == settings.resolved()
-    with pytest.raises(ValueError, match="a result of the comparison study"):
+    with pytest.raises(ValueError, match="a result of the compare study"):
         settings_of(result.assign_attrs(study="landau"))
 
 

@@ -10,6 +10,7 @@ import critjax
 PACKAGE = Path(critjax.__file__).parent
 ROWS = [
     ("_typing", "_checks"),
+    ("_stored",),
     ("noise",),
     ("fourier",),
     ("banks",),

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from critjax._checks import Stored, check, check_integer
+from critjax._checks import check, check_integer
+from critjax._stored import Stored
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)

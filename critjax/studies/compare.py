@@ -12,7 +12,6 @@ THEORY section 7; Kamb & Ganguli 2024, arXiv:2412.20292.
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,6 @@ import jax
 import numpy as np
 import xarray as xr
 
-from critjax._checks import check
 from critjax._typing import DenoiseFn
 from critjax.banks import ImageBank
 from critjax.eigenmodes import leading_modes
@@ -31,7 +29,7 @@ from critjax.studies._compare_patches import MODELS, PATCH_PROBES, compare_patch
 from critjax.studies._compare_problem import Problem, Progress, load
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
-from critjax.studies._versions import versions
+from critjax.studies._results import attributes, stored_settings
 from critjax.studies.measure import measure
 
 __all__ = ["MODELS", "CompareSettings", "estimate_cost", "run", "settings_of"]
@@ -133,17 +131,16 @@ def run(
     for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):
         if name in result:
             result[name].attrs["units"] = "image units (data in [-1, 1])"
-    result.attrs = {
-        "study": "compare",
-        "title": f"critjax compare: {settings.label}",
-        "settings": settings.to_json(),
-        "status": status,
-        "network": problem.description,
-        "cost": json.dumps({k: parts["measurement"].attrs[k] for k in ("evaluations", "jacobian_products")}),
-        "versions": json.dumps(versions()),
-        "seconds": json.dumps({**seconds, "all": round(time.perf_counter() - started, 1)}),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    cost = {name: parts["measurement"].attrs[name] for name in ("evaluations", "jacobian_products")}
+    result.attrs = attributes(
+        "compare",
+        settings.label,
+        settings,
+        status,
+        {**seconds, "all": round(time.perf_counter() - started, 1)},
+        network=problem.description,
+        cost=json.dumps(cost),
+    )
     return result
 
 
@@ -228,6 +225,4 @@ def settings_of(dataset: xr.Dataset) -> CompareSettings:
     ValueError
         If the dataset carries no settings of this study.
     """
-    good = dataset.attrs.get("study") == "compare" and "settings" in dataset.attrs
-    check(good, "dataset", "a result of the comparison study", sorted(dataset.attrs), "pass its results.nc")
-    return CompareSettings.from_json(str(dataset.attrs["settings"]))
+    return stored_settings(dataset, CompareSettings, "compare")
