@@ -78,6 +78,27 @@ MUTATIONS = [
         ("tests/test_measure.py", "levels_err_together"),
     ),
     Mutation(
+        "losses on the same images",
+        "critjax/studies/_compare_patches.py",
+        "advantage.std(-1, ddof=1) / np.sqrt(count)",
+        "np.hypot(rivals.std(-1, ddof=1), losses['network'].std(-1, ddof=1)) / np.sqrt(count)",
+        ("tests/test_compare.py", "against_loops"),
+    ),
+    Mutation(
+        "most significant level of a symbol",
+        "critjax/report/_compare.py",
+        "score = (values - 1) / np.maximum(errors, 1e-12)",
+        "score = values",
+        ("tests/test_compare.py", "passes_touches"),
+    ),
+    Mutation(
+        "sure difference of losses",
+        "critjax/report/_compare.py",
+        "advantage > _SURE * error, advantage < -_SURE * error",
+        "advantage > 0, advantage < 0",
+        ("tests/test_compare.py", "paired_errors"),
+    ),
+    Mutation(
         "fields that a resample draws",
         "critjax/observables/errors.py",
         "jax.random.randint(key, (num_resamples, num), 0, num)",

@@ -56,7 +56,12 @@ def compare_patches(problem: Problem, settings: CompareSettings, report: Progres
     variables = _errors({n: np.stack(v) for n, v in rows.items()}, np.asarray(clean), sizes)
     best = np.asarray(variables["best_size"][1])[0].astype(int)
     variables.update(_symbols(problem, noised, levels, best, settings, report))
-    coordinates = {"model": list(MODELS.values()), "size": list(sizes), "level_sigma": levels}
+    coordinates = {
+        "model": list(MODELS.values()),
+        "rival": [*MODELS.values(), "ideal"],
+        "size": list(sizes),
+        "level_sigma": levels,
+    }
     return xr.Dataset(variables, coordinates)
 
 
@@ -87,7 +92,12 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
     ideal, ideal_error, _ = with_jackknife(((rows["ideal"] - network) ** 2).sum(pixels))
     best = np.asarray(sizes)[error.argmin(-1)]
     others = np.asarray(sizes)[left.argmin(-1)]  # query, level, model
+    losses = {name: ((rows[name] - clean) ** 2).mean(pixels) for name in ("network", "ideal")}
     loss = ((patches - clean[None, :, None, None]) ** 2).mean(axis=(-3, -2, -1))
+    # Differences on the same noisy images: what an image costs every denoiser cancels.
+    chosen = np.take_along_axis(loss, loss.mean(1, keepdims=True).argmin(-1)[..., None], -1)[..., 0]
+    rivals = np.concatenate([np.moveaxis(chosen, -1, 0), losses["ideal"][None]])
+    advantage = rivals - losses["network"]  # rival, level, query
     dims = ("model", "level_sigma", "size")
 
     def first(array: np.ndarray) -> np.ndarray:
@@ -105,9 +115,10 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
         "effective_images": (("level_sigma",), np.exp(rows["entropy"].mean(1))),
         "loss": (dims, first(loss.mean(1))),
         "loss_error": (dims, first(loss.std(1, ddof=1) / np.sqrt(count))),
+        "loss_advantage": (("rival", "level_sigma"), advantage.mean(-1)),
+        "loss_advantage_error": (("rival", "level_sigma"), advantage.std(-1, ddof=1) / np.sqrt(count)),
     }
-    for name in ("network", "ideal"):
-        values = ((rows[name] - clean) ** 2).mean(pixels)
+    for name, values in losses.items():
         result[f"loss_{name}"] = (("level_sigma",), values.mean(1))
         result[f"loss_{name}_error"] = (("level_sigma",), values.std(1, ddof=1) / np.sqrt(count))
     return result

@@ -83,6 +83,9 @@ def run(
             The same of the ideal denoiser of the bank; exp(entropy) of its weights, geometric mean.
         ``loss``, ``loss_ideal``, ``loss_network``
             Mean squared error per pixel against the clean images.
+        ``loss_advantage``
+            Loss of a ``rival`` minus that of the network, mean over the same noised images with standard error: of the
+            ELS and the LS model of the size with the smallest loss, and of the ideal denoiser.
         ``mean_jacobian_patch``, ``mean_jacobian_gaussian``
             Symbols (shells) of the best ELS model on the same noised images and of the Gaussian model with the spectrum
             of the bank; ``gap_*`` and ``xi_eq_*`` from their lowest shells.
