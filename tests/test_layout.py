@@ -98,6 +98,15 @@ def test_importing_the_package_loads_no_plotting_data_or_file_library():
     assert done.stdout.strip() == "[]"
 
 
+def test_rooms_load_when_they_are_named():
+    code = (
+        "import sys, critjax; assert 'critjax.networks' not in sys.modules; critjax.networks.train\n"
+        "print({'networks', 'studies'} <= set(dir(critjax)), 'critjax.networks' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True"
+
+
 def test_the_torch_adapter_loads_torch_only_when_used():
     code = (
         "import sys; from critjax.networks import torch_denoiser; assert 'torch' not in sys.modules\n"

@@ -99,6 +99,13 @@ MUTATIONS = [
         ("tests/test_compare.py", "paired_errors"),
     ),
     Mutation(
+        "weights of a trained network come last",
+        "critjax/cli/_train.py",
+        "    write_atomically(folder / LOG, lambda",
+        "    save_network(folder / WEIGHTS, config, result.params, info)\n    write_atomically(folder / LOG, lambda",
+        ("tests/test_networks.py", "written_last"),
+    ),
+    Mutation(
         "fields that a resample draws",
         "critjax/observables/errors.py",
         "jax.random.randint(key, (num_resamples, num), 0, num)",
