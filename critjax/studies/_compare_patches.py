@@ -92,6 +92,7 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
     ideal, ideal_error, _ = with_jackknife(((rows["ideal"] - network) ** 2).sum(pixels))
     best = np.asarray(sizes)[error.argmin(-1)]
     others = np.asarray(sizes)[left.argmin(-1)]  # query, level, model
+    clean = clean.astype(np.float64)  # losses are close to each other, their differences count
     losses = {name: ((rows[name] - clean) ** 2).mean(pixels) for name in ("network", "ideal")}
     loss = ((patches - clean[None, :, None, None]) ** 2).mean(axis=(-3, -2, -1))
     # Differences on the same noisy images: what an image costs every denoiser cancels.
