@@ -13,11 +13,13 @@ import xarray as xr
 
 from critjax import cli, report
 from critjax.banks import ImageBank
+from critjax.data import ImageSet
 from critjax.networks import NetworkConfig, init, save_network
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
+from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
 GRID = (10, 8)
@@ -362,6 +364,27 @@ def test_too_few_images_and_too_large_windows_are_told(pictures):
     settings = CompareSettings(data=str(pictures[0]), num_images=BANK, sizes=(3, 11), num_queries=3)
     with pytest.raises(ValueError, match="windows up to 8, got 11"):
         run(settings, lambda x, s: pytest.fail("evaluated"))
+
+
+def test_more_images_than_are_embedded_come_from_the_whole_set(monkeypatch, tmp_path):
+    asked = []
+
+    def whole(split, *, num_images, **options):
+        asked.append((split, num_images))
+        images = np.zeros((num_images, 8, 8, 1), np.float32) + np.arange(num_images)[:, None, None, None]
+        return ImageSet(images, None, "fashion-mnist-train", ())
+
+    few = CompareSettings(num_images=900, num_queries=8, num_samples=48, sizes=(3, 5)).resolved()
+    many = CompareSettings(num_images=1200, num_queries=8, num_samples=48, sizes=(3, 5)).resolved()
+    with monkeypatch.context() as patch:
+        patch.setattr("critjax.data._files.load_fashion_mnist", whole)
+        assert len(load(few, lambda x, s: x).bank) == 900 and not asked
+        problem = load(many, lambda x, s: x)
+    assert asked == [("train", 1248)]
+    assert len(problem.bank) == 1200 and problem.queries[:, 0, 0, 0].tolist() == list(range(1200, 1248))
+    monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
+    with pytest.raises(FileNotFoundError, match="or lower num_images: 1,000 come with the package"):
+        load(many, lambda x, s: x)
 
 
 def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures):

@@ -106,6 +106,20 @@ MUTATIONS = [
         ("tests/test_networks.py", "written_last"),
     ),
     Mutation(
+        "images asked for by the comparison",
+        "critjax/studies/_compare_problem.py",
+        "load_dataset(data, num_images=wanted)",
+        "load_dataset(data)",
+        ("tests/test_compare.py", "whole_set"),
+    ),
+    Mutation(
+        "centre of the closure's regression",
+        "critjax/fluctuations/_closure.py",
+        "regression_symbol(x, denoised, centre=centre, window=window)",
+        "regression_symbol(x, denoised, centre='spatial', window=window)",
+        ("tests/test_fluctuations.py", "picture_of_its_own"),
+    ),
+    Mutation(
         "fields that a resample draws",
         "critjax/observables/errors.py",
         "jax.random.randint(key, (num_resamples, num), 0, num)",

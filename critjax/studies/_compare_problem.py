@@ -30,12 +30,21 @@ class Problem(NamedTuple):
     description: str
 
 
+def _images(data: str, wanted: int) -> np.ndarray:
+    """Load the first images; of a user's own there may be fewer, of Fashion-MNIST those that come with the package."""
+    if data != "fashion-mnist":
+        return np.asarray(load_dataset(data).images[:wanted])
+    try:
+        return np.asarray(load_dataset(data, num_images=wanted).images)
+    except FileNotFoundError as error:
+        advice = "lower num_images: 1,000 come with the package, some of which are noised"
+        raise FileNotFoundError(f"{error}; or {advice}") from None
+
+
 def load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> Problem:
     """Load network and images."""
     count, queries = settings.num_images or 0, settings.num_queries or 0
-    wanted = count + max(queries, settings.num_samples or 0)
-    found = load_dataset(settings.data)
-    images = np.asarray(found.images[:wanted])
+    images = _images(settings.data, count + max(queries, settings.num_samples or 0))
     least = count + queries
     advice = "lower num_images or pass more images"
     check(len(images) >= least, "data", f"at least {least} images", len(images), advice)

@@ -24,7 +24,9 @@ class CompareSettings(Stored):
     class_label : int, optional
         Class of a conditional network; default none.
     data : str
-        ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`.
+        ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`. The 1,000 images that come with the package
+        are training images of the shipped networks, the noised ones among them; if more are needed, the whole training
+        split is looked for.
     num_images : int, optional
         Training images of the patch models and of the ideal denoiser; the images after them are the noised ones.
     sizes : sequence of int
