@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
 from critjax.studies._compare_settings import CompareSettings
+from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._settings import CriticalitySettings
 
@@ -37,6 +38,7 @@ _STUDIES = {
     "criticality": _Study(CriticalitySettings, "batches"),
     "landau": _Study(LandauSettings, "banks"),
     "compare": _Study(CompareSettings, "parts"),
+    "guide": _Study(GuideSettings, "parts"),
 }
 
 
@@ -107,6 +109,14 @@ def _print_estimate(command: str, settings: Any) -> None:
         cost = estimate_cost(settings)
         print(f"network             {full.network}")
         print(f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}")
+    elif command == "guide":
+        from critjax.studies.guide import estimate_cost
+
+        cost = estimate_cost(settings)
+        print(f"model               {full.model}")
+        print(
+            f"images              {full.num_samples} a schedule, budgets {', '.join(map(str, full.budgets))}"
+        )
     else:
         from critjax.studies.criticality import estimate_cost
 
@@ -135,6 +145,10 @@ def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> An
         from critjax.studies import compare
 
         return compare.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
+    if command == "guide":
+        from critjax.studies import guide
+
+        return guide.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
     from critjax.studies import criticality
 
     return criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())

@@ -29,8 +29,10 @@ class System(NamedTuple):
     unconditional: DenoiseFn
     conditional: Callable[[Any], DenoiseFn]
     """Label, traced or not, to the denoiser of its class."""
+    finish: Callable[[Array, Any], Array]
+    """Last state (H, W, C) of the sampler and its sigma to the final image."""
     respond: Callable[[Array, Any], Array]
-    """Final image (H, W, C) and label to the response, differentiable."""
+    """Final image and label to the response, differentiable."""
     classify: Callable[[Array], Array]
     """Final image to its class."""
     features: Callable[[Array], Array]
@@ -70,6 +72,7 @@ def pattern_system(settings: GuideSettings) -> System:
         ("plus", "minus"),
         patch_denoiser(bank),
         lambda label: patch_denoiser(select(bank, label)),
+        lambda x, sigma: x,
         lambda x, label: sign[label] * x.mean(),
         lambda x: (x.mean() < 0).astype(jnp.int32),
         lambda x: x.reshape(-1),
@@ -148,6 +151,7 @@ def image_system(settings: GuideSettings) -> System:
         names,
         unconditional,
         conditional,
+        unconditional,
         lambda x, label: posterior(x)[label],
         lambda x: jnp.argmax(posterior(x)).astype(jnp.int32),
         lambda x: x.reshape(-1),
@@ -175,10 +179,8 @@ def network_system(settings: GuideSettings) -> System:
     config, params = stored.config, stored.params
     got = "an unconditional network" if config.num_classes == 0 else f"{config.num_classes} classes"
     advice = "train one with critjax train --conditional"
-    check(
-        config.num_classes == len(FASHION_MNIST_CLASSES), "model", "a network of ten classes", got, advice
-    )
-    judge = load_classifier()
+    check(config.num_classes == len(FASHION_MNIST_CLASSES), "model", "a network of ten classes", got, advice)
+    judge, unconditional = load_classifier(), network_denoiser(config, params)
     shape = tuple(judge.config.image_shape)
     known = load_dataset("fashion-mnist", num_images=1000)
     images, labels = np.asarray(known.images), np.asarray(known.labels)
@@ -196,8 +198,9 @@ def network_system(settings: GuideSettings) -> System:
     return System(
         shape,
         tuple(FASHION_MNIST_CLASSES),
-        network_denoiser(config, params),
+        unconditional,
         lambda label: network_denoiser(config, params, label),
+        unconditional,
         lambda x, label: probabilities(x)[label],
         lambda x: jnp.argmax(probabilities(x)).astype(jnp.int32),
         features,

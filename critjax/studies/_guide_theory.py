@@ -118,13 +118,13 @@ def homogeneous_response(system: System, settings: GuideSettings, other: dict[st
 
     def bare(sigma: Array) -> tuple[Array, Array]:
         response = jax.jvp(lambda x: system.unconditional(x, sigma), (state,), (v,))[1]
-        return jnp.vdot(v, response), jnp.vdot(v, conditional(state, sigma) - system.unconditional(state, sigma))
+        return jnp.vdot(v, response), jnp.vdot(
+            v, conditional(state, sigma) - system.unconditional(state, sigma)
+        )
 
     symbol, push = (np.asarray(a, np.float64) for a in jax.jit(lambda s: jax.lax.map(bare, s))(sigmas))
     below = np.cumsum(symbol >= 1) > 0
-    mixed = [
-        np.where(below, other[f"{n}_regression"], a) for n, a in (("lambda", symbol), ("push", push))
-    ]
+    mixed = [np.where(below, other[f"{n}_regression"], a) for n, a in (("lambda", symbol), ("push", push))]
     chi = linear_response(*mixed, np.asarray(sigmas, np.float64), eta=settings.eta)
     return {"lambda_linear": symbol, "push_linear": push, "chi_linear": np.asarray(chi)}
 

@@ -27,14 +27,13 @@ import xarray as xr
 from critjax._typing import Array
 from critjax.guidance import guidance_window, guided, susceptibility, weights_on, window_status
 from critjax.sampling import sample
+from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._guide_arms import (
     PRIMARY,
     Arm,
     fixed_arms,
     ladder,
     plan,
-    pulse_centres,
-    random_positions,
     sample_seeds,
     searched_arms,
     window_arm,
@@ -77,7 +76,7 @@ def run(
     Returns
     -------
     xarray.Dataset
-        See `critjax.studies._guide_summary.summarise`: responses, accuracy, diversity and distances with standard errors
+        See `critjax.studies._guide_summary.summarise`: responses, accuracy, diversity and distances with errors,
         on the axes ``budget`` and ``arm``; on ``sigma`` the measured gap, the susceptibility and its predictions.
 
     Raises
@@ -123,6 +122,7 @@ def run(
         response=system.response_name,
         classes=json.dumps(system.class_names),
         window_status=window.attrs["status"],
+        cost=json.dumps({n: window.attrs[n] for n in ("evaluations", "jacobian_products")}),
     )
     return result
 
@@ -177,7 +177,7 @@ def _player(system: System, settings: GuideSettings) -> Callable[[Arm, Array], x
                 denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver, save_every=10**6
             )
             x = path.x[-1]
-            image = system.unconditional(x, sigmas[-1])  # without the noise that is left
+            image = system.finish(x, sigmas[-1])
             amplitude = jnp.vdot(system.direction[label], x)
             return (
                 system.respond(image, label),
@@ -283,7 +283,7 @@ def _susceptibilities(system: System, settings: GuideSettings, report: Progress)
                 solver=settings.solver,
             ).value
 
-        response = along(lambda x: system.respond(system.unconditional(x, sigmas[-1]), label))
+        response = along(lambda x: system.respond(system.finish(x, sigmas[-1]), label))
         return response, along(lambda x: jnp.vdot(system.direction[label], x))
 
     rows = []
@@ -297,6 +297,36 @@ def _susceptibilities(system: System, settings: GuideSettings, report: Progress)
         {"chi_response": (dims, response), "chi_amplitude": (dims, amplitude)},
         {"sigma": np.asarray(sigmas, np.float64)},
     )
+
+
+def estimate_cost(settings: GuideSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing one batch of the model.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of a batch, ``evaluations`` (of batches), ``bytes`` resident at
+        most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+    """
+    settings = settings.resolved()
+    system, size = load_system(settings), settings.batch_size or 1
+    seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
+    per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
+    budgets = settings.budgets or ()
+    tested = 1 + len(budgets) * (settings.num_positions + 4)
+    searched = sum(len(searched_arms(settings, budget)) for budget in budgets)
+    images = tested * (settings.num_samples or 0) + searched * (settings.num_search or 0)
+    # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models.
+    images = 1.3 * images + 10 * settings.susceptibility_samples + 4 * settings.window_samples
+    evaluations = images * per_image / size
+    overhead = 60.0
+    return {
+        "seconds": overhead + evaluations * seconds,
+        "seconds_per_evaluation": seconds,
+        "evaluations": evaluations,
+        "bytes": RUNTIME_BYTES + 400 * 2**20,
+        "overhead": overhead,
+    }
 
 
 def settings_of(dataset: xr.Dataset) -> GuideSettings:
