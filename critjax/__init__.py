@@ -73,6 +73,7 @@ _LAZY = (
     "fluctuations",
     "fourier",
     "landau",
+    "networks",
     "noise",
     "observables",
     "patch_score",

@@ -226,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except ImportError as error:
-        return fail(f"{error}; networks need pip install 'critjax[networks]'")
+        needed = options.command in ("train", "compare")
+        return fail(f"{error}; networks need pip install 'critjax[networks]'" if needed else str(error))
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)
         return 130

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import Stored, check, check_integer, check_option, check_rank
+from critjax._checks import check, check_integer, check_option, check_rank
+from critjax._stored import Stored
 from critjax._typing import Array, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,

@@ -9,7 +9,12 @@ NaN, and say so, where a quantity does not exist (no crossing, negative stiffnes
 from __future__ import annotations
 
 from critjax.observables.curves import first_crossing, interior_minimum
-from critjax.observables.errors import bootstrap_error, frechet_distance, jackknife_error
+from critjax.observables.errors import (
+    bootstrap_error,
+    bootstrap_values,
+    frechet_distance,
+    jackknife_error,
+)
 from critjax.observables.kernels import (
     GapFit,
     equilibrium_length,
@@ -25,6 +30,7 @@ __all__ = [
     "GapFit",
     "binder_cumulant",
     "bootstrap_error",
+    "bootstrap_values",
     "correlation_length",
     "equilibrium_length",
     "first_crossing",

@@ -29,10 +29,10 @@ def _on_subsets(statistic_fn: Callable[..., Any], samples: Any, indices: Array) 
     )
 
 
-def bootstrap_error(
+def bootstrap_values(
     statistic_fn: Callable[..., Any], samples: Any, key: PRNGKey, *, num_resamples: int = 200
 ) -> Any:
-    r"""Estimate the standard error of any statistic of an ensemble by resampling with replacement.
+    r"""Evaluate any statistic of an ensemble on resamples of it, drawn with replacement.
 
     Parameters
     ----------
@@ -41,14 +41,15 @@ def bootstrap_error(
     samples : array (B, ...) or pytree of such
         Independent samples; leaves of a pytree are resampled together, which keeps pairs (x, D) paired.
     key : PRNG key
-        Source of the resamples.
+        Source of the resamples: the same key draws the same samples of every ensemble of the same size, which keeps
+        what different statistics owe to one sample together.
     num_resamples : int
-        Number of resamples, >= 2; the error of the error is about ``1/sqrt(2 num_resamples)``.
+        Number of resamples, >= 2.
 
     Returns
     -------
-    pytree of real arrays
-        Standard deviation over resamples, shaped like the statistic; NaN where any resample gave NaN.
+    pytree of arrays (num_resamples, ...)
+        The statistic of every resample.
 
     Raises
     ------
@@ -61,15 +62,48 @@ def bootstrap_error(
 
     Example
     -------
+    >>> x = jnp.array([1.0, 2.0, 4.0])
+    >>> means, doubled = (
+    ...     bootstrap_values(jnp.mean, y, jax.random.key(0), num_resamples=5) for y in (x, 2 * x)
+    ... )
+    >>> means.shape, bool(jnp.allclose(doubled, 2 * means))
+    ((5,), True)
+    """
+    num = _num_samples(samples)
+    check(num_resamples >= 2, "num_resamples", "two or more", num_resamples, "use a few hundred")
+    indices = jax.random.randint(key, (num_resamples, num), 0, num)
+    return _on_subsets(statistic_fn, samples, indices)
+
+
+def bootstrap_error(
+    statistic_fn: Callable[..., Any], samples: Any, key: PRNGKey, *, num_resamples: int = 200
+) -> Any:
+    r"""Estimate the standard error of any statistic of an ensemble by resampling with replacement.
+
+    Parameters
+    ----------
+    statistic_fn, samples, key, num_resamples
+        As in `bootstrap_values`; the error of the error is about ``1/sqrt(2 num_resamples)``.
+
+    Returns
+    -------
+    pytree of real arrays
+        Standard deviation over resamples, shaped like the statistic; NaN where any resample gave NaN.
+
+    Raises
+    ------
+    ValueError
+        As `bootstrap_values`.
+
+    Example
+    -------
     >>> x = jax.random.normal(jax.random.key(0), (100,))
     >>> error = bootstrap_error(jnp.mean, x, jax.random.key(1), num_resamples=400)
     >>> bool(abs(error - 0.1) < 0.02)
     True
     """
-    num = _num_samples(samples)
-    check(num_resamples >= 2, "num_resamples", "two or more", num_resamples, "use a few hundred")
-    indices = jax.random.randint(key, (num_resamples, num), 0, num)
-    return jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), _on_subsets(statistic_fn, samples, indices))
+    values = bootstrap_values(statistic_fn, samples, key, num_resamples=num_resamples)
+    return jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), values)
 
 
 def jackknife_error(statistic_fn: Callable[..., Any], samples: Any, *, num_blocks: int | None = None) -> Any:
