@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from critjax.cli._train import _data as training_data
+from critjax.cli._train import load_training_data as training_data
 from critjax.data import embedded_fashion_mnist
 from critjax.networks import (
     NetworkConfig,
