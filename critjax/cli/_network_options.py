@@ -146,7 +146,7 @@ def add_classifier_training(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="channels of each stage (default: 32,64,128)",
     )
-    add("--num-steps", type=int, default=7000, metavar="N", help=shown)
+    add("--num-steps", type=int, default=4500, metavar="N", help=shown)
     add("--batch-size", type=int, default=128, metavar="N", help=shown)
     add("--learning-rate", type=float, default=4e-3, metavar="R", help="peak of AdamW's " + shown)
     add("--warmup-steps", type=int, default=300, metavar="N", help=shown)

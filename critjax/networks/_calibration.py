@@ -143,7 +143,7 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     return 1 / inverse
 
 
-def classifier_logits(classifier: Classifier, images: Any, *, batch_size: int = 256) -> np.ndarray:
+def classifier_logits(classifier: Classifier, images: Any, *, batch_size: int = 50) -> np.ndarray:
     """Return the logits (n, num_classes) of many images, in float64 and before any temperature."""
     evaluate = jax.jit(lambda x: apply_classifier(classifier.config, classifier.params, x)[1])
     images = np.asarray(images, np.float32)
@@ -152,7 +152,7 @@ def classifier_logits(classifier: Classifier, images: Any, *, batch_size: int = 
 
 
 def evaluate_classifier(
-    classifier: Classifier, images: Any, labels: Any, *, batch_size: int = 256
+    classifier: Classifier, images: Any, labels: Any, *, batch_size: int = 50
 ) -> ClassifierReport:
     """Measure a classifier on images that it was not trained on.
 

@@ -30,9 +30,6 @@ from critjax.networks._training import (
     summed_gradient,
 )
 
-#: Images whose gradient is computed at once on CPUs.
-_CPU_PART = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierTraining:
@@ -66,7 +63,7 @@ class ClassifierTraining:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = 7000
+    num_steps: int = 4500
     batch_size: int = 128
     learning_rate: float = 4e-3
     warmup_steps: int = 300
@@ -153,7 +150,7 @@ def _make_step(
             shift=training.shift,
             noise_std=training.noise_std,
         )
-        value, gradient = summed_gradient(loss, state.params, (x, labels[chosen]), _CPU_PART)
+        value, gradient = summed_gradient(loss, state.params, (x, labels[chosen]))
         updates, memory = optimiser.update(gradient, state.optimiser, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         average = moved_average(state.average, params, state.step, training.ema_decay)

@@ -136,12 +136,12 @@ def loss(
 
 
 def summed_gradient(
-    loss_fn: Callable[..., Array], params: Parameters, batch: Any, part: int
+    loss_fn: Callable[..., Array], params: Parameters, batch: Any
 ) -> tuple[Array, Parameters]:
     """Mean loss ``loss_fn(params, *batch)`` and its gradient, on CPUs summed over parts that fit into the cache."""
     count = batch[0].shape[0]
     small = jax.default_backend() == "cpu"
-    part = next(n for n in range(min(part, count), 0, -1) if count % n == 0) if small else count
+    part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0) if small else count
 
     def one(batch: Any) -> tuple[Array, Parameters]:
         return jax.value_and_grad(lambda p: loss_fn(p, *batch))(params)
@@ -157,7 +157,7 @@ def summed_gradient(
 
 
 def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:
-    return summed_gradient(functools.partial(loss, config), params, batch, _CPU_PART)
+    return summed_gradient(functools.partial(loss, config), params, batch)
 
 
 def moved_average(average: Parameters, params: Parameters, step: Array, ema_decay: float) -> Parameters:
