@@ -13,6 +13,8 @@ from critjax._checks import check
 from critjax.cli._train import load_training_data
 
 WEIGHTS, LOG = "classifier.safetensors", "classifier.json"
+#: White noise on the test images, standard deviations in image units: samplers leave some.
+NOISE_LEVELS = (0.05, 0.1, 0.2)
 
 
 def _round(value: float) -> float:
@@ -87,6 +89,8 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
             "calibration_error": _round(after.calibration_error),
             "confusion": np.asarray(after.confusion).tolist(),
         }
+    noise = np.random.default_rng(training.seed).normal(size=test.images.shape).astype(np.float32)
+    in_noise = [(s, evaluate_classifier(judged, test.images + s * noise, test.labels)) for s in NOISE_LEVELS]
     info = {
         "command": command,
         "training": dataclasses.asdict(training),
@@ -95,6 +99,7 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
         "temperature": temperature,
         "class_names": list(found.class_names),
         **values,
+        "test_accuracy_in_noise": [[s, _round(r.accuracy), _round(r.accuracy_error)] for s, r in in_noise],
         "seconds": round(time.perf_counter() - started, 1),
     }
     save_classifier(folder / WEIGHTS, judged._replace(info=info))
