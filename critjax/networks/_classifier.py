@@ -269,6 +269,14 @@ def load_classifier(name_or_path: str | Path = "fashion-classifier") -> Classifi
     FileNotFoundError, ValueError
         If there is no such file, it is corrupt or no classifier, or its weights do not fit its configuration.
 
+    Notes
+    -----
+    ``fashion-classifier`` was trained by ``critjax train-classifier`` on the first 55,000 training images of
+    Fashion-MNIST; temperature and augmentation were chosen on the other 5,000. There, white noise of up to 0.05 in
+    training (5,500 steps) had accuracy 0.929 ± 0.004, none (4,500 steps) 0.927, up to 0.2 (4,500 steps) 0.919: the
+    first is shipped. The json file beside the weights holds its test accuracy, 0.925 ± 0.003, also in noise, where it
+    falls: the judge is meant for samples at the end of generation.
+
     Example
     -------
     >>> load_classifier("fashion-classifier").config.image_shape
