@@ -14,6 +14,7 @@ from critjax import __version__
 from critjax.cli._network_options import (
     COMPARE_DESCRIPTION,
     COMPARE_EPILOG,
+    add_classifier_training,
     add_compare_settings,
     add_training,
 )
@@ -354,4 +355,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_training(training)
+    classifier = commands.add_parser(
+        "train-classifier",
+        help="train and calibrate a classifier that judges samples (needs critjax[networks])",
+        description="Train a classifier of labelled images, fit its temperature on images held out, test it.",
+        allow_abbrev=False,
+    )
+    add_classifier_training(classifier)
     return parser
