@@ -260,6 +260,8 @@ def test_the_gap_closes_or_not():
 
 def test_the_regression_symbol_passes_touches_or_stays_below():
     assert "passes one at σ = 2.5" in sentences.crossing_sentence(_data())
+    above = _data(regression_uniform=1.2, critical_sigma_regression=np.nan)
+    assert "is above one at every level, most clearly with 1.20" in sentences.crossing_sentence(above)
     surest = _data(
         regression_uniform=np.array([0.2, 1.2, 1.4]), regression_uniform_error=np.array([0.01, 0.02, 0.3])
     )

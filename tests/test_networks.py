@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from critjax.cli import build_parser
-from critjax.cli._train import _data as training_data
+from critjax.cli._train import load_training_data as training_data
 from critjax.cli._train import run_train
 from critjax.data import embedded_fashion_mnist
 from critjax.networks import (

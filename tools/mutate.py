@@ -54,7 +54,58 @@ class Mutation(NamedTuple):
 
 
 AGREES = "test_agrees_with_the_oracle"
+CLASSIFIER, FEATURES = "tests/test_classifier.py", "tests/test_feature_measures.py"
 MUTATIONS = [
+    # The judge of samples
+    Mutation(
+        "temperature of the probabilities",
+        "critjax/networks/_classifier.py",
+        "jax.nn.softmax(logits / classifier.temperature",
+        "jax.nn.softmax(logits * classifier.temperature",
+        (CLASSIFIER, "features_and_probabilities_against_loops"),
+    ),
+    Mutation(
+        "smoothed labels",
+        "critjax/networks/_classifier_training.py",
+        "config.num_classes), label_smoothing)",
+        "config.num_classes), 0 * label_smoothing)",
+        (CLASSIFIER, "loss_with_smoothed_labels"),
+    ),
+    Mutation(
+        "corners of moved images",
+        "critjax/networks/_classifier_training.py",
+        "(count, 2), 0, 2 * shift + 1)",
+        "(count, 2), 0, 2 * shift)",
+        (CLASSIFIER, "augmentation_mirrors_moves"),
+    ),
+    Mutation(
+        "bins of the calibration error",
+        "critjax/networks/_calibration.py",
+        "np.ceil(confidence * num_bins).astype(int) - 1",
+        "np.floor(confidence * num_bins).astype(int)",
+        (CLASSIFIER, "lower_bin"),
+    ),
+    Mutation(
+        "slope of the likelihood in 1/T",
+        "critjax/networks/_calibration.py",
+        "np.exp(_log_softmax(inverse * logits)) * logits",
+        "np.exp(_log_softmax(logits / inverse)) * logits",
+        (CLASSIFIER, "temperature_is_found"),
+    ),
+    Mutation(
+        "divisor, error of the diversity",
+        "critjax/observables/features.py",
+        "size / ((size - 1) * (size - 2) ** 2)",
+        "size / ((size - 1) * (size - 1) ** 2)",
+        (FEATURES, "feature_variance_against_loops"),
+    ),
+    Mutation(
+        "second set, error of the Frechet distance",
+        "critjax/observables/features.py",
+        "jnp.sqrt(error_a**2 + error_b**2)",
+        "jnp.sqrt(2 * error_a**2)",
+        (FEATURES, "jackknife_written_out"),
+    ),
     # Networks and what is measured on them
     Mutation(
         "offset of a column of the Jacobian",

@@ -230,12 +230,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        if options.command == "train":
-            from critjax.cli._train import run_train
-
+        if options.command in ("train", "train-classifier"):
+            if options.command == "train":
+                from critjax.cli._train import run_train as run
+            else:
+                from critjax.cli._train_classifier import run_train_classifier as run
             configure_jax("float32")
             words = sys.argv[1:] if arguments is None else list(arguments)
-            return run_train(options, shlex.join(["critjax", *words]))
+            return run(options, shlex.join(["critjax", *words]))
         return _run(options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))

@@ -1,4 +1,4 @@
-"""The options of the commands about trained networks: ``critjax train``, ``compare`` and ``guide``."""
+"""The options of the commands about networks: ``train``, ``train-classifier``, ``compare`` and ``guide``."""
 
 from __future__ import annotations
 
@@ -179,4 +179,46 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to write; a killed run goes on from there",
     )
+    add("--no-progress", action="store_true", help="no progress line")
+
+
+def add_classifier_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``critjax train-classifier``."""
+    add, shown = parser.add_argument, "(default: %(default)s)"
+    add(
+        "--data",
+        default="fashion-mnist",
+        metavar="NAME|PATH",
+        help="fashion-mnist or your labelled images (default: it)",
+    )
+    add(
+        "--num-images",
+        type=int,
+        metavar="N",
+        help="images taken, a tenth of them for the test (default: all)",
+    )
+    add("--num-held-out", type=int, metavar="N", help="training images that calibrate (default: a twelfth)")
+    add(
+        "--widths",
+        type=_numbers,
+        default=(32, 64, 128),
+        metavar="A,B,...",
+        help="channels of each stage (default: 32,64,128)",
+    )
+    add("--num-steps", type=int, default=4500, metavar="N", help=shown)
+    add("--batch-size", type=int, default=128, metavar="N", help=shown)
+    add("--learning-rate", type=float, default=4e-3, metavar="R", help="peak of AdamW's " + shown)
+    add("--warmup-steps", type=int, default=300, metavar="N", help=shown)
+    add("--weight-decay", type=float, default=0.01, metavar="R", help=shown)
+    add("--clip-norm", type=float, default=1.0, metavar="R", help="bound on the gradient " + shown)
+    add("--ema-decay", type=float, default=0.995, metavar="R", help="of the average of weights " + shown)
+    add("--label-smoothing", type=float, default=0.0, metavar="S", help=shown)
+    add(
+        "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror images at random " + shown
+    )
+    add("--shift", type=int, default=1, metavar="N", help="move images by up to so many pixels " + shown)
+    add("--noise-std", type=float, default=0.0, metavar="S", help="largest white noise added " + shown)
+    add("--seed", type=int, default=0, metavar="N", help=shown)
+    add("--log-every", type=int, default=100, metavar="N", help="steps between entries of the log " + shown)
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     add("--no-progress", action="store_true", help="no progress line")

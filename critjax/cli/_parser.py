@@ -16,6 +16,7 @@ from critjax.cli._network_options import (
     COMPARE_EPILOG,
     GUIDE_DESCRIPTION,
     GUIDE_EPILOG,
+    add_classifier_training,
     add_compare_settings,
     add_guide_settings,
     add_training,
@@ -367,4 +368,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_training(training)
+    classifier = commands.add_parser(
+        "train-classifier",
+        help="train and calibrate a classifier that judges samples (needs critjax[networks])",
+        description="Train a classifier of labelled images, fit its temperature on images held out, test it.",
+        allow_abbrev=False,
+    )
+    add_classifier_training(classifier)
     return parser

@@ -16,7 +16,7 @@ WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
 
 
-def _data(options: argparse.Namespace) -> tuple[Any, Any]:
+def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load training and held-out images; without a test split the last tenth is held out."""
     from critjax.data import load_dataset, load_fashion_mnist
 
@@ -54,7 +54,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     from critjax.report import write_atomically
     from critjax.sampling import sample
 
-    training_set, held_out = _data(options)
+    training_set, held_out = load_training_data(options)
     labels = training_set.labels if options.conditional else None
     check(
         not options.conditional or labels is not None,

@@ -98,14 +98,14 @@ def frechet_error(
     -----
     Efron 1979, Ann. Statist. 7, 1; resampling with replacement would repeat samples, which doubles the bias. As many
     distances as there are blocks in both sets. Between sets of one distribution the distance has no linear term, and
-    the jackknife is but a scale of its error.
+    the jackknife is only a scale of its error.
 
     Example
     -------
     >>> a = jax.random.normal(jax.random.key(0), (200, 1))
-    >>> error = frechet_error(a, jax.random.normal(jax.random.key(1), (200, 1)) + 3.0, num_blocks=20)
-    >>> print(f"{error:.1f} {6 * (1 / 200 + 1 / 200) ** 0.5:.1f}")  # of a squared shift of 3
-    0.6 0.6
+    >>> error = frechet_error(a, jax.random.normal(jax.random.key(1), (200, 1)) + 3.0)
+    >>> bool(abs(error - 6 * (1 / 200 + 1 / 200) ** 0.5) < 0.15)  # of a squared shift of 3
+    True
     """
     a, b = jnp.asarray(features_a), jnp.asarray(features_b)
     error_a = jackknife_error(lambda s: frechet_distance(s, b), a, num_blocks=num_blocks)

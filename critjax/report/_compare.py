@@ -62,7 +62,8 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     top, where = _surest(part, "regression_uniform")
     at = f"{text(top)} at σ = {plain(where)}"
     if top.value - 1 > _SURE * top.error:
-        sentence = f"The regression symbol at k = 0 passes one at σ = {text(found)}, most clearly with {at}"
+        how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
+        sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
     elif found.known:
         sentence = (
             f"The regression symbol at k = 0 touches one at σ = {text(found)}, never above it "

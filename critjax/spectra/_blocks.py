@@ -136,12 +136,14 @@ def _patch_block(dtype: Any, readout: str, uniform: bool, patches: Array, log_pr
 def make_block(
     bank: PatchBank | ImageBank, readout: str, uniform: bool, data: Array, log_prior: Array
 ) -> Block:
+    """Prepare a block of the bank's candidates: patches, or images with all their windows."""
     if isinstance(bank, PatchBank):
         return _patch_block(working_dtype(bank), readout, uniform, data, log_prior)
     return _image_block(bank, readout, uniform, data, log_prior)
 
 
 def candidates(bank: PatchBank | ImageBank) -> tuple[Array, Array]:
+    """Return patches or images, and their log prior."""
     return bank.patches if isinstance(bank, PatchBank) else bank.images, bank.log_prior
 
 

@@ -29,6 +29,9 @@ REPLICAS = 4
 #: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
 _SIGNIFICANT = 3.0
 
+#: What the errors of crossings and minima need of every level, and no result keeps.
+_PER_FIELD = ("resampled", "uniform_of_fields")
+
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 
 
@@ -142,7 +145,7 @@ def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Arra
     }
     found: dict[str, list[float]] = {}
     for part in rows.values():
-        resampled, ones = (np.stack(part.pop(name), axis=1) for name in ("resampled", "uniform_of_fields"))
+        resampled, ones = (np.stack(part[name], axis=1) for name in _PER_FIELD)
         numbers = {
             "critical_sigma_regression": crossing(ladder, np.stack(part["regression_uniform"]), resampled),
             **minimum(ladder, ones, key),
@@ -151,7 +154,8 @@ def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Arra
             found.setdefault(name, []).append(value)
             found.setdefault(f"{name}_error", []).append(error)
     variables: Variables = {}
-    for name in next(iter(rows.values())):
+    kept = [name for name in next(iter(rows.values())) if name not in _PER_FIELD]
+    for name in kept:
         values = np.stack([np.stack(part[name]) for part in rows.values()])
         variables[name] = (("ensemble", "sigma", *dims.get(name.removesuffix("_error"), ())), values)
     variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
