@@ -10,7 +10,7 @@ import numpy as np
 
 from critjax._checks import check, check_option, check_sigmas, is_concrete
 from critjax._typing import Array, ArrayLike, Float, Scalar
-from critjax.guidance._weights import WeightFn, scalar_weight
+from critjax.guidance._weights import WeightFn, as_level, as_weight
 
 SOLVERS = ("heun", "euler")
 
@@ -108,7 +108,7 @@ def guidance_budget(
 
 
 def _on_levels(weight_fn: WeightFn, sigmas: Any) -> Array:
-    return jax.vmap(lambda sigma: scalar_weight(weight_fn, sigma))(jnp.asarray(sigmas))
+    return jax.vmap(lambda sigma: as_weight(weight_fn(sigma)))(jnp.asarray(sigmas))
 
 
 def with_budget(
@@ -157,7 +157,8 @@ def with_budget(
     now = guidance_budget(weight_fn, sigmas, baseline=baseline, solver=solver)
     edges = getattr(weight_fn, "edges", None)
     if edges is not None and all(map(is_concrete, (*edges, sigmas))):
-        _check_resolved(*map(float, edges), np.asarray(sigmas, np.float64))
+        low, high = map(float, edges)
+        _check_resolved(low, high, np.asarray(sigmas, np.float64))
     if is_concrete(now):
         advice = "widen the schedule or move it to the levels of the ladder"
         good = bool(np.isfinite(now)) and float(now) != 0
@@ -165,8 +166,8 @@ def with_budget(
     factor = budget / now
 
     def scaled(sigma: Any) -> Float[Array, ""]:
-        weight = scalar_weight(weight_fn, jnp.asarray(sigma))
-        return baseline + factor * (weight - baseline)
+        weight = as_weight(weight_fn(as_level(sigma)))
+        return jnp.asarray(baseline + factor * (weight - baseline))
 
     return scaled
 

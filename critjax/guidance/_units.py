@@ -78,9 +78,13 @@ def describe_window(
     Example
     -------
     >>> window = describe_window(1.0, 10.0, sigmas=np.array([40.0, 10.0, 3.0, 1.0]))
-    >>> {unit: np.round(values, 2).tolist() for unit, values in window.items() if unit not in ("log_snr", "t_ou")}
-    {'sigma': [10.0, 1.0], 'alpha_bar': [0.01, 0.5], 'rectified_flow_time': [0.91, 0.5], \
-'ddpm_timestep_linear': [673.67, 258.09], 'ddpm_timestep_cosine': [933.53, 495.66], 'step': [1, 2]}
+    >>> for unit in ("sigma", "alpha_bar", "rectified_flow_time", "ddpm_timestep_linear", "step"):
+    ...     print(unit, np.round(np.float64(window[unit]), 2))
+    sigma [10.  1.]
+    alpha_bar [0.01 0.5 ]
+    rectified_flow_time [0.91 0.5 ]
+    ddpm_timestep_linear [673.67 258.09]
+    step [1. 2.]
     """
     for name, edge in (("sigma_low", sigma_low), ("sigma_high", sigma_high)):
         check(is_concrete(edge), name, "a concrete number", "a traced array", "describe windows outside jit")
@@ -144,7 +148,7 @@ def window_from(
     Example
     -------
     >>> print("{:.4f} {:.4f}".format(*window_from("ddpm_timestep", 600, 300)))
-    1.2245 6.2229
+    1.2402 6.1735
     >>> window_from("step", 1, 2, sigmas=np.array([8.0, 4.0, 2.0, 1.0]))
     (1.0, 4.0)
     """

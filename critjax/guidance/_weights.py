@@ -43,7 +43,9 @@ def guided(
     Returns
     -------
     DenoiseFn
-        Equals D_u where w = 0 and D_c where w = 1 to the last bit, with either ``skip`` (where both are finite).
+        Each call equals D_u where w = 0 and D_c where w = 1 to the last bit, with either ``skip`` (where both are
+        finite). Within a larger program the compiler may round what follows differently, unless the weight is known
+        while tracing to be 0 or 1, as for `constant` and pulses of zero width: then it is the same program.
 
     Raises
     ------
@@ -72,7 +74,12 @@ def guided(
 
     def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "*shape"]:
         x, sigma = jnp.asarray(x), as_level(sigma)
-        weight = scalar_weight(weight_fn, sigma).astype(x.dtype)
+        weight = weight_fn(sigma)
+        if skip and is_concrete(weight) and jnp.shape(weight) == () and float(weight) in (0, 1):
+            # Known while tracing: the other denoiser does not even enter the program.
+            chosen = {0: ("unconditional", unconditional), 1: ("conditional", conditional)}
+            return evaluate(*chosen[int(weight)], x, sigma)
+        weight = as_weight(weight).astype(x.dtype)
 
         def part(name: str, denoise_fn: DenoiseFn, unused: Any) -> Array:
             if not skip:
@@ -107,15 +114,15 @@ def _refuse_derivative(primals, tangents):
 _undifferentiated.defjvp(_refuse_derivative, symbolic_zeros=True)
 
 
-def as_level(sigma: Any) -> Array:
-    """Return a noise level as a floating array."""
-    sigma = jnp.asarray(sigma)
-    return sigma if jnp.issubdtype(sigma.dtype, jnp.floating) else sigma * 1.0
+def as_level(number: Any) -> Array:
+    """Return a noise level, or a weight, as a floating array."""
+    number = jnp.asarray(number)
+    return number if jnp.issubdtype(number.dtype, jnp.floating) else number * 1.0
 
 
-def scalar_weight(weight_fn: WeightFn, sigma: Array) -> Array:
-    """Return the weight at one noise level, a floating scalar."""
-    weight = as_level(weight_fn(sigma))
+def as_weight(weight: Any) -> Array:
+    """Return the result of a weight function as a floating scalar."""
+    weight = as_level(weight)
     check(weight.shape == (), "weight_fn", "a scalar weight", f"shape {weight.shape}", "return one number")
     return weight
 
@@ -152,11 +159,7 @@ def constant(weight: Scalar) -> WeightFn:
     1.5
     """
     _check_scalars(weight=weight)
-
-    def weight_fn(sigma: Any) -> Float[Array, ""]:
-        return jnp.asarray(weight, as_level(sigma).dtype)
-
-    return weight_fn
+    return lambda sigma: weight
 
 
 class Pulse(NamedTuple):
@@ -176,9 +179,11 @@ class Pulse(NamedTuple):
         """Lower and upper noise level of the pulse."""
         return self.sigma_low, self.sigma_high
 
-    def __call__(self, sigma: Any) -> Float[Array, ""]:
+    def __call__(self, sigma: Any) -> Scalar:
         """Return the weight at one noise level."""
         sigma = as_level(sigma)
+        if all(map(is_concrete, self.edges)) and float(self.sigma_low) == float(self.sigma_high):
+            return self.baseline  # a constant, also while tracing
         low, high = (jnp.asarray(edge, sigma.dtype) for edge in self.edges)
         weight, baseline = (jnp.asarray(value, sigma.dtype) for value in (self.weight, self.baseline))
         return jnp.where((sigma > low) & (sigma <= high), weight, baseline)

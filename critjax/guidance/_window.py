@@ -91,7 +91,7 @@ def guidance_window(
        around it with ``|g| <= 1/2``, the same rule with the response 1/``|g|`` on both sides.
     4. Edges are interpolated linearly in ln sigma. A window that does not end on the ladder ends with it, and the
        status says so.
-    5. Whole trajectories are resampled, and steps 1 to 4 repeated (as in the full sample, crossing or minimum).
+    5. Whole trajectories are resampled and steps 1 to 4 repeated, with the standard errors of the full sample.
     6. No window is given if the lowest level is the first or the last, or the ladder starts with g below zero
        significantly; if the bootstrap interval of the centre spans more than a factor 4 in sigma; or if the dip, the
        smaller of the rises from the lowest level to the highest on either side, is below 3 of its standard errors
@@ -165,9 +165,8 @@ def guidance_window(
     gaps = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
     per_step = {"heun": 2, "euler": 1}[solver]
     steps = sigmas.shape[0] - 1
-    return _judge(gaps, sigmas, bootstrap_key, num_resamples)._replace(
-        evaluations=num_samples * (per_step * steps + 1), jacobian_products=num_samples * (steps + 1)
-    )
+    evaluations = num_samples * (per_step * steps + 1)
+    return _judge(gaps, sigmas, bootstrap_key, num_resamples, evaluations)
 
 
 def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:
@@ -185,12 +184,14 @@ class _Place(NamedTuple):
     low: Array
     high: Array
     centre: Array
+    crosses: Array
     at_end: Array
     open: Array
 
 
-def _locate(gap: Array, log_sigma: Array, crosses: Array, unstable: Array) -> _Place:
+def _locate(gap: Array, log_sigma: Array, unstable: Array) -> _Place:
     """Find centre and edges of one mean gap; ``unstable`` marks the levels that count as below zero."""
+    crosses = jnp.any(unstable)
     num = gap.shape[0]
     index = jnp.arange(num)
     first_unstable = jnp.argmax(unstable)
@@ -199,9 +200,8 @@ def _locate(gap: Array, log_sigma: Array, crosses: Array, unstable: Array) -> _P
     lowest = jnp.argmin(gap)
 
     # The two levels around the crossing, from high to low noise.
-    here = jnp.clip(above, 0, num - 2)
-    pair = lambda values: jax.lax.dynamic_slice(values, (here,), (2,))  # noqa: E731
-    zero = first_crossing(pair(log_sigma), pair(gap), 0.0)
+    pair = jnp.clip(above, 0, num - 2) + jnp.arange(2)
+    zero = first_crossing(log_sigma[pair], gap[pair], 0.0)
     vertex, depth = interior_minimum(log_sigma, gap)
 
     at_end = jnp.where(crosses, above < 0, (lowest == 0) | (lowest == num - 1))
@@ -223,25 +223,22 @@ def _locate(gap: Array, log_sigma: Array, crosses: Array, unstable: Array) -> _P
     high = jnp.where(upper < 0, log_sigma[0], edge(top, top + 1, level))
     sign = jnp.where(gap[bottom] > 0, 1, -1)
     low = jnp.where(lower == num, log_sigma[-1], edge(bottom - 1, bottom, sign * level))
-    return _Place(low, high, centre, at_end, (upper < 0) | (lower == num))
+    return _Place(low, high, centre, crosses, at_end, (upper < 0) | (lower == num))
 
 
-def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int) -> GuidanceWindow:
+def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int, evaluations: int) -> GuidanceWindow:
     """Turn the gaps (num_samples, levels) of single trajectories into a window and its status."""
     count, num = gaps.shape
     log_sigma = jnp.log(sigmas).astype(gaps.dtype)
     mean = jnp.mean(gaps, axis=0)
     error = jnp.std(gaps, axis=0, ddof=1) / np.sqrt(count)
-    unstable = mean < -_SIGNIFICANT * error
-    crosses = jnp.any(unstable)
-    place = _locate(mean, log_sigma, crosses, unstable)
 
-    def again(draw: Array) -> _Place:
-        resampled = jnp.mean(gaps[draw], axis=0)
-        return _locate(resampled, log_sigma, crosses & jnp.any(resampled < 0), resampled < 0)
+    def locate(gap: Array) -> _Place:
+        return _locate(gap, log_sigma, gap < -_SIGNIFICANT * error)
 
+    place = locate(mean)
     draws = jax.random.randint(key, (num_resamples, count), 0, count)
-    others = jax.vmap(again)(draws)
+    others = jax.vmap(lambda draw: locate(jnp.mean(gaps[draw], axis=0)))(draws)
     interval = jnp.exp(jnp.percentile(others.centre, jnp.asarray(_INTERVAL), method="nearest"))
 
     lowest = jnp.argmin(mean)
@@ -256,7 +253,7 @@ def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int) -> Guid
         return mean[highest] - mean[lowest] - least
 
     dips = (rise(index < lowest) > 0) & (rise(index > lowest) > 0)
-    vague = (interval[1] > _WIDEST * interval[0]) | ~(crosses | dips)
+    vague = (interval[1] > _WIDEST * interval[0]) | ~(place.crosses | dips)
     finite = jnp.all(jnp.isfinite(gaps))
     status = jnp.where(vague, INDISTINCT, jnp.where(place.open, OPEN, FOUND))
     status = jnp.where(place.at_end, AT_END, status)
@@ -270,16 +267,20 @@ def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int) -> Guid
         return shown(jnp.std(jnp.exp(values), ddof=1))
 
     return GuidanceWindow(
-        *(shown(jnp.exp(value)) for value in (place.low, place.high, place.centre)),
-        *(spread(values) for values in (others.low, others.high, others.centre)),
-        interval,
-        status,
-        crosses,
-        sigmas,
-        mean,
-        error,
-        0,
-        0,
+        sigma_low=shown(jnp.exp(place.low)),
+        sigma_high=shown(jnp.exp(place.high)),
+        centre=shown(jnp.exp(place.centre)),
+        sigma_low_error=spread(others.low),
+        sigma_high_error=spread(others.high),
+        centre_error=spread(others.centre),
+        centre_interval=interval,
+        status=status,
+        crosses=place.crosses,
+        sigma=sigmas,
+        gap=mean,
+        gap_error=error,
+        evaluations=evaluations,
+        jacobian_products=gaps.size,
     )
 
 
