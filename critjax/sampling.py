@@ -45,7 +45,7 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
     """Repeat ``advance(state, index) -> (state, output)``; keep state and output at the start of some steps.
 
     Returns ``(states, outputs)`` at the levels of `saved_levels` but the last, stacked, and the final state. Reverse
-    mode stores one state a step and recomputes the inside of the step.
+    mode stores the saved states and those of one block of ``save_every`` steps at a time, and recomputes the rest.
     """
 
     def block(state: Any, indices: Array) -> tuple[Any, Any]:
@@ -63,6 +63,8 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
         (end, output), _ = lax.scan(inner, (state, empty), indices)
         return end, (state, output)
 
+    if save_every > 1:
+        block = jax.checkpoint(block)  # else every step of every block would leave its state for reverse mode
     whole = num_steps // save_every
     indices = jnp.arange(num_steps)
     state, saved = lax.scan(block, start, indices[: whole * save_every].reshape(whole, save_every))
@@ -167,8 +169,9 @@ def sample(
 
     Notes
     -----
-    Memory: the saved states only. One `lax.scan`; reverse mode stores one state a step and recomputes the inside of
-    the step. Source: Karras et al. 2022, arXiv:2206.00364; THEORY section 1.
+    Memory: the saved states only. One `lax.scan`; reverse mode stores the saved states and those of the ``save_every``
+    steps between two of them, least for ``save_every`` near the square root of the number of steps, and recomputes the
+    rest. Source: Karras et al. 2022, arXiv:2206.00364; THEORY section 1.
 
     Example
     -------

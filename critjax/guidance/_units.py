@@ -1,0 +1,180 @@
+"""A window of noise levels in the units of every diffusion convention, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._checks import check, check_option, check_sigmas, is_concrete
+from critjax._typing import ArrayLike, Float, Scalar
+from critjax.noise import (
+    DDPM_SCHEDULES,
+    alpha_bar_to_sigma,
+    ddpm_timestep_to_sigma,
+    log_snr_to_sigma,
+    rectified_flow_time_to_sigma,
+    sigma_to_alpha_bar,
+    sigma_to_ddpm_timestep,
+    sigma_to_log_snr,
+    sigma_to_rectified_flow_time,
+    sigma_to_t_ou,
+    t_ou_to_sigma,
+)
+
+_FROM_SIGMA = {
+    "t_ou": sigma_to_t_ou,
+    "alpha_bar": sigma_to_alpha_bar,
+    "log_snr": sigma_to_log_snr,
+    "rectified_flow_time": sigma_to_rectified_flow_time,
+}
+_TO_SIGMA = {
+    "t_ou": t_ou_to_sigma,
+    "alpha_bar": alpha_bar_to_sigma,
+    "log_snr": log_snr_to_sigma,
+    "rectified_flow_time": rectified_flow_time_to_sigma,
+}
+WINDOW_UNITS = ("sigma", *_TO_SIGMA, "ddpm_timestep", "step")
+
+
+def describe_window(
+    sigma_low: Scalar,
+    sigma_high: Scalar,
+    *,
+    sigmas: Float[ArrayLike, " levels"] | None = None,
+    num_timesteps: int = 1000,
+) -> dict[str, Any]:
+    r"""Translate a window of noise levels into the units of every diffusion convention.
+
+    Parameters
+    ----------
+    sigma_low, sigma_high : scalars
+        Edges of the window, standard deviations, ``0 <= sigma_low <= sigma_high``; concrete.
+    sigmas : float array (num + 1,), optional
+        A sampler's levels; an EDM sampler's are `karras_sigmas`.
+    num_timesteps : int
+        Length of the DDPM schedules.
+
+    Returns
+    -------
+    dict
+        For each unit the pair of its values **where generation enters the window and where it leaves it**, Python
+        floats: ``sigma`` (falls), ``t_ou`` (falls), ``alpha_bar`` (rises), ``log_snr`` (rises),
+        ``rectified_flow_time`` (falls), ``ddpm_timestep_linear`` and ``ddpm_timestep_cosine`` (fall; counted from 0;
+        NaN for an edge outside the schedule). With a ladder also ``step``, the first and the last index n of the
+        steps ``sigmas[n] -> sigmas[n+1]`` that start in the window, sigma_low < sigmas[n] <= sigma_high, as `pulse`
+        weighs them, or None if none does.
+
+    Raises
+    ------
+    ValueError
+        If the edges are out of order, NaN (no window was found) or traced, or the ladder does not decrease.
+
+    Notes
+    -----
+    `window_from` inverts each entry. Conversions and their limits: `critjax.noise`.
+
+    Example
+    -------
+    >>> window = describe_window(1.0, 10.0, sigmas=np.array([40.0, 10.0, 3.0, 1.0]))
+    >>> for unit in ("sigma", "alpha_bar", "rectified_flow_time", "ddpm_timestep_linear", "step"):
+    ...     print(unit, np.round(np.float64(window[unit]), 2))
+    sigma [10.  1.]
+    alpha_bar [0.01 0.5 ]
+    rectified_flow_time [0.91 0.5 ]
+    ddpm_timestep_linear [673.67 258.09]
+    step [1. 2.]
+    """
+    for name, edge in (("sigma_low", sigma_low), ("sigma_high", sigma_high)):
+        check(is_concrete(edge), name, "a concrete number", "a traced array", "describe windows outside jit")
+        check(np.shape(edge) == (), name, "a scalar", f"shape {np.shape(edge)}", "describe one window")
+    low, high = float(sigma_low), float(sigma_high)
+    advice = "pass the lower level first; NaN means that no window was found, see its status"
+    check(0 <= low <= high, "sigma_low, sigma_high", "0 <= sigma_low <= sigma_high", (low, high), advice)
+    edges = (sigma_high, sigma_low)  # in their own precision, in the order of generation
+
+    def both(convert: Any, **options: Any) -> tuple[float, float]:
+        start, stop = (float(convert(edge, **options)) for edge in edges)
+        return start, stop
+
+    window: dict[str, Any] = {"sigma": (high, low)}
+    window |= {unit: both(convert) for unit, convert in _FROM_SIGMA.items()}
+    for schedule in DDPM_SCHEDULES:
+        options = {"schedule": schedule, "num_timesteps": num_timesteps}
+        window[f"ddpm_timestep_{schedule}"] = both(sigma_to_ddpm_timestep, **options)
+    if sigmas is not None:
+        check_sigmas("sigmas", sigmas, minimum=2)
+        starts = np.asarray(sigmas)[:-1]
+        inside = np.flatnonzero((starts > low) & (starts <= high))
+        window["step"] = (int(inside[0]), int(inside[-1])) if inside.size else None
+    return window
+
+
+def window_from(
+    unit: str,
+    start: Scalar,
+    stop: Scalar,
+    *,
+    schedule: str = "linear",
+    num_timesteps: int = 1000,
+    sigmas: Float[ArrayLike, " levels"] | None = None,
+) -> tuple[float, float]:
+    r"""Translate a window in any unit into noise levels.
+
+    Parameters
+    ----------
+    unit : str
+        ``"sigma"``, ``"t_ou"``, ``"alpha_bar"``, ``"log_snr"``, ``"rectified_flow_time"``, ``"ddpm_timestep"`` or
+        ``"step"``.
+    start, stop : scalars
+        The ends of the window in that unit, in either order; for ``"step"`` the first and the last step, both inside.
+    schedule, num_timesteps
+        The DDPM schedule, for ``"ddpm_timestep"``, see `sigma_to_ddpm_timestep`.
+    sigmas : float array (num + 1,), optional
+        The sampler's levels, for ``"step"``.
+
+    Returns
+    -------
+    tuple of float
+        (sigma_low, sigma_high), for `pulse`. Steps first ... last give (sigmas[last + 1], sigmas[first]), the levels
+        between which they run.
+
+    Raises
+    ------
+    ValueError
+        If the unit is unknown, a value lies outside its domain, or steps come without a ladder.
+
+    Example
+    -------
+    >>> print("{:.4f} {:.4f}".format(*window_from("ddpm_timestep", 600, 300)))
+    1.2402 6.1735
+    >>> window_from("step", 1, 2, sigmas=np.array([8.0, 4.0, 2.0, 1.0]))
+    (1.0, 4.0)
+    """
+    check_option("unit", unit, WINDOW_UNITS)
+    if unit == "step":
+        return _levels_of_steps(start, stop, sigmas)
+    if unit == "ddpm_timestep":
+        ends = [
+            float(ddpm_timestep_to_sigma(end, schedule=schedule, num_timesteps=num_timesteps))
+            for end in (start, stop)
+        ]
+        expected = f"timesteps of 0 ... {num_timesteps - 1}"
+        check(not np.isnan(ends).any(), "start, stop", expected, (start, stop), "check unit and schedule")
+    else:
+        convert = _TO_SIGMA.get(unit, jnp.asarray)
+        ends = [float(convert(end)) for end in (start, stop)]
+        good = min(ends) >= 0
+        check(good, "start, stop", "noise standard deviations >= 0", (start, stop), "check unit and values")
+    return min(ends), max(ends)
+
+
+def _levels_of_steps(start: Any, stop: Any, sigmas: Any) -> tuple[float, float]:
+    check(sigmas is not None, "sigmas", "the sampler's levels, to count its steps", None, "pass sigmas=")
+    check_sigmas("sigmas", sigmas, minimum=2)
+    first, last = sorted((start, stop))
+    num = len(sigmas) - 1
+    good = float(first).is_integer() and float(last).is_integer() and first >= 0 and last < num
+    check(good, "start, stop", f"steps of 0 ... {num - 1}", (start, stop), "count steps from 0")
+    return float(sigmas[int(last) + 1]), float(sigmas[int(first)])
