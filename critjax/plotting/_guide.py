@@ -174,7 +174,7 @@ def samples_figure(dataset: xr.Dataset) -> Figure:
     position = dataset["position_sigma"].values
     rows = [("none", "no pulse")]
     rows += [
-        (pulses[i], f"{word} pulse,\nσ = {position[i]:.2g}")
+        (pulses[i], f"{word} pulse,\n" + rf"$\sigma={position[i]:.2g}$")
         for i, word in ((order[0], "worst"), (order[-1], "best"))
     ]
     rows += [(a, a) for a in ("window",) if a in part["arm"].values]

@@ -101,8 +101,8 @@ def content(dataset: xr.Dataset) -> Content:
             guide_findings(dataset),
             dataset.sizes["budget"],
             guide_table(dataset),
-            "Errors are one standard error over images; differences are paired by seed. Primary statistic, fixed before "
-            f"the run: {dataset.attrs['primary_statistic']}. {_UNITS}",
+            "Errors are one standard error over images; differences are paired by seed. Primary statistic, fixed "
+            f"before the run: {dataset.attrs['primary_statistic']}. {_UNITS}",
         )
     if study == "landau":
         return Content(

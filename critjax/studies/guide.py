@@ -1,8 +1,8 @@
-r"""The guidance study: is a push best spent where modes soften?
+r"""The guidance study: schedules of one budget compared, to see whether a push is best spent where modes soften.
 
-Schedules of one budget (`critjax.guidance`), the same seeds for all: none, constant, pulses along the ladder, random
-pulse positions, the best interval of a grid search on other seeds, the window recommended from lambda(k) alone, and the
-window of linear response. Exact models (``patterns``, ``ideal``, ``els``), where theory predicts the response curve, and
+The same seeds for all schedules (`critjax.guidance`): none, constant, pulses along the ladder, random pulse positions,
+the best interval of a grid search on other seeds, the window recommended from lambda(k) alone, and the window of linear
+response. Exact models (``patterns``, ``ideal``, ``els``), where theory predicts the response curve, and
 class-conditional networks, judged by a classifier that is not the generator. Parts are saved one by one; the plan, with
 every schedule, seed and the primary statistic, before anything is sampled.
 
