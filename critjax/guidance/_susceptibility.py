@@ -112,12 +112,12 @@ def susceptibility(
 
 
 def linear_response(
-    symbol: Inexact[ArrayLike, "levels ..."],
-    difference: Inexact[ArrayLike, "levels ..."],
+    symbol: Inexact[ArrayLike, "*modes"],
+    difference: Inexact[ArrayLike, "*same"],
     sigmas: Float[ArrayLike, " levels"],
     *,
     eta: Any = 0.0,
-) -> Inexact[Array, "levels ..."]:
+) -> Inexact[Array, "*modes"]:
     r"""Compute the susceptibility of Fourier modes in linear theory from a symbol on a ladder.
 
     .. math:: \chi_k(\tau) = (1+\eta)\,(D_c - D_u)_k(\tau)\,

@@ -135,7 +135,7 @@ def _check_scalars(**values: Any) -> None:
             check(bool(np.isfinite(value)), name, "a finite number", float(value), "0 is no guidance")
 
 
-def constant(weight: Scalar) -> WeightFn:
+def constant(weight: Any) -> WeightFn:
     """Weigh every noise level alike.
 
     Parameters
@@ -189,7 +189,7 @@ class Pulse(NamedTuple):
         return jnp.where((sigma > low) & (sigma <= high), weight, baseline)
 
 
-def pulse(sigma_low: Scalar, sigma_high: Scalar, weight: Scalar, *, baseline: Scalar = 0.0) -> Pulse:
+def pulse(sigma_low: Any, sigma_high: Any, weight: Any, *, baseline: Any = 0.0) -> Pulse:
     r"""Weigh one interval of noise levels: w = weight for sigma_low < sigma <= sigma_high, baseline elsewhere.
 
     Generation goes down in noise: the interval holds the level at which it is entered, not the one at which it is
@@ -262,7 +262,7 @@ class SmoothPulse(NamedTuple):
         return baseline + (weight - baseline) * shape
 
 
-def smooth_pulse(centre: Scalar, width: Scalar, weight: Scalar, *, baseline: Scalar = 0.0) -> SmoothPulse:
+def smooth_pulse(centre: Any, width: Any, weight: Any, *, baseline: Any = 0.0) -> SmoothPulse:
     r"""Weigh noise levels by a Gaussian in ln sigma.
 
     .. math:: w(\sigma) = w_0 + (\mathrm{weight} - w_0)\, e^{-(\ln \sigma/\mathrm{centre})^2 / 2\,\mathrm{width}^2}
@@ -301,7 +301,7 @@ def smooth_pulse(centre: Scalar, width: Scalar, weight: Scalar, *, baseline: Sca
     return SmoothPulse(centre, width, weight, baseline)
 
 
-def weights_on(sigmas: Float[ArrayLike, " levels"], values: Float[ArrayLike, " levels"]) -> WeightFn:
+def weights_on(sigmas: Float[ArrayLike, " levels"], values: Float[ArrayLike, " values"]) -> WeightFn:
     r"""Weigh by a table: the value at the level that is nearest in ln sigma.
 
     Parameters

@@ -66,7 +66,7 @@ def guidance_window(
     sigmas: Float[ArrayLike, " levels"],
     *,
     num_samples: int = 8,
-    direction: Float[ArrayLike, "H W C"] | None = None,
+    direction: Float[ArrayLike, "*image"] | None = None,
     num_resamples: int = 200,
     eta: Any = 0.0,
     solver: str = "heun",
@@ -195,7 +195,7 @@ def _locate(gap: Array, log_sigma: Array, unstable: Array) -> _Place:
     num = gap.shape[0]
     index = jnp.arange(num)
     first_unstable = jnp.argmax(unstable)
-    before = (index < first_unstable) & (gap >= 0)
+    before = (index < first_unstable) & (gap > 0)
     above = jnp.max(jnp.where(before, index, -1))  # the last level above zero before the first unstable one
     lowest = jnp.argmin(gap)
 
