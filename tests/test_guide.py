@@ -1,4 +1,4 @@
-"""Oracles: quadrature written out, parts recombined, martingale identity, closed forms, sentences of opposite numbers."""
+"""Oracles: quadrature written out, parts recombined, martingale identity, closed forms, opposite numbers."""
 
 import json
 

@@ -127,7 +127,9 @@ def _one_budget(
 
 def _quality(features: np.ndarray, labels: np.ndarray, references: np.ndarray | None) -> dict[str, float]:
     """Diversity within classes, and distance to held-out images."""
-    row = dict.fromkeys(("diversity", "diversity_error", "frechet", "frechet_error"), math.nan)
+    row: dict[str, float] = {
+        n: math.nan for n in ("diversity", "diversity_error", "frechet", "frechet_error")
+    }
     if np.bincount(labels).min() >= 3:
         row["diversity"], row["diversity_error"] = map(float, feature_variance(features, labels))
     if references is not None:
