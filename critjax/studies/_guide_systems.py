@@ -147,7 +147,7 @@ def image_system(settings: GuideSettings) -> System:
         return jax.ops.segment_sum(weights, label_array, len(names))
 
     return System(
-        tuple(images.shape[1:]),
+        (images.shape[1], images.shape[2], images.shape[3]),
         names,
         unconditional,
         conditional,
@@ -181,7 +181,7 @@ def network_system(settings: GuideSettings) -> System:
     advice = "train one with critjax train --conditional"
     check(config.num_classes == len(FASHION_MNIST_CLASSES), "model", "a network of ten classes", got, advice)
     judge, unconditional = load_classifier(), network_denoiser(config, params)
-    shape = tuple(judge.config.image_shape)
+    height, width, channels = judge.config.image_shape
     known = load_dataset("fashion-mnist", num_images=1000)
     images, labels = np.asarray(known.images), np.asarray(known.labels)
     held_out = _held_out()
@@ -196,7 +196,7 @@ def network_system(settings: GuideSettings) -> System:
         [np.asarray(jax.jit(lambda b: classifier_features(judge, b))(b)) for b in np.split(held_out, 10)]
     )
     return System(
-        shape,
+        (height, width, channels),
         tuple(FASHION_MNIST_CLASSES),
         unconditional,
         lambda label: network_denoiser(config, params, label),

@@ -96,7 +96,7 @@ def regression_response(
     data = jnp.asarray(np.moveaxis(found[:3], 0, -1))
 
     def statistic(pair: tuple[Array, Array]) -> Array:
-        symbol, push = _regression(*pair, num_classes)
+        symbol, push = _regression(pair[0], pair[1], num_classes)
         chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=settings.eta)
         return jnp.stack([symbol, push, chi])
 
@@ -124,8 +124,9 @@ def homogeneous_response(system: System, settings: GuideSettings, other: dict[st
 
     symbol, push = (np.asarray(a, np.float64) for a in jax.jit(lambda s: jax.lax.map(bare, s))(sigmas))
     below = np.cumsum(symbol >= 1) > 0
-    mixed = [np.where(below, other[f"{n}_regression"], a) for n, a in (("lambda", symbol), ("push", push))]
-    chi = linear_response(*mixed, np.asarray(sigmas, np.float64), eta=settings.eta)
+    mixed_symbol = np.where(below, other["lambda_regression"], symbol)
+    mixed_push = np.where(below, other["push_regression"], push)
+    chi = linear_response(mixed_symbol, mixed_push, np.asarray(sigmas, np.float64), eta=settings.eta)
     return {"lambda_linear": symbol, "push_linear": push, "chi_linear": np.asarray(chi)}
 
 
