@@ -170,14 +170,14 @@ def gaussian_response(
     ``D_c - D_u = (1 - A_c)(mean_c - mean)``, ``A_c = C_c (C_c + sigma^2)^{-1}``; a push then evolves with A of all.
     """
     flat = images.reshape(len(images), -1).astype(np.float64)
-    values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat.T, bias=True)))
     symbol = np.maximum(values, 0) / (np.maximum(values, 0) + sigmas[:, None] ** 2)
     kept = np.asarray(linear_response(symbol, np.ones_like(symbol), sigmas, eta=eta)) / (1 + eta)
     result = np.zeros(len(sigmas))
     for label, v in enumerate(direction.reshape(len(direction), -1).astype(np.float64)):
         own = flat[labels == label]
         shift = own.mean(0) - flat.mean(0)
-        size, modes = np.linalg.eigh(np.cov(own.T, bias=True))
+        size, modes = np.linalg.eigh(np.atleast_2d(np.cov(own.T, bias=True)))
         rest = sigmas[:, None] ** 2 / (np.maximum(size, 0) + sigmas[:, None] ** 2)
         push = (rest * (shift @ modes)) @ modes.T  # level, pixel
         result += (1 + eta) * ((push @ vectors) * kept * (v @ vectors)).sum(1) / len(direction)
