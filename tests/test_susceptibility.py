@@ -1,0 +1,180 @@
+"""Susceptibilities against finite differences, closed forms of Gaussian data and linear theory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.banks import PatchBank, random_pattern_bank, select
+from critjax.closed_form import gaussian_denoiser
+from critjax.guidance import guided, linear_response, susceptibility, weights_on
+from critjax.noise import geometric_sigmas, karras_sigmas
+from critjax.patch_score import patch_denoiser
+from critjax.sampling import sample
+
+SHAPE = (4, 3, 1)
+BANK = random_pattern_bank(jax.random.key(3), 3, 3, dtype=jnp.float64)
+BANK = PatchBank(BANK.patches, labels=np.arange(len(BANK.patches)) % 3)
+PLAIN, CLASSY = patch_denoiser(BANK), patch_denoiser(select(BANK, 1))
+
+
+def cubed(x):
+    return jnp.mean(x) + jnp.mean(x[0] ** 3)
+
+
+@pytest.mark.parametrize(
+    ("solver", "eta", "weights"),
+    [("euler", 0.0, 0.7), ("euler", 1.0, 0.0), ("heun", 0.0, 1.0), ("heun", 1.0, 0.0)],
+)
+def test_labelled_bank_against_central_differences_at_every_node(solver, eta, weights):
+    sigmas = geometric_sigmas(6.0, 1.0, 7, dtype=np.float64)
+    key = jax.random.key(4)
+    start = 6 * jax.random.normal(jax.random.key(5), SHAPE, jnp.float64)
+    options = {"eta": eta, "solver": solver, "x_init": start}
+    result = jax.jit(
+        lambda w: susceptibility(PLAIN, CLASSY, cubed, key, SHAPE, sigmas, weights=w, **options)
+    )(weights)
+
+    def response(table):
+        denoise = guided(PLAIN, CLASSY, weights_on(sigmas, table), skip=False)
+        return cubed(sample(denoise, key, SHAPE, sigmas, **options).x[-1])
+
+    step = 1e-4
+    shifts = weights + np.concatenate([step * np.eye(8), -step * np.eye(8), np.zeros((1, 8))])
+    responses = np.asarray(jax.jit(jax.vmap(response))(shifts))
+    slopes = (responses[:8] - responses[8:16]) / (2 * step)
+    used = slice(None) if solver == "heun" else slice(None, -1)
+    assert np.all(np.abs(slopes[used]) > 1e-6)
+    np.testing.assert_allclose((result.value * result.quadrature)[used], slopes[used], rtol=1e-6)
+    np.testing.assert_allclose(result.response, responses[16], rtol=1e-12)
+    np.testing.assert_array_equal(result.weights, np.full(8, weights))
+    if solver == "euler":  # the sampler never asks the last level
+        assert slopes[-1] == 0 and result.quadrature[-1] == 0 and np.isnan(result.value[-1])
+
+
+def gaussian_pair(variance, mean_c):
+    spectrum = jnp.full(SHAPE[:2], variance)
+    zero = jnp.zeros(SHAPE, jnp.float64)
+    return gaussian_denoiser(zero, spectrum), gaussian_denoiser(zero + mean_c, spectrum)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_gaussian_data_against_the_product_of_step_factors(solver, eta):
+    variance, shift = 0.6, 1.7
+    sigmas = np.asarray(karras_sigmas(7.0, 0.2, 9, dtype=np.float64))
+    pair = gaussian_pair(variance, shift)
+    got = susceptibility(
+        *pair, jnp.mean, jax.random.key(0), SHAPE, sigmas, weights=0.4, eta=eta, solver=solver
+    )
+    gap = sigmas**2 / (sigmas**2 + variance)
+    # The mean pixel obeys m' = a m + (terms b w_n + c w_{n+1}) in each step, whatever the noise is.
+    num = len(sigmas) - 1
+    rate = -(1 + eta) * gap / sigmas  # per unit of decreasing sigma, for m
+    push = (1 + eta) * gap * shift / sigmas  # and for w
+    slopes, factor = np.zeros(num + 1), 1.0
+    for n in reversed(range(num)):
+        width = sigmas[n] - sigmas[n + 1]
+        if solver == "euler":
+            slopes[n] += factor * width * push[n]
+            factor *= 1 + width * rate[n]
+        else:
+            slopes[n + 1] += factor * width / 2 * push[n + 1]
+            slopes[n] += factor * width / 2 * (push[n] + rate[n + 1] * width * push[n])
+            factor *= 1 + width / 2 * (rate[n] + rate[n + 1] * (1 + width * rate[n]))
+    used = slice(None) if solver == "heun" else slice(None, -1)
+    np.testing.assert_allclose((got.value * got.quadrature)[used], slopes[used], rtol=1e-10)
+
+
+def test_fine_steps_reach_linear_theory_which_peaks_at_twice_the_variance():
+    variance, shift = 0.6, 1.7
+    pair = gaussian_pair(variance, shift)
+    errors = []
+    for count in (60, 120):
+        sigmas = np.asarray(geometric_sigmas(40.0, 1e-3, count, dtype=np.float64))
+        got = susceptibility(*pair, jnp.mean, jax.random.key(0), SHAPE, sigmas)
+        u = sigmas**2 / variance
+        exact = shift * u / (1 + u) ** 1.5
+        errors.append(np.abs(got.value - exact)[1:-1].max())
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.25, errors
+    sigmas = np.asarray(geometric_sigmas(40.0, 1e-3, 2000, dtype=np.float64))
+    u = sigmas**2 / variance
+    gap = u / (1 + u)
+    theory = linear_response(1 - gap, shift * gap, sigmas)
+    np.testing.assert_allclose(theory, shift * u / (1 + u) ** 1.5, rtol=1e-4)
+    step = sigmas[0] / sigmas[1]
+    assert 1 / step < sigmas[np.argmax(theory)] / np.sqrt(2 * variance) < step
+
+
+def test_linear_response_of_travelling_modes_and_its_order():
+    sigmas = np.geomspace(5.0, 0.5, 21)
+    tau = -np.log(sigmas)
+    values = np.array([0.4 + 0.3j, 1.2 - 0.5j])
+    for eta in (0.0, 0.8):
+        got = linear_response(np.tile(values, (21, 1)), np.full((21, 2), 2.0 + 1j), sigmas, eta=eta)
+        growth = np.exp((1 + eta) * (values - 1) * (tau[-1] - tau)[:, None])
+        np.testing.assert_allclose(got, (1 + eta) * (2 + 1j) * growth, rtol=1e-12)
+    # lambda = c/sigma^2 integrates to (c/2)(1/sigma_end^2 - 1/sigma^2) - ln(sigma/sigma_end).
+    errors = []
+    for count in (100, 200):
+        s = np.geomspace(5.0, 0.5, count + 1)
+        exact = np.exp(0.3 / 2 * (4.0 - s**-2) - np.log(s / 0.5))
+        errors.append(np.abs(linear_response(0.3 / s**2, np.ones(count + 1), s) / exact - 1).max())
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.05, errors
+
+
+def test_a_batch_of_keys_is_a_loop():
+    sigmas = geometric_sigmas(6.0, 0.5, 5, dtype=np.float64)
+
+    @jax.jit
+    def run(key):
+        return susceptibility(*gaussian_pair(0.5, 1.0), cubed, key, SHAPE, sigmas, eta=0.5).value
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    batch = jax.vmap(run)(keys)
+    for one, key in zip(batch, keys, strict=True):
+        np.testing.assert_allclose(one, run(key), rtol=1e-10)
+    assert float(jnp.abs(batch[0] - batch[1]).max()) > 1e-3
+
+
+def test_memory_grows_no_faster_than_the_root_of_the_number_of_steps():
+    shape = (24, 24, 1)
+
+    def temporary(count):
+        sigmas = geometric_sigmas(6.0, 0.1, count, dtype=np.float64)
+        run = jax.jit(lambda key: susceptibility(PLAIN, CLASSY, jnp.mean, key, shape, sigmas).value)
+        return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = temporary(64), temporary(256)
+    assert many <= 2 * few
+    # Beyond the denoiser's own: no more than a few images for each of the 16 blocks and the 16 steps in one.
+    assert many - few < 8 * (16 + 16 - 8 - 8) * 24 * 24 * 8
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"weights": np.zeros(3)}, r"weights: expected a scalar or shape \(5,\)"),
+        ({"response_fn": lambda x: x[0]}, "response_fn: expected a scalar response"),
+        ({"solver": "rk4"}, "solver: expected"),
+        ({"eta": -1.0}, "eta: expected"),
+        ({"sigmas": np.array([1.0, 2.0])}, "strictly decreasing"),
+    ],
+)
+def test_bad_input_is_named(change, match):
+    settings = {"sigmas": np.geomspace(4.0, 1.0, 5), "response_fn": jnp.mean} | change
+    sigmas, response_fn = settings.pop("sigmas"), settings.pop("response_fn")
+    with pytest.raises(ValueError, match=match):
+        susceptibility(*gaussian_pair(1.0, 1.0), response_fn, jax.random.key(0), SHAPE, sigmas, **settings)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "difference", "match"),
+    [
+        (np.ones(4), np.ones(4), "symbol: expected 5 levels first"),
+        (np.ones((5, 2)), np.ones(5), "difference: expected 5 levels first, and equal shapes"),
+    ],
+)
+def test_tables_that_do_not_fit_are_named(symbol, difference, match):
+    with pytest.raises(ValueError, match=match):
+        linear_response(symbol, difference, np.geomspace(4.0, 1.0, 5))
