@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import Stored, check, check_floating, check_integer, check_rank, message
+from critjax._checks import check, check_floating, check_integer, check_rank, message
+from critjax._stored import Stored
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
 from critjax.networks._blocks import Convolution, Dense, group_norm
