@@ -84,7 +84,7 @@ def add_guide_settings(parser: argparse.ArgumentParser) -> None:
     add("--num-levels", type=int, metavar="N", help="steps of the sampler (default: by model)")
     add("--sigma-max", type=float, metavar="S", help="first noise (default: by model)")
     add("--sigma-min", type=float, metavar="S", help="last noise (default: by model)")
-    add("--window-samples", type=int, metavar="N", help="trajectories of the recommendation (default: 8)")
+    add("--window-samples", type=int, metavar="N", help="trajectories of the recommendation (default: 16)")
     add(
         "--susceptibility-samples", type=int, metavar="N", help="images differentiated; 0: none (default: 32)"
     )

@@ -127,7 +127,7 @@ class GuideSettings(Stored):
     num_levels: int | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
-    window_samples: int = 8
+    window_samples: int = 16
     susceptibility_samples: int = 32
     size: int | None = None
     grid: int | None = None
