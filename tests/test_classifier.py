@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from critjax.cli import main
+from critjax import cli
 from critjax.data import embedded_fashion_mnist, load_fashion_mnist
 from critjax.networks import (
     Classifier,
@@ -319,7 +319,8 @@ def test_storage_and_its_failures(tmp_path):
         load_classifier(path)
 
 
-def test_the_command_trains_calibrates_and_records(tmp_path, capsys):
+def test_the_command_trains_calibrates_and_records(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "configure_jax", lambda precision: None)  # this process keeps its precision
     images, labels = toy_images(200)
     images[::7] += np.random.default_rng(1).normal(size=images[::7].shape)  # or none would be wrong
     np.savez(tmp_path / "toy.npz", images=np.clip(images, -1, 1), labels=labels)
@@ -344,7 +345,7 @@ def test_the_command_trains_calibrates_and_records(tmp_path, capsys):
     ]
     command += ["--warmup-steps", "2", "--learning-rate", "0.02", "--ema-decay", "0.5"]
     command += ["--out", str(tmp_path / "run")]
-    assert main(command) == 0
+    assert cli.main(command) == 0
     assert "accuracy" in capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "classifier.json").read_text("utf-8"))
     stored = load_classifier(tmp_path / "run" / "classifier.safetensors")
@@ -359,7 +360,7 @@ def test_the_command_trains_calibrates_and_records(tmp_path, capsys):
     assert stored.temperature == pytest.approx(fitted, rel=1e-3)
     report = evaluate_classifier(stored, np.clip(images, -1, 1)[180:], labels[180:])
     assert record["test"]["accuracy"] == pytest.approx(report.accuracy, abs=1e-6)
-    assert main(command) == 2
+    assert cli.main(command) == 2
     assert "--out: expected a folder without a finished classifier" in capsys.readouterr().err
 
 

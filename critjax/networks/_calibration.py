@@ -1,6 +1,6 @@
 r"""How good and how honest a classifier is: accuracy, likelihood, calibration error, temperature.
 
-Everything here sees logits or probabilities and labels, concrete arrays, and computes in float64.
+Logits or probabilities and labels are concrete arrays; everything but the network itself computes in float64.
 """
 
 from __future__ import annotations
