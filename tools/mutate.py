@@ -54,7 +54,9 @@ class Mutation(NamedTuple):
 
 
 AGREES = "test_agrees_with_the_oracle"
-CLASSIFIER, FEATURES = "tests/test_classifier.py", "tests/test_feature_measures.py"
+CLASSIFIER, CALIBRATION, FEATURES = (
+    f"tests/{name}.py" for name in ("test_classifier", "test_calibration", "test_feature_measures")
+)
 MUTATIONS = [
     # The judge of samples
     Mutation(
@@ -83,14 +85,14 @@ MUTATIONS = [
         "critjax/networks/_calibration.py",
         "np.ceil(confidence * num_bins).astype(int) - 1",
         "np.floor(confidence * num_bins).astype(int)",
-        (CLASSIFIER, "lower_bin"),
+        (CALIBRATION, "lower_bin"),
     ),
     Mutation(
         "slope of the likelihood in 1/T",
         "critjax/networks/_calibration.py",
         "np.exp(_log_softmax(inverse * logits)) * logits",
         "np.exp(_log_softmax(logits / inverse)) * logits",
-        (CLASSIFIER, "temperature_is_found"),
+        (CALIBRATION, "temperature_is_found"),
     ),
     Mutation(
         "divisor, error of the diversity",
