@@ -242,7 +242,9 @@ def test_wrong_settings_say_what_is_wrong(values, text):
 
 
 def test_an_unconditional_network_cannot_be_guided(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("critjax.cli.configure_jax", lambda precision: None)  # the tests have their own precision
+    monkeypatch.setattr(
+        "critjax.cli.configure_jax", lambda precision: None
+    )  # the tests have their own precision
     assert main(["guide", "local-11", "--out", str(tmp_path / "a"), "--no-progress"]) == 2
     assert "a network of ten classes, got an unconditional network" in capsys.readouterr().err
 
