@@ -560,10 +560,10 @@ MUTATIONS = [
         (WINDOW, "critical_noise"),
     ),
     Mutation(
-        "guidance, bootstrap over trajectories",
+        "guidance, bootstrap of whole trajectories",
         "critjax/guidance/_window.py",
-        "jax.random.randint(key, (num_resamples, count), 0, count)",
-        "jax.random.randint(key, (num_resamples, count), 0, count - 1)",
+        "gaps[draw]",
+        "gaps[(draw[:, None] + jnp.arange(num)) % count, jnp.arange(num)]",
         (WINDOW, "spread_of_independent"),
     ),
     Mutation(
