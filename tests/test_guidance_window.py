@@ -127,6 +127,15 @@ def test_gaussian_data_soften_for_ever_and_no_window_is_invented():
         describe_window(window.sigma_low, window.sigma_high)
 
 
+def test_rounding_of_a_vanishing_gap_is_no_crossing():
+    """In float32 the gap sigma^2 of unit Gaussian data is rounding at low noise, and the same on every trajectory."""
+    ladder = np.asarray(geometric_sigmas(20.0, 1e-5, 80, dtype=np.float32))
+    gap = np.tile(ladder**2 / (1 + ladder**2), (4, 1))
+    gap[:, -30:-1:2] = -6e-8
+    window = _judge(jnp.asarray(gap), jnp.asarray(ladder), KEY, 200, 0)
+    assert window_status(window) == "not distinguishable from noise" and not window.crosses
+
+
 def test_a_softening_that_is_noise_is_called_so():
     """The slope of a fast wave at a noisy image is random: lambda is 0.4 up to noise at every level."""
 

@@ -74,8 +74,8 @@ def susceptibility(
     Notes
     -----
     One reverse pass through the sampler, exact up to rounding: about five times the cost of sampling, for all levels at
-    once. Checkpoints are nested, so that memory grows as the square root of the number of steps, by two images for
-    each unit of it. THEORY section 8.
+    once. Checkpoints are nested, so that memory grows as the square root of the number of steps, by about three images
+    for each unit of it. THEORY section 8.
 
     Example
     -------

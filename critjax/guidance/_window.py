@@ -95,7 +95,8 @@ def guidance_window(
     6. No window is given if the lowest level is the first or the last, or the ladder starts with g below zero
        significantly; if the bootstrap interval of the centre spans more than a factor 4 in sigma; or if the dip, the
        smaller of the rises from the lowest level to the highest on either side, is below 3 of its standard errors
-       (those of the two levels, in quadrature). Edges are then NaN.
+       (those of the two levels, in quadrature). Edges are then NaN. The root of machine epsilon, rounding, is never
+       significant.
 
     Parameters
     ----------
@@ -233,8 +234,12 @@ def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int, evaluat
     mean = jnp.mean(gaps, axis=0)
     error = jnp.std(gaps, axis=0, ddof=1) / np.sqrt(count)
 
+    def least(noise: Array) -> Array:
+        """Return what is significant: rounding is not, where trajectories agree to the last digit."""
+        return jnp.maximum(_SIGNIFICANT * noise, float(jnp.finfo(mean.dtype).eps) ** 0.5)
+
     def locate(gap: Array) -> _Place:
-        return _locate(gap, log_sigma, gap < -_SIGNIFICANT * error)
+        return _locate(gap, log_sigma, gap < -least(error))
 
     place = locate(mean)
     draws = jax.random.randint(key, (num_resamples, count), 0, count)
@@ -244,15 +249,12 @@ def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int, evaluat
     lowest = jnp.argmin(mean)
     index = jnp.arange(num)
 
-    def rise(side: Array) -> Array:
-        """Rise from the lowest level to the highest on one side, less 3 standard errors; negative if insignificant."""
+    def rises(side: Array) -> Array:
+        """Tell whether the gap rises significantly from its lowest level to its highest on one side."""
         highest = jnp.argmax(jnp.where(side, mean, -jnp.inf))
-        noise = jnp.hypot(error[lowest], error[highest])
-        # Rounding is no dip, where trajectories agree to the last digit.
-        least = jnp.maximum(_SIGNIFICANT * noise, float(jnp.finfo(mean.dtype).eps) ** 0.5)
-        return mean[highest] - mean[lowest] - least
+        return mean[highest] - mean[lowest] > least(jnp.hypot(error[lowest], error[highest]))
 
-    dips = (rise(index < lowest) > 0) & (rise(index > lowest) > 0)
+    dips = rises(index < lowest) & rises(index > lowest)
     vague = (interval[1] > _WIDEST * interval[0]) | ~(place.crosses | dips)
     finite = jnp.all(jnp.isfinite(gaps))
     status = jnp.where(vague, INDISTINCT, jnp.where(place.open, OPEN, FOUND))
