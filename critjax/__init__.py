@@ -83,6 +83,7 @@ _LAZY = (
     "fourier",
     "guidance",
     "landau",
+    "networks",
     "noise",
     "observables",
     "patch_score",

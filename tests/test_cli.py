@@ -204,6 +204,17 @@ def test_wrong_input_ends_in_one_line(arguments, words, capsys, tmp_path, monkey
     assert "Traceback" not in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("command", "hint"), [("compare", True), ("criticality", False)])
+def test_only_commands_about_networks_advise_to_install_them(command, hint, capsys, monkeypatch):
+    def missing(options):
+        raise ImportError("No module named 'flax'")
+
+    monkeypatch.setattr(cli, "_run", missing)
+    assert launch(command) == 2
+    error = capsys.readouterr().err
+    assert "No module named 'flax'" in error and ("pip install" in error) == hint
+
+
 def test_unreadable_files(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.nc").write_bytes(b"\x89HDF broken")

@@ -13,11 +13,13 @@ import xarray as xr
 
 from critjax import cli, report
 from critjax.banks import ImageBank
+from critjax.data import ImageSet
 from critjax.networks import NetworkConfig, init, save_network
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
+from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
 GRID = (10, 8)
@@ -122,6 +124,16 @@ def test_ideal_denoiser_losses_and_jackknife_against_loops(result, settings, pic
         assert float(level.effective_images) == pytest.approx(np.exp(np.mean(entropy)), rel=1e-4)
         assert float(level.loss_ideal) == pytest.approx(((ideal - clean) ** 2).mean(), rel=1e-4)
         assert float(level.loss_network) == pytest.approx(((network - clean) ** 2).mean(), rel=1e-4)
+        paired = ((ideal - clean) ** 2 - (network - clean) ** 2).mean(axis=(1, 2, 3))
+        advantage = level.sel(rival="ideal")
+        assert float(advantage.loss_advantage) == pytest.approx(paired.mean(), rel=1e-3)
+        expected = paired.std(ddof=1) / np.sqrt(3)
+        assert float(advantage.loss_advantage_error) == pytest.approx(expected, rel=1e-3)
+        for name in ("ELS", "LS"):
+            least = level.loss.sel(model=name).values.min()
+            assert float(level.loss_advantage.sel(rival=name)) == pytest.approx(
+                least - float(level.loss_network), abs=1e-9
+            )
 
 
 def test_gaussian_model_from_the_spectrum_of_the_bank(result, pictures):
@@ -156,7 +168,7 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
     for kind in available_figures(third).values():
         kind.draw(third).canvas.draw()
     assert settings_of(result) == settings.resolved()
-    with pytest.raises(ValueError, match="a result of the comparison study"):
+    with pytest.raises(ValueError, match="a result of the compare study"):
         settings_of(result.assign_attrs(study="landau"))
 
 
@@ -208,10 +220,8 @@ def _data(**changes):
         "relative_error": np.array([[[0.2, 0.5], [0.5, 0.2]], [[0.6, 0.6], [0.6, 0.6]]]),
         "relative_error_error": np.full((2, 2, 2), 0.01),
         "best_size": np.array([[9, 3], [3, 3]]),
-        "loss": np.array([[[0.2, 0.5], [0.5, 0.2]], [[0.6, 0.6], [0.6, 0.6]]]),
-        "loss_network": np.array([0.3, 0.1]),
-        "loss_network_error": np.array([0.01, 0.01]),
-        "loss_ideal": np.array([0.2, 0.4]),
+        "loss_advantage": np.array([[-0.1, 0.1], [0.3, 0.5], [-0.1, 0.3]]),
+        "loss_advantage_error": np.full((3, 2), 0.02),
         "relative_error_ideal": np.array([0.9, 0.9]),
         "effective_images": np.array([5.0, 1.0]),
         "film_explained": np.array([[0.9, 0.8], [0.1, 0.0]]),
@@ -220,6 +230,8 @@ def _data(**changes):
     data = {n: (("ensemble", "sigma"), np.stack([v, v])) for n, v in both.items()}
     data |= {n: (("ensemble",), [v, v]) for n, v in single.items()}
     data |= {n: (dims.get(v.ndim, ("model", "level_sigma")), v) for n, v in levels.items()}
+    for name in ("loss_advantage", "loss_advantage_error"):
+        data[name] = (("rival", "level_sigma"), levels[name])
     data["film_explained"] = (("film_other", "film_sample"), levels["film_explained"])
     data["film_correlation"] = (("film_other", "film_sigma"), np.array([[0.99, 0.95], [0.8, 0.3]]))
     data["film_correlation_error"] = (("film_other", "film_sigma"), np.full((2, 2), 0.02))
@@ -233,6 +245,7 @@ def _data(**changes):
         data[name] = (dims_, np.broadcast_to(np.asarray(value, float), old.shape))
     coordinates = {"ensemble": ensembles, "sigma": sigma, "model": ["ELS", "LS"], "level_sigma": [8.0, 0.5]}
     coordinates |= {"film_other": ["ELS at p*", "ideal"], "mode_sigma": [5.0, 1.0]}
+    coordinates |= {"rival": ["ELS", "LS", "ideal"], "size": [3, 9]}
     coordinates = {k: v for k, v in coordinates.items() if k != "mode_sigma" or "mode_eigenvalue" in data}
     return xr.Dataset(data, coordinates)
 
@@ -247,6 +260,17 @@ def test_the_gap_closes_or_not():
 
 def test_the_regression_symbol_passes_touches_or_stays_below():
     assert "passes one at σ = 2.5" in sentences.crossing_sentence(_data())
+    above = _data(regression_uniform=1.2, critical_sigma_regression=np.nan)
+    assert "is above one at every level, most clearly with 1.20" in sentences.crossing_sentence(above)
+    surest = _data(
+        regression_uniform=np.array([0.2, 1.2, 1.4]), regression_uniform_error=np.array([0.01, 0.02, 0.3])
+    )
+    text = sentences.crossing_sentence(surest)  # 1.4 is larger, and only 1.3 errors above one
+    assert "most clearly with 1.20 ± 0.02 at σ = 2.00" in text
+    swapped = surest.assign(
+        regression_uniform_error=surest.regression_uniform_error[:, ::-1].drop_vars("sigma")
+    )
+    assert "most clearly with 1.400 ± 0.010 at σ = 1.00" in sentences.crossing_sentence(swapped)
     touching = _data(regression_uniform=np.array([0.2, 1.005, 0.9]))
     assert "touches one" in sentences.crossing_sentence(touching)
     below = _data(regression_uniform=0.8, critical_sigma_regression=np.nan)
@@ -259,12 +283,18 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
         "regression_uniform_closure": np.array([0.2, 0.9, np.nan]),
         "regression_uniform_closure_error": np.full(3, 0.01),
     }
-    assert "closure of the network alone stays below one, 0.90" in sentences.crossing_sentence(_data(**lost))
+    text = sentences.crossing_sentence(_data(**lost))
+    assert "closure of the network alone stays below one, nearest to it with 0.900 ± 0.010 at σ = 2" in text
 
 
 def test_patches_explain_or_not():
     text = sentences.explanation_sentence(_data())
     assert "ELS models of the best size explain" in text and "at every noise level" in text
+    assert "0.960 (0.960 to 0.960) against 0.640 (0.640 to 0.640)" in text
+    assert "least 0.960 ± 0.004 at" in text  # 2 x 0.2 x 0.01
+    uneven = np.array([[[0.2, 0.5], [0.5, 0.1]], [[0.6, 0.6], [0.6, 0.6]]])
+    text = sentences.explanation_sentence(_data(relative_error=uneven))
+    assert "0.975 (0.960 to 0.990)" in text and "least 0.960 ± 0.004 at σ = 8" in text
     worse = np.array([[[0.6, 0.7], [0.5, 0.2]], [[0.65, 0.6], [0.6, 0.6]]])
     assert "No patch model reaches r² = 0.9 at σ = 8" in sentences.explanation_sentence(
         _data(relative_error=worse)
@@ -294,10 +324,22 @@ def test_films_and_losses():
     assert "end in the same image" in sentences.films_sentence(_data())
     assert "part (" in sentences.films_sentence(_data(film_explained=-0.5))
     assert "resemble" in sentences.films_sentence(_data(film_explained=0.5))
+    text = sentences.films_sentence(_data())
+    assert "median r² 0.850 (0.800 to 0.900)" in text and "0.0500 (0 to 0.100)" in text
+
+
+def test_losses_differ_only_beyond_their_paired_errors():
     text = sentences.loss_sentence(_data())
-    assert "below that of every patch model at σ = 0.5" in text and "beats it at every level" in text
-    text = sentences.loss_sentence(_data(loss_network=0.9))
-    assert "some patch model denoises better" in text and "beats it at 0 of 1 levels" in text
+    assert "below that of every patch model at σ = 0.500, above that of some at σ = 8.00" in text
+    assert "where the ideal denoiser memorises (σ ≤ 0.500) the network beats it at every level" in text
+    assert "in the end by 0.30 ± 0.02" in text
+    text = sentences.loss_sentence(_data(loss_advantage=-0.9))
+    assert "some patch model denoises better than the network at σ = 8.00, 0.500" in text
+    assert "beats it at 0 of 1 levels and is beaten at 1" in text
+    text = sentences.loss_sentence(_data(loss_advantage=0.9))
+    assert "every patch model at σ = 8.00, 0.500, nowhere above one" in text
+    text = sentences.loss_sentence(_data(loss_advantage_error=0.9))
+    assert "do not differ beyond error" in text and "beats it at 0 of 1 levels, in the end" in text
     assert "nowhere rests on fewer" in sentences.loss_sentence(_data(effective_images=9.0))
 
 
@@ -324,6 +366,27 @@ def test_too_few_images_and_too_large_windows_are_told(pictures):
     settings = CompareSettings(data=str(pictures[0]), num_images=BANK, sizes=(3, 11), num_queries=3)
     with pytest.raises(ValueError, match="windows up to 8, got 11"):
         run(settings, lambda x, s: pytest.fail("evaluated"))
+
+
+def test_more_images_than_are_embedded_come_from_the_whole_set(monkeypatch, tmp_path):
+    asked = []
+
+    def whole(split, *, num_images, **options):
+        asked.append((split, num_images))
+        images = np.zeros((num_images, 8, 8, 1), np.float32) + np.arange(num_images)[:, None, None, None]
+        return ImageSet(images, None, "fashion-mnist-train", ())
+
+    few = CompareSettings(num_images=900, num_queries=8, num_samples=48, sizes=(3, 5)).resolved()
+    many = CompareSettings(num_images=1200, num_queries=8, num_samples=48, sizes=(3, 5)).resolved()
+    with monkeypatch.context() as patch:
+        patch.setattr("critjax.data._files.load_fashion_mnist", whole)
+        assert len(load(few, lambda x, s: x).bank) == 900 and not asked
+        problem = load(many, lambda x, s: x)
+    assert asked == [("train", 1248)]
+    assert len(problem.bank) == 1200 and problem.queries[:, 0, 0, 0].tolist() == list(range(1200, 1248))
+    monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
+    with pytest.raises(FileNotFoundError, match="or lower num_images: 1,000 come with the package"):
+        load(many, lambda x, s: x)
 
 
 def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures):

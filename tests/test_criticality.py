@@ -654,7 +654,7 @@ def test_bad_stored_settings():
         CriticalitySettings.from_json('{"colour": 1}')
     with pytest.raises(ValueError, match="settings: expected a JSON object, got unreadable text"):
         CriticalitySettings.from_json("{")
-    with pytest.raises(ValueError, match="dataset: expected an attribute 'settings'"):
+    with pytest.raises(ValueError, match="dataset: expected a result of the criticality study"):
         import xarray as xr
 
         settings_of(xr.Dataset())

@@ -386,6 +386,28 @@ def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():
     np.testing.assert_allclose(closure.structure_factor[-1], linear[-1], rtol=1e-6, atol=1e-9)
 
 
+def test_closure_of_a_denoiser_with_a_picture_of_its_own():
+    """D = x/2 + picture: fluctuations at every pixel are halved, whatever the picture; a spatial mean leaves it in."""
+    picture = jnp.asarray(5 * np.random.default_rng(3).normal(size=(*GRID, 1)))
+    closures = {
+        centre: gaussian_closure(
+            lambda x, sigma: 0.5 * x + picture,
+            jax.random.key(2),
+            np.geomspace(3.0, 1.0, 4),
+            GRID,
+            num_samples=6,
+            centre=centre,
+        )
+        for centre in ("ensemble", "spatial")
+    }
+    np.testing.assert_allclose(closures["ensemble"].symbol, 0.5, atol=1e-12)
+    assert np.abs(closures["spatial"].symbol - 0.5).max() > 0.1
+    with pytest.raises(ValueError, match="centre: expected 'ensemble' or 'spatial', got 'pixel'"):
+        gaussian_closure(
+            lambda x, sigma: x, jax.random.key(0), np.array([2.0, 1.0]), GRID, num_samples=4, centre="pixel"
+        )
+
+
 def test_messages():
     symbol = bank_symbol(np.zeros(GRID))
     with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing"):

@@ -10,6 +10,7 @@ import critjax
 PACKAGE = Path(critjax.__file__).parent
 ROWS = [
     ("_typing", "_checks"),
+    ("_stored",),
     ("noise",),
     ("fourier",),
     ("banks",),
@@ -95,6 +96,15 @@ def test_importing_the_package_loads_no_plotting_data_or_file_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rooms_load_when_they_are_named():
+    code = (
+        "import sys, critjax; assert 'critjax.networks' not in sys.modules; critjax.networks.train\n"
+        "print({'networks', 'studies'} <= set(dir(critjax)), 'critjax.networks' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True"
 
 
 def test_the_torch_adapter_loads_torch_only_when_used():

@@ -1,10 +1,12 @@
 """Measurements of any denoiser: against operators whose symbols, kernels and crossings are known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from critjax.closed_form import gaussian_denoiser
+from critjax.studies._instruments import crossing, minimum, regression_and_resamples
 from critjax.studies.measure import ENSEMBLES, measure
 
 GRID = (8, 10)
@@ -104,23 +106,78 @@ def test_crossing_and_smallest_gap_of_a_known_curve():
     np.testing.assert_allclose(found.critical_sigma_regression_error, 0, atol=1e-6)
 
 
+def uneven(x, sigma, slope=0.5, scatter=0.15):
+    """lambda_reg(0) = 1 - slope ln(sigma) for symmetric images: of finite ensembles it scatters."""
+    return (1 - slope * jnp.log(sigma)) * x + scatter * jnp.cos(2 * x.mean())
+
+
+def uniform_images(count, seed):
+    return np.random.default_rng(seed).normal(size=(count, 1, 1, 1)) * np.ones((*GRID, 1))
+
+
+def test_levels_err_together_and_the_crossing_with_them():
+    """At low noise every level sees the same images: one error shifts the whole curve, by its slope the crossing."""
+    ladder = np.geomspace(0.13, 0.077, 27)
+    found = measure(
+        lambda x, sigma: uneven(x, 10 * sigma, slope=0.2, scatter=0.05),
+        uniform_images(24, 5),
+        sigmas=ladder,
+        num_samples=24,
+        probe_samples=3,
+        closure_samples=0,
+    ).sel(ensemble="noised data")
+    error = float(found.regression_uniform_error.interp(sigma=0.1))
+    assert error / 0.2 > 3 * np.log(ladder[0] / ladder[1])  # the crossing errs by several levels
+    quoted = float(found.critical_sigma_regression_error)
+    assert quoted == pytest.approx(float(found.critical_sigma_regression) * error / 0.2, rel=0.2)
+
+
+def test_error_of_a_crossing_against_repeated_ensembles():
+    ladder = np.geomspace(3.0, 0.4, 13)
+    statistic = jax.jit(regression_and_resamples)
+    denoise = jax.jit(jax.vmap(uneven, (0, None)))
+    found = []
+    for seed in range(40):
+        rng, clean = np.random.default_rng(1000 + seed), uniform_images(32, seed)
+        levels = [clean + sigma * rng.normal(size=clean.shape) for sigma in ladder]
+        results = [
+            statistic(jnp.asarray(x), denoise(x, sigma), jax.random.key(seed))
+            for x, sigma in zip(levels, ladder, strict=True)
+        ]
+        curve, resampled = (np.stack([np.asarray(r[i])[..., 0] for r in results], -1) for i in (0, 1))
+        found.append(crossing(ladder, curve, resampled))
+    values, errors = np.array(found).T
+    spread = values.std(ddof=1)
+    assert abs(values.mean() - 1.0) < 3 * spread / np.sqrt(40) + 0.02
+    assert spread / 2 < np.median(errors) < 2 * spread
+
+
+def test_error_of_the_smallest_gap_against_repeated_ensembles():
+    """Gaps of fields with a common offset each: the depth errs by the offsets' error, the place by that of shifts."""
+    ladder = np.geomspace(3.0, 0.4, 13)
+    found = []
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        offset, shift = 0.1 * rng.normal(size=(2, 16, 1))
+        curves = 0.8 + offset - (np.log(ladder) - shift) ** 2
+        result = minimum(ladder, curves, jax.random.key(seed))
+        found.append([*result["minimal_gap"], *result["minimal_gap_sigma"]])
+    gap, gap_error, sigma, sigma_error = np.array(found).T
+    for values, errors, exact in ((gap, gap_error, 0.025), (sigma, sigma_error, 0.025)):
+        assert exact / 1.4 < values.std(ddof=1) < 1.4 * exact
+        assert exact / 1.3 < np.median(errors) < 1.3 * exact
+
+
 @pytest.mark.slow
-def test_noise_of_a_crossing_is_reported():
-    """A multiplicative nonlinearity: regression symbols scatter from sample to sample, and so does the crossing."""
-    ladder = np.geomspace(3.0, 0.5, 15)
-    settings = {"sigmas": ladder, "probe_samples": 3, "closure_samples": 0}
-
-    def denoise(x, sigma):
-        return 2.4 * jnp.tanh(x / sigma**2)
-
-    crossings = [
-        measure(denoise, images(seed=s), num_samples=16, seed=s, **settings).critical_sigma_regression
-        for s in range(8)
+def test_error_of_the_crossing_of_repeated_measurements():
+    settings = {"sigmas": np.geomspace(3.0, 0.5, 15), "probe_samples": 3, "closure_samples": 0}
+    found = [
+        measure(uneven, uniform_images(32, s), num_samples=32, seed=s, **settings).sel(ensemble="noised data")
+        for s in range(12)
     ]
-    one = measure(denoise, images(), num_samples=16, **settings)
-    spread = np.std([c.sel(ensemble="noised data") for c in crossings], ddof=1)
-    quoted = float(one.critical_sigma_regression_error.sel(ensemble="noised data"))
-    assert 0.25 * spread < quoted < 4 * spread
+    spread = np.std([f.critical_sigma_regression for f in found], ddof=1)
+    quoted = np.median([f.critical_sigma_regression_error for f in found])
+    assert spread / 2 < quoted < 2 * spread
 
 
 def test_channels_are_reduced_to_their_leading_direction():

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from critjax.cli._train import _data as training_data
+from critjax.cli import build_parser
+from critjax.cli._train import load_training_data as training_data
+from critjax.cli._train import run_train
 from critjax.data import embedded_fashion_mnist
 from critjax.networks import (
     NetworkConfig,
@@ -257,6 +259,35 @@ def test_training_lowers_the_held_out_loss():
     c = config.sigma_data**2 / (np.array([0.25, 1.0]) + config.sigma_data**2)
     expected = (1 - c) ** 2 * np.mean(images[300:] ** 2) + c**2 * np.array([0.25, 1.0])
     np.testing.assert_allclose(losses["start"][:, 0], expected, rtol=0.03)
+
+
+def test_weights_are_written_last_because_they_say_done(tmp_path, monkeypatch):
+    images, _ = _data(30)
+    np.save(tmp_path / "images.npy", images)
+    command = [
+        "train",
+        "--data",
+        str(tmp_path / "images.npy"),
+        "--out",
+        str(tmp_path / "run"),
+        "--width",
+        "4",
+    ]
+    command += ["--dilations", "1", "--num-steps", "2", "--batch-size", "4", "--no-progress"]
+    options = build_parser().parse_args(command)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("critjax.networks.save_network", killed)
+        run_train(options, "critjax train")
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert kept == {"checkpoint.safetensors", "training.json", "samples.png"}
+    assert run_train(options, "critjax train") == 0  # not finished: the same command goes on
+    assert load_network(tmp_path / "run" / "network.safetensors").config.width == 4
+    with pytest.raises(ValueError, match="--out: expected a folder without a finished network"):
+        run_train(options, "critjax train")
 
 
 def test_averages_start_fast():

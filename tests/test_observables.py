@@ -436,6 +436,18 @@ def test_bootstrap_keeps_pairs_together_and_depends_on_the_key_only():
     assert float(errors[0]["mean"]) == float(errors[1]["mean"]) != float(errors[2]["mean"])
 
 
+def test_bootstrap_values_are_those_of_the_drawn_samples_the_same_for_every_ensemble():
+    x, y, key = random(26, 9, 4), random(27, 9, 2, 3), jax.random.key(5)
+    drawn = obs.bootstrap_values(lambda s: s, np.arange(9), key, num_resamples=30)  # the indices themselves
+    assert drawn.shape == (30, 9) and set(np.unique(drawn)) == set(range(9))
+    for samples in (x, y):
+        got = obs.bootstrap_values(lambda s: (s**2).mean(axis=0), samples, key, num_resamples=30)
+        expected = [np.mean([samples[i] ** 2 for i in row], axis=0) for row in np.asarray(drawn)]
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+    error = obs.bootstrap_error(lambda s: (s**2).mean(axis=0), y, key, num_resamples=30)
+    np.testing.assert_allclose(error, np.std(expected, axis=0, ddof=1), rtol=1e-12)
+
+
 def test_bootstrap_of_complex_statistics_adds_both_parts_and_nan_stays_nan():
     x = random(25, 30, 2)
     statistic = lambda s: (s[:, 0].mean() + 1j * s[:, 1].mean(), s[:, 0].mean(), s[:, 1].mean(), jnp.nan)  # noqa: E731

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
 from critjax.studies._compare_settings import CompareSettings
+from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._settings import CriticalitySettings
 
@@ -37,6 +38,7 @@ _STUDIES = {
     "criticality": _Study(CriticalitySettings, "batches"),
     "landau": _Study(LandauSettings, "banks"),
     "compare": _Study(CompareSettings, "parts"),
+    "guide": _Study(GuideSettings, "parts"),
 }
 
 
@@ -107,6 +109,14 @@ def _print_estimate(command: str, settings: Any) -> None:
         cost = estimate_cost(settings)
         print(f"network             {full.network}")
         print(f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}")
+    elif command == "guide":
+        from critjax.studies.guide import estimate_cost
+
+        cost = estimate_cost(settings)
+        print(f"model               {full.model}")
+        print(
+            f"images              {full.num_samples} a schedule, budgets {', '.join(map(str, full.budgets))}"
+        )
     else:
         from critjax.studies.criticality import estimate_cost
 
@@ -135,6 +145,10 @@ def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> An
         from critjax.studies import compare
 
         return compare.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
+    if command == "guide":
+        from critjax.studies import guide
+
+        return guide.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
     from critjax.studies import criticality
 
     return criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
@@ -216,17 +230,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        if options.command == "train":
-            from critjax.cli._train import run_train
-
+        if options.command in ("train", "train-classifier"):
+            if options.command == "train":
+                from critjax.cli._train import run_train as run
+            else:
+                from critjax.cli._train_classifier import run_train_classifier as run
             configure_jax("float32")
             words = sys.argv[1:] if arguments is None else list(arguments)
-            return run_train(options, shlex.join(["critjax", *words]))
+            return run(options, shlex.join(["critjax", *words]))
         return _run(options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except ImportError as error:
-        return fail(f"{error}; networks need pip install 'critjax[networks]'")
+        needed = options.command in ("train", "compare")
+        return fail(f"{error}; networks need pip install 'critjax[networks]'" if needed else str(error))
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""The options of the commands about trained networks: ``critjax train`` and ``critjax compare``."""
+"""The options of the commands about networks: ``train``, ``train-classifier``, ``compare`` and ``guide``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,65 @@ def add_compare_settings(parser: argparse.ArgumentParser) -> None:
     add("--num-modes", type=int, metavar="N", help="eigenmodes shown; 0: none (default: 6)")
     add("--seed", type=int, metavar="N", help="(default: 0)")
     add("--quick", action="store_true", help="small defaults; the report says so")
+
+
+GUIDE_DESCRIPTION = """\
+Ask whether a push is best spent where modes soften: guidance schedules of one budget, the same seeds for all.
+
+The command
+  1. writes down every schedule, seed and the primary statistic, before anything is sampled;
+  2. measures the gap of the uniform mode on the model's own trajectories and recommends a window from it alone;
+  3. predicts the response to a pulse: linear theory, Gaussian closure, regression; differentiates the sampler;
+  4. samples: no guidance, constant, pulses along the ladder, random positions, the best interval of a search on other
+     seeds, the recommended window; judges response, diversity and distance to real images;
+  5. reports: a table here; report.html, figures/*.png and results.nc in the output folder.
+"""
+
+GUIDE_EPILOG = """\
+examples:
+  critjax guide                              plus and minus domains, where everything is known (some minutes)
+  critjax guide ideal --eta 1                classes of Fashion-MNIST under the reverse SDE, exact posterior
+  critjax guide els                          the same by patches
+  critjax guide unet-classes                 a shipped class-conditional network, judged by a shipped classifier
+  critjax guide unet-classes --num-samples 500 --num-search 100 --budgets 0.5,1,2
+                                             the full experiment (hours); a killed run goes on from there
+"""
+
+
+def add_guide_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting of the guidance study."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("model", nargs="?", metavar="MODEL", help="patterns, ideal, els, or a network (default: patterns)")
+    add("--budgets", type=_floats, metavar="A,B", help="of (w - baseline) d tau (default: by model)")
+    add("--baseline", type=float, metavar="W", help="0: unconditional, 1: conditional (default: 0)")
+    add("--num-samples", type=int, metavar="N", help="images of every schedule (default: by model)")
+    add("--num-search", type=int, metavar="N", help="images of every searched interval (default: by model)")
+    add("--num-positions", type=int, metavar="N", help="pulses along the ladder (default: 13)")
+    add("--pulse-width", type=float, metavar="T", help="in tau = -ln sigma (default: 0.5)")
+    add("--num-levels", type=int, metavar="N", help="steps of the sampler (default: by model)")
+    add("--sigma-max", type=float, metavar="S", help="first noise (default: by model)")
+    add("--sigma-min", type=float, metavar="S", help="last noise (default: by model)")
+    add("--window-samples", type=int, metavar="N", help="trajectories of the recommendation (default: 16)")
+    add(
+        "--susceptibility-samples", type=int, metavar="N", help="images differentiated; 0: none (default: 32)"
+    )
+    add("--size", type=int, metavar="P", help="window of patch models, odd (default: 5)")
+    add("--grid", type=int, metavar="N", help="side of pattern samples (default: 32)")
+    add("--num-images", type=int, metavar="N", help="training images of ideal and els (default: 1000; 60)")
+    add("--pool", type=int, metavar="N", help="average blocks of N x N pixels (default: ideal 1, els 2)")
+    add("--eta", type=float, metavar="E", help="0: probability flow, 1: reverse SDE (default: 0)")
+    add("--solver", choices=("heun", "euler"), help="(default: heun)")
+    add("--batch-size", type=int, metavar="N", help="images sampled together (default: by model)")
+    add("--seed", type=int, metavar="N", help="(default: 0)")
+    add("--quick", action="store_true", help="small defaults; the report says so")
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        message = f"expected numbers with commas, got {text!r}; pass e.g. 0.5,1"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -120,4 +179,46 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to write; a killed run goes on from there",
     )
+    add("--no-progress", action="store_true", help="no progress line")
+
+
+def add_classifier_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``critjax train-classifier``."""
+    add, shown = parser.add_argument, "(default: %(default)s)"
+    add(
+        "--data",
+        default="fashion-mnist",
+        metavar="NAME|PATH",
+        help="fashion-mnist or your labelled images (default: it)",
+    )
+    add(
+        "--num-images",
+        type=int,
+        metavar="N",
+        help="images taken, a tenth of them for the test (default: all)",
+    )
+    add("--num-held-out", type=int, metavar="N", help="training images that calibrate (default: a twelfth)")
+    add(
+        "--widths",
+        type=_numbers,
+        default=(32, 64, 128),
+        metavar="A,B,...",
+        help="channels of each stage (default: 32,64,128)",
+    )
+    add("--num-steps", type=int, default=4500, metavar="N", help=shown)
+    add("--batch-size", type=int, default=128, metavar="N", help=shown)
+    add("--learning-rate", type=float, default=4e-3, metavar="R", help="peak of AdamW's " + shown)
+    add("--warmup-steps", type=int, default=300, metavar="N", help=shown)
+    add("--weight-decay", type=float, default=0.01, metavar="R", help=shown)
+    add("--clip-norm", type=float, default=1.0, metavar="R", help="bound on the gradient " + shown)
+    add("--ema-decay", type=float, default=0.995, metavar="R", help="of the average of weights " + shown)
+    add("--label-smoothing", type=float, default=0.0, metavar="S", help=shown)
+    add(
+        "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror images at random " + shown
+    )
+    add("--shift", type=int, default=1, metavar="N", help="move images by up to so many pixels " + shown)
+    add("--noise-std", type=float, default=0.0, metavar="S", help="largest white noise added " + shown)
+    add("--seed", type=int, default=0, metavar="N", help=shown)
+    add("--log-every", type=int, default=100, metavar="N", help="steps between entries of the log " + shown)
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     add("--no-progress", action="store_true", help="no progress line")

@@ -14,7 +14,11 @@ from critjax import __version__
 from critjax.cli._network_options import (
     COMPARE_DESCRIPTION,
     COMPARE_EPILOG,
+    GUIDE_DESCRIPTION,
+    GUIDE_EPILOG,
+    add_classifier_training,
     add_compare_settings,
+    add_guide_settings,
     add_training,
 )
 from critjax.studies._settings import (
@@ -347,6 +351,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_compare_settings(compare)
     _add_output(compare, "critjax-runs/compare-NETWORK")
+    guide = commands.add_parser(
+        "guide",
+        help="ask whether guidance works best where modes soften, for an exact model or a network",
+        description=GUIDE_DESCRIPTION,
+        epilog=GUIDE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_guide_settings(guide)
+    _add_output(guide, "critjax-runs/guide-MODEL")
     training = commands.add_parser(
         "train",
         help="train a denoising network, local or U-Net (needs critjax[networks])",
@@ -354,4 +368,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_training(training)
+    classifier = commands.add_parser(
+        "train-classifier",
+        help="train and calibrate a classifier that judges samples (needs critjax[networks])",
+        description="Train a classifier of labelled images, fit its temperature on images held out, test it.",
+        allow_abbrev=False,
+    )
+    add_classifier_training(classifier)
     return parser

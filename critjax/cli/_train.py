@@ -12,11 +12,11 @@ from typing import Any
 
 from critjax._checks import check
 
-WEIGHTS, LOG = "network.safetensors", "training.json"
+WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
 
 
-def _data(options: argparse.Namespace) -> tuple[Any, Any]:
+def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
     """Load training and held-out images; without a test split the last tenth is held out."""
     from critjax.data import load_dataset, load_fashion_mnist
 
@@ -54,7 +54,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     from critjax.report import write_atomically
     from critjax.sampling import sample
 
-    training_set, held_out = _data(options)
+    training_set, held_out = load_training_data(options)
     labels = training_set.labels if options.conditional else None
     check(
         not options.conditional or labels is not None,
@@ -118,7 +118,6 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "held_out_loss": [[s, *row] for s, row in zip(EVALUATION_SIGMAS, losses.tolist(), strict=True)],
         "seconds": round(time.perf_counter() - started, 1),
     }
-    save_network(folder / WEIGHTS, config, result.params, info)
     log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
     sigmas = karras_sigmas(20.0, 0.02, 40)
@@ -132,11 +131,13 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     keys = jax.random.split(jax.random.key(training.seed + 1), NUM_SAMPLES)
     classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
     samples = np.asarray(jax.lax.map(lambda pair: draw(*pair), (keys, classes), batch_size=12))
-    _picture(samples, folder / "samples.png")
+    write_atomically(folder / PICTURE, lambda path: _picture(samples, path))
+    # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
+    save_network(folder / WEIGHTS, config, result.params, info)
     print(f"held-out loss per pixel, {len(images)} images:")
     for sigma, (mean, error) in zip(EVALUATION_SIGMAS, losses, strict=True):
         print(f"  sigma {sigma:<6g} {mean:.5f} ± {error:.5f}")
-    print(f"{info['seconds']:.0f} s; weights {folder / WEIGHTS}, samples {folder / 'samples.png'}")
+    print(f"{info['seconds']:.0f} s; weights {folder / WEIGHTS}, samples {folder / PICTURE}")
     return 0
 
 

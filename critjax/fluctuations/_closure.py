@@ -123,7 +123,8 @@ def gaussian_closure(
     Raises
     ------
     ValueError
-        If the ladder, ``eta``, ``num_samples``, ``num_replicas`` or the grid is illegal.
+        If the ladder, ``eta``, ``num_samples``, ``num_replicas`` or the grid is illegal, or ``centre`` is neither
+        "spatial" nor "ensemble".
 
     Notes
     -----

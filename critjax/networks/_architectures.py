@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import Stored, check, check_integer, check_option, check_rank
+from critjax._checks import check, check_integer, check_option, check_rank
+from critjax._stored import Stored
 from critjax._typing import Array, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,
@@ -192,9 +193,9 @@ def _skeleton(config: NetworkConfig) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: _build(config, jax.random.key(0))), nnx.Param)
 
 
-def _named(tree: Any) -> Any:
+def named(tree: Any) -> Any:
     """Make every key a string, as files want them."""
-    return {str(k): _named(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+    return {str(k): named(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
@@ -217,7 +218,7 @@ def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
     ['blocks', 'condition', 'head', 'stem']
     """
     state = nnx.state(_build(config, key), nnx.Param)
-    return _named(nnx.to_pure_dict(state))
+    return named(nnx.to_pure_dict(state))
 
 
 def apply(
@@ -277,7 +278,7 @@ def apply(
     check(conditional, "label", "none for an unconditional network", "labels", "leave it out")
     graph, state = _skeleton(config)
     filled = jax.tree.unflatten(
-        jax.tree.structure(state), jax.tree.leaves(_ordered(nnx.to_pure_dict(state), params))
+        jax.tree.structure(state), jax.tree.leaves(ordered(nnx.to_pure_dict(state), params))
     )
     model = nnx.merge(graph, filled)
     sigma = sigma.astype(x.dtype)[:, None, None, None]
@@ -286,7 +287,7 @@ def apply(
     return x * (config.sigma_data / total) ** 2 + inner * sigma * config.sigma_data / total
 
 
-def _ordered(template: Any, params: Any, path: str = "") -> Any:
+def ordered(template: Any, params: Any, path: str = "") -> Any:
     """Arrange parameters like the template, whose keys may be integers; check names and shapes."""
     if not isinstance(template, dict):
         got = getattr(params, "shape", type(params).__name__)
@@ -298,7 +299,7 @@ def _ordered(template: Any, params: Any, path: str = "") -> Any:
     names = sorted(map(str, template))
     found = sorted(params) if isinstance(params, dict) else type(params).__name__
     check(names == found, f"params{path}", f"entries {names}", found, "pass weights of this config")
-    return {k: _ordered(v, params[str(k)], f"{path}[{k!r}]") for k, v in template.items()}
+    return {k: ordered(v, params[str(k)], f"{path}[{k!r}]") for k, v in template.items()}
 
 
 def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = None) -> DenoiseFn:

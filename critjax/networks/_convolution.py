@@ -1,7 +1,8 @@
-r"""Convolution with a chosen padding, fast on CPUs inside loops and in reverse mode.
+r"""Convolution with a chosen padding, fast on CPUs inside loops, too.
 
-XLA's convolutions collapse inside the loops of samplers on CPUs, and their weight gradients are slow there. On CPUs the
-same sum is therefore one product of unfolded windows with the kernel; other platforms keep their own convolution.
+XLA's convolutions collapse inside loops (`jax.lax.scan`) on CPUs: a step took 2.6 to 3.2 s with them and 0.23 s with
+products. On CPUs the sum is therefore one product of unfolded windows with the kernel; other platforms keep their own
+convolution.
 """
 
 from __future__ import annotations

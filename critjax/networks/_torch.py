@@ -284,6 +284,8 @@ def _host_functions(module: Any, call: Callable[..., Any], arguments: dict[str, 
             try:
                 return forward(x, t, x_dot, t_dot)
             except (RuntimeError, NotImplementedError):
+                # How torch tells that an operation lacks forward derivatives. "auto" goes on to the other mode, which
+                # raises again if the module itself is at fault; only its success settles the mode.
                 if settled == "forward":
                     raise
         result = double_backward(x, t, x_dot, t_dot)

@@ -10,6 +10,7 @@ same parameters.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -134,14 +135,16 @@ def loss(
     return jnp.mean(weight * (denoised - x0) ** 2)
 
 
-def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:
-    """Loss of a batch and its gradient, on CPUs summed over parts that fit into the cache."""
+def summed_gradient(
+    loss_fn: Callable[..., Array], params: Parameters, batch: Any
+) -> tuple[Array, Parameters]:
+    """Mean loss ``loss_fn(params, *batch)`` and its gradient, on CPUs summed over parts that fit into the cache."""
     count = batch[0].shape[0]
     small = jax.default_backend() == "cpu"
     part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0) if small else count
 
     def one(batch: Any) -> tuple[Array, Parameters]:
-        return jax.value_and_grad(lambda p: loss(config, p, *batch))(params)
+        return jax.value_and_grad(lambda p: loss_fn(p, *batch))(params)
 
     if part == count:
         return one(batch)
@@ -151,6 +154,16 @@ def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Ar
         lambda total, batch: (jax.tree.map(jnp.add, total, one(batch)), None), zero, parts
     )
     return jax.tree.map(lambda a: a * (part / count), total)
+
+
+def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:
+    return summed_gradient(functools.partial(loss, config), params, batch)
+
+
+def moved_average(average: Parameters, params: Parameters, step: Array, ema_decay: float) -> Parameters:
+    """Move the average of parameters after a step; the first steps are forgotten faster, as ``(1 + n)/(10 + n)``."""
+    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
 
 def make_step(
@@ -175,8 +188,7 @@ def make_step(
         value, gradient = _gradient(config, state.params, (x0, jnp.exp(levels), noise, label))
         updates, memory = optimiser.update(gradient, state.optimiser, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        average = moved_average(state.average, params, state.step, training.ema_decay)
         return TrainingState(state.step + 1, params, average, memory), value
 
     return jax.jit(step, donate_argnums=0)

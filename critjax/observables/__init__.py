@@ -9,7 +9,8 @@ NaN, and say so, where a quantity does not exist (no crossing, negative stiffnes
 from __future__ import annotations
 
 from critjax.observables.curves import first_crossing, interior_minimum
-from critjax.observables.errors import bootstrap_error, frechet_distance, jackknife_error
+from critjax.observables.errors import bootstrap_error, bootstrap_values, jackknife_error
+from critjax.observables.features import feature_variance, frechet_distance, frechet_error
 from critjax.observables.kernels import (
     GapFit,
     equilibrium_length,
@@ -25,11 +26,14 @@ __all__ = [
     "GapFit",
     "binder_cumulant",
     "bootstrap_error",
+    "bootstrap_values",
     "correlation_length",
     "equilibrium_length",
+    "feature_variance",
     "first_crossing",
     "fit_gap",
     "frechet_distance",
+    "frechet_error",
     "interior_minimum",
     "jackknife_error",
     "mean_kernel",

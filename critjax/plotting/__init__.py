@@ -20,6 +20,7 @@ from critjax.plotting._fields import (
     order_figure,
 )
 from critjax.plotting._freeze_out import FREEZE_OUT_FIGURES, binder_figure, frozen_length_figure
+from critjax.plotting._guide import GUIDE_FIGURES
 from critjax.plotting._landau import landau_figures
 from critjax.plotting._spectral import (
     growth_rate_figure,
@@ -133,6 +134,7 @@ def available_figures(dataset: xr.Dataset) -> dict[str, FigureKind]:
         "landau": landau_figures,
         "freeze_out": lambda _: FREEZE_OUT_FIGURES,
         "compare": lambda _: COMPARE_FIGURES,
+        "guide": lambda _: GUIDE_FIGURES,
     }
     kinds = special[study](dataset) if study in special else FIGURES
     return {name: kind for name, kind in kinds.items() if all(map(ready, kind.needs))}

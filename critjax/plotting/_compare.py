@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from critjax.plotting._compare_pictures import film_figure, kernel_figure, modes_figure
 from critjax.plotting._style import (
     BLACK,
     BLUE,
@@ -22,12 +23,11 @@ from critjax.plotting._style import (
     limits,
     named_level,
     noise_axis,
-    picture_panel,
     styled,
 )
 
 _ENSEMBLES = {"trajectories": (RED, "o", RED), "noised data": (ORANGE, "s", "white")}
-_SHOWN_LEVELS, _FILM_COLUMNS = 4, 9
+_SHOWN_LEVELS = 4
 
 
 def window_radius(size: np.ndarray) -> np.ndarray:
@@ -231,7 +231,7 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
 
 @styled
 def loss_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the denoising loss on held-out images against noise."""
+    """Draw the denoising loss on the noised images against noise."""
     figure, axes = figure_with_axes(6.6, 4.4)
     sigma = dataset["level_sigma"].values
     for name, colour, marker, style, label in (
@@ -269,25 +269,6 @@ def loss_figure(dataset: xr.Dataset) -> Figure:
 
 
 @styled
-def film_figure(dataset: xr.Dataset) -> Figure:
-    """Show one trajectory of each denoiser from the same noise, as denoised fields."""
-    film, sigma = dataset["film"].values[:, 0], dataset["film_sigma"].values
-    columns = np.unique(np.rint(np.linspace(0, len(sigma) - 1, _FILM_COLUMNS)).astype(int))
-    figure = Figure(figsize=(9.2, 1.12 * len(film) + 0.75), layout="constrained")
-    axes = figure.subplots(len(film), len(columns), squeeze=False)
-    for row, name in enumerate(dataset["film_row"].values):
-        for column, level in enumerate(columns):
-            picture_panel(axes[row, column], film[row, level], 1.0)
-            if row == 0:
-                axes[row, column].set_title(
-                    rf"$\sigma={sigma[level]:.2g}$", fontsize=9, fontweight="normal", loc="center"
-                )
-        axes[row, 0].set_ylabel(str(name), rotation=0, ha="right", va="center")
-    figure.suptitle("Denoised fields from the same noise", fontsize=11, x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-@styled
 def film_correlation_figure(dataset: xr.Dataset) -> Figure:
     """Draw the pixelwise correlation between the trajectories against noise."""
     figure, axes = figure_with_axes(6.6, 3.8)
@@ -307,48 +288,6 @@ def film_correlation_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylabel("pixelwise correlation of D(x)")
     axes.set_title("From the same noise: who follows the network")
     axes.legend()
-    return figure
-
-
-@styled
-def modes_figure(dataset: xr.Dataset) -> Figure:
-    """Show the leading eigenmodes of the Jacobian at one noised image."""
-    modes, sigma = dataset["mode"].values, dataset["mode_sigma"].values
-    figure = Figure(figsize=(1.25 * modes.shape[1] + 1.2, 1.5 * len(modes) + 0.5), layout="constrained")
-    axes = figure.subplots(*modes.shape[:2], squeeze=False)
-    for row in range(len(modes)):
-        for column in range(modes.shape[1]):
-            panel, mode = axes[row, column], modes[row, column]
-            width = float(np.abs(mode).max()) or 1.0
-            panel.imshow(mode, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            value = dataset["mode_eigenvalue"].values[row, column]
-            panel.set_title(rf"$\lambda={value:.2f}$", fontsize=8.5, fontweight="normal", loc="center")
-        axes[row, 0].set_ylabel(rf"$\sigma={sigma[row]:.2g}$", rotation=0, ha="right", va="center")
-    text = "Leading eigenmodes of the Jacobian at one noised image"
-    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-@styled
-def kernel_figure(dataset: xr.Dataset) -> Figure:
-    """Show the mean kernel at several noise levels."""
-    part = dataset.sel(ensemble="noised data")
-    levels = np.unique(np.rint(np.linspace(0, part.sizes["sigma"] - 1, 7)).astype(int))
-    figure = Figure(figsize=(9.2, 1.9), layout="constrained")
-    axes = figure.subplots(1, len(levels), squeeze=False)[0]
-    for panel, level in zip(axes, levels, strict=True):
-        kernel = part["kernel"].values[level]
-        width = float(np.abs(kernel).max()) or 1.0
-        panel.imshow(kernel, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.set_title(
-            rf"$\sigma={part['sigma'].values[level]:.2g}$", fontsize=9, fontweight="normal", loc="center"
-        )
-    text = "Mean kernel of the Jacobian, each on its own scale"
-    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.report._numbers import Measured, curve_at, plain, text
+from critjax.report._numbers import Measured, curve_at, plain, read, text
 from critjax.report._table import Row, noise_rows
 
 #: A patch model explains a network from this share of the variance on (Kamb & Ganguli 2024: median r² ~ 0.9).
@@ -17,22 +17,31 @@ EXPLAINS = 0.9
 MEMORISES = 2.0
 #: Standard errors that make a difference.
 _SURE = 2.0
+#: Median r² of final images from which trajectories end alike, and below which they part.
+_SAME_IMAGE, _RESEMBLES = 0.75, 0.25
 
 
-def _at(dataset: xr.Dataset, name: str, index: int) -> Measured:
-    return Measured(float(dataset[name].values[index]), float(dataset[f"{name}_error"].values[index]))
+def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float]:
+    """Return a symbol where it exceeds one by most standard errors, or falls short by fewest, and the sigma there."""
+    values, errors = dataset[name].values, dataset[f"{name}_error"].values
+    score = (values - 1) / np.maximum(errors, 1e-12)  # exact values have no error
+    level = dataset.isel(sigma=int(np.nanargmax(score)))
+    return read(level, name), float(level["sigma"])
+
+
+def _median_and_range(values: np.ndarray) -> str:
+    median, low, high = (plain(float(f(values))) for f in (np.median, np.min, np.max))
+    return f"{median} ({low} to {high})"
 
 
 def softening_sentence(dataset: xr.Dataset) -> str:
     """State where the gap of the mean Jacobian is smallest, and whether it closes."""
     part = dataset.sel(ensemble="trajectories")
-    gap = Measured(float(part["minimal_gap"]), float(part["minimal_gap_error"]))
-    sigma = Measured(float(part["minimal_gap_sigma"]), float(part["minimal_gap_sigma_error"]))
-    values, errors = part["mean_jacobian_uniform"].values, part["mean_jacobian_uniform_error"].values
-    lowest = int(np.argmax(values))
+    gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
     if not gap.known:
-        gap = Measured(1 - float(values[lowest]), float(errors[lowest]))
-        sigma = Measured(float(part["sigma"].values[lowest]))
+        level = part.isel(sigma=int(np.argmax(part["mean_jacobian_uniform"].values)))
+        largest = read(level, "mean_jacobian_uniform")
+        gap, sigma = Measured(1 - largest.value, largest.error), read(level, "sigma")
     where = "" if sigma.value > part["sigma"].values[-1] * 1.001 else ", the end of the ladder"
     sentence = (
         "Along the network's own trajectories the uniform mode of the mean Jacobian is softest at σ "
@@ -49,33 +58,28 @@ def softening_sentence(dataset: xr.Dataset) -> str:
 def crossing_sentence(dataset: xr.Dataset) -> str:
     """State whether the regression symbol passes one, and what the closure makes of it."""
     part = dataset.sel(ensemble="trajectories")
-    values, errors = part["regression_uniform"].values, part["regression_uniform_error"].values
-    above = np.flatnonzero(values - 1 > _SURE * errors)
-    found = Measured(float(part["critical_sigma_regression"]), float(part["critical_sigma_regression_error"]))
-    highest = int(np.argmax(values))
-    top = text(Measured(float(values[highest]), float(errors[highest])))
-    if above.size:
-        sentence = f"The regression symbol at k = 0 passes one at σ = {text(found)} and reaches {top}"
+    found = read(part, "critical_sigma_regression")
+    top, where = _surest(part, "regression_uniform")
+    at = f"{text(top)} at σ = {plain(where)}"
+    if top.value - 1 > _SURE * top.error:
+        how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
+        sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
     elif found.known:
         sentence = (
             f"The regression symbol at k = 0 touches one at σ = {text(found)}, never above it "
-            f"beyond error ({top})"
+            f"beyond error ({at})"
         )
     else:
-        sentence = f"The regression symbol at k = 0 stays below one ({top} at most)"
+        sentence = f"The regression symbol at k = 0 stays below one (nearest to it with {at})"
     if "critical_sigma_closure" not in dataset:
         return f"{sentence}."
-    closure = Measured(
-        float(dataset["critical_sigma_closure"]), float(dataset["critical_sigma_closure_error"])
-    )
+    closure = read(dataset, "critical_sigma_closure")
     if closure.known:
         return f"{sentence}; the Gaussian closure of the network alone puts the crossing at {text(closure)}."
-    curve, error = (dataset[f"regression_uniform_closure{s}"].values for s in ("", "_error"))
-    known = np.flatnonzero(np.isfinite(curve))
-    best = known[np.argmax(curve[known])]
+    top, where = _surest(dataset, "regression_uniform_closure")
     return (
-        f"{sentence}; the Gaussian closure of the network alone stays below one, "
-        f"{text(Measured(float(curve[best]), float(error[best])))} at most."
+        f"{sentence}; the Gaussian closure of the network alone stays below one, nearest to it with "
+        f"{text(top)} at σ = {plain(where)}."
     )
 
 
@@ -104,7 +108,7 @@ def local_modes_sentence(dataset: xr.Dataset) -> str | None:
 def reach_sentence(dataset: xr.Dataset) -> str:
     """State how receptive field, best window and quasi-equilibrium length move with the noise."""
     part = dataset.sel(ensemble="noised data")
-    radius = [_at(part, "receptive_radius", i) for i in (0, -1)]
+    radius = [read(part.isel(sigma=i), "receptive_radius") for i in (0, -1)]
     lengths = part["xi_eq"].values
     known = np.flatnonzero(np.isfinite(lengths))
     change = radius[1].value - radius[0].value
@@ -125,29 +129,29 @@ def reach_sentence(dataset: xr.Dataset) -> str:
         )
     if known.size:
         peak = int(known[np.argmax(lengths[known])])
-        where = plain(float(part["sigma"].values[peak]))
-        sentence += f"; ξ_eq is largest, {text(_at(part, 'xi_eq', peak))} px, at σ = {where}"
+        top = part.isel(sigma=peak)
+        where = plain(float(top["sigma"]))
+        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}"
     return f"{sentence}."
 
 
 def explanation_sentence(dataset: xr.Dataset) -> str:
     """State which patch model explains the network, and how much of its output's variance."""
-    errors = dataset["relative_error"].values  # model, level, size
-    best = errors.min(-1)
-    explained = 1 - best**2
-    median = np.median(explained, axis=1)
+    explained = 1 - dataset["relative_error"].values.min(-1) ** 2  # model, level
     models, levels = dataset["model"].values, dataset["level_sigma"].values
-    order = int(np.argmax(median))
+    order = int(np.argmax(np.median(explained, axis=1)))
     name, other = str(models[order]), str(models[1 - order])
     worst = int(np.argmin(explained[order]))
+    level = dataset.isel(model=order, level_sigma=worst)
+    error = read(level.isel(size=int(level["relative_error"].values.argmin())), "relative_error")
+    least = Measured(1 - error.value**2, 2 * error.value * error.error)
     sentence = (
-        f"{name} models of the best size explain the network better than {other} models: median r² over noise levels "
-        f"{plain(float(median[order]))} against {plain(float(median[1 - order]))}, least "
-        f"{plain(float(explained[order, worst]))} "
-        f"at σ = {plain(float(levels[worst]))}"
+        f"{name} models of the best size explain the network better than {other} models: median r² (least to most) "
+        f"over noise levels {_median_and_range(explained[order])} against {_median_and_range(explained[1 - order])}, "
+        f"least {text(least)} at σ = {plain(float(levels[worst]))}"
     )
-    ideal = np.median(1 - dataset["relative_error_ideal"].values ** 2)
-    sentence += f"; the ideal denoiser has {plain(float(ideal))}"
+    ideal = 1 - dataset["relative_error_ideal"].values ** 2
+    sentence += f"; the ideal denoiser has {_median_and_range(ideal)}"
     beyond = [plain(float(s)) for s, r in zip(levels, explained.max(0), strict=True) if r < EXPLAINS]
     if not beyond:
         return f"{sentence}. Patches explain this network at every noise level."
@@ -161,50 +165,60 @@ def films_sentence(dataset: xr.Dataset) -> str | None:
     """State how well trajectories from the same noise agree in the end."""
     if "film_explained" not in dataset:
         return None
-    medians = np.median(dataset["film_explained"].values, axis=1)
-    correlation, errors = (
-        dataset["film_correlation"].values[:, -1],
-        dataset["film_correlation_error"].values[:, -1],
+    final = dataset.isel(film_sigma=-1)
+    explained = dataset["film_explained"].values  # other denoiser, film
+    patches, ideal = (
+        f"correlation {text(read(final.isel(film_other=i), 'film_correlation'))}, "
+        f"median r² {_median_and_range(values)}"
+        for i, values in enumerate(explained)
     )
-    pieces = [
-        f"{other}: correlation {text(Measured(float(c), float(e)))}, median r² {plain(float(m))}"
-        for other, c, e, m in zip(dataset["film_other"].values, correlation, errors, medians, strict=True)
-    ]
-    word = (
-        "end in the same image"
-        if medians[0] > 0.75
-        else ("resemble each other" if medians[0] > 0.25 else "part")
-    )
+    median = float(np.median(explained[0]))
+    word = "part"
+    if median > _RESEMBLES:
+        word = "end in the same image" if median > _SAME_IMAGE else "resemble each other"
     return (
-        f"From the same noise, network and patch models {word} ({pieces[0]}); the ideal denoiser "
-        f"{pieces[1].partition(': ')[2]}."
+        f"From the same noise, network and patch models {word} ({dataset['film_other'].values[0]}: {patches}); "
+        f"the ideal denoiser {ideal}."
     )
+
+
+def _better_and_worse(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Tell where (rival, level) the network's loss is below a rival's on the same images, and where above, for sure."""
+    advantage, error = dataset["loss_advantage"].values, dataset["loss_advantage_error"].values
+    return advantage > _SURE * error, advantage < -_SURE * error
 
 
 def loss_sentence(dataset: xr.Dataset) -> str:
     """State where the network denoises better than patch models and than the ideal denoiser that memorises."""
     levels = dataset["level_sigma"].values
-    network, error = dataset["loss_network"].values, dataset["loss_network_error"].values
-    patches = dataset["loss"].values.min(-1).min(0)
-    better = [plain(float(s)) for s, a, b in zip(levels, network, patches, strict=True) if a < b]
-    memory = dataset["effective_images"].values < MEMORISES
-    ideal = dataset["loss_ideal"].values
-    beaten = network[memory] < ideal[memory]
+    better, worse = _better_and_worse(dataset.drop_sel(rival="ideal"))
+    below, above = (", ".join(plain(float(s)) for s in levels[m]) for m in (better.all(0), worse.any(0)))
     first = (
-        f"On these images the network's loss is below that of every patch model at σ = {', '.join(better)}"
-        if better
-        else "On these images some patch model denoises better than the network at every noise level"
+        "On these images the losses of the network and of the best patch models do not differ beyond error"
     )
+    if below:
+        first = f"On these images the network's loss is below that of every patch model at σ = {below}"
+        first += f", above that of some at σ = {above}" if above else ", nowhere above one beyond error"
+    elif above:
+        first = (
+            f"On these images some patch model denoises better than the network at σ = {above}, and nowhere are all "
+            "of them worse beyond error"
+        )
+    memory = dataset["effective_images"].values < MEMORISES
     if not memory.any():
         return f"{first}; the ideal denoiser nowhere rests on fewer than {MEMORISES:g} images."
     where = f"where the ideal denoiser memorises (σ ≤ {plain(float(levels[memory].max()))})"
-    last = plain(float(network[-1]), 2), plain(float(error[-1]), 2), plain(float(ideal[-1]), 2)
-    if beaten.all():
-        return (
-            f"{first}; {where} the network beats it at every level, in the end {last[0]} ± "
-            f"{last[1]} against {last[2]}."
-        )
-    return f"{first}; {where} the network beats it at {int(beaten.sum())} of {int(memory.sum())} levels."
+    ideal = dataset.sel(rival="ideal")
+    better, worse = (m[0, memory] for m in _better_and_worse(dataset.sel(rival=["ideal"])))
+    last = text(read(ideal.isel(level_sigma=int(np.flatnonzero(memory)[-1])), "loss_advantage"))
+    count = f"{int(better.sum())} of {len(better)} levels"
+    if worse.any():
+        count += f" and is beaten at {int(worse.sum())}"
+    if better.all():
+        count = "every level"
+    return (
+        f"{first}; {where} the network beats it at {count}, in the end by {last} in squared error per pixel."
+    )
 
 
 def compare_findings(dataset: xr.Dataset) -> list[str]:
@@ -214,7 +228,7 @@ def compare_findings(dataset: xr.Dataset) -> list[str]:
         sentences.insert(0, explanation_sentence(dataset))
     sentences.append(reach_sentence(dataset))
     more = [local_modes_sentence(dataset), films_sentence(dataset)]
-    if "loss" in dataset:
+    if "loss_advantage" in dataset:
         more.append(loss_sentence(dataset))
     return sentences + [sentence for sentence in more if sentence is not None]
 
@@ -222,26 +236,17 @@ def compare_findings(dataset: xr.Dataset) -> list[str]:
 def compare_table(dataset: xr.Dataset) -> list[Row]:
     """Return the rows of a comparison's table; the notes say what stands under theory."""
     rows: list[Row] = []
-    closure = Measured(math.nan)
-    if "critical_sigma_closure" in dataset:
-        closure = Measured(
-            float(dataset["critical_sigma_closure"]), float(dataset["critical_sigma_closure_error"])
-        )
+    closure = read(dataset, "critical_sigma_closure")
     for ensemble in dataset["ensemble"].values:
-        part = dataset.sel(ensemble=ensemble)
-        found = Measured(
-            float(part["critical_sigma_regression"]), float(part["critical_sigma_regression_error"])
-        )
         rows += noise_rows(
             f"effective critical noise, λ_reg(0) = 1, {ensemble}",
             closure,
-            found,
+            read(dataset.sel(ensemble=ensemble), "critical_sigma_regression"),
             "theory: closure of the network alone",
         )
     for ensemble in dataset["ensemble"].values:
         part = dataset.sel(ensemble=ensemble)
-        gap = Measured(float(part["minimal_gap"]), float(part["minimal_gap_error"]))
-        sigma = Measured(float(part["minimal_gap_sigma"]), float(part["minimal_gap_sigma_error"]))
+        gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
         rows.append(_row(f"smallest gap 1 - λ(0) of the mean Jacobian, {ensemble}", Measured(math.nan), gap))
         rows += noise_rows(f"   noise of the smallest gap, {ensemble}", math.nan, sigma)
         fraction = curve_at(part, "nonreciprocal", sigma.value)
@@ -253,22 +258,18 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
         for index, sigma in enumerate(dataset["level_sigma"].values):
             level = plain(float(sigma))
             els = dataset.sel(model="ELS").isel(level_sigma=index)
-            best = int(els["relative_error"].values.argmin())
-            error = Measured(float(els["relative_error"][best]), float(els["relative_error_error"][best]))
+            best = els.isel(size=int(els["relative_error"].values.argmin()))
             low, high = int(els["best_size_low"]), int(els["best_size_high"])
-            size = int(els["size"].values[best])
             rows.append(
                 _row(
                     f"relative error, network to best ELS model, σ = {level}",
                     Measured(math.nan),
-                    error,
-                    f"p* = {size}" + ("" if low == high else f" ({low} to {high})"),
+                    read(best, "relative_error"),
+                    f"p* = {int(best['size'])}" + ("" if low == high else f" ({low} to {high})"),
                 )
             )
             for name, label in (("gap", "gap 1 - λ(0)"), ("xi_eq", "ξ_eq (px)")):
-                theory = Measured(
-                    float(dataset[f"{name}_patch"][index]), float(dataset[f"{name}_patch_error"][index])
-                )
+                theory = read(els, f"{name}_patch")
                 measured = curve_at(part, name, float(sigma))
                 rows.append(_row(f"   {label}, σ = {level}", theory, measured, "theory: best ELS model"))
     return rows

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from critjax._checks import check
 from critjax.report._compare import compare_description, compare_findings, compare_table
 from critjax.report._findings import findings, settings_of
+from critjax.report._guide import guide_description, guide_findings, guide_table
 from critjax.report._landau import landau_description, landau_findings, landau_table
 from critjax.report._table import Row, table
 
@@ -92,6 +93,16 @@ def content(dataset: xr.Dataset) -> Content:
             "models whose patches come from the same place, or from everywhere (Kamb & Ganguli 2024). The measurement "
             f"took {json.loads(dataset.attrs['cost'])['evaluations']:,} evaluations of the network and "
             f"{json.loads(dataset.attrs['cost'])['jacobian_products']:,} Jacobian-vector products. {_UNITS}",
+        )
+    if study == "guide":
+        return Content(
+            "guide",
+            guide_description(dataset, settings),
+            guide_findings(dataset),
+            dataset.sizes["budget"],
+            guide_table(dataset),
+            "Errors are one standard error over images; differences are paired by seed. Primary statistic, fixed "
+            f"before the run: {dataset.attrs['primary_statistic']}. {_UNITS}",
         )
     if study == "landau":
         return Content(

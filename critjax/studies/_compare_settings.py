@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from critjax._checks import Stored, check, check_integer
+from critjax._checks import check, check_integer
+from critjax._stored import Stored
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)
@@ -23,7 +24,9 @@ class CompareSettings(Stored):
     class_label : int, optional
         Class of a conditional network; default none.
     data : str
-        ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`.
+        ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`. The 1,000 images that come with the package
+        are training images of the shipped networks, the noised ones among them; if more are needed, the whole training
+        split is looked for.
     num_images : int, optional
         Training images of the patch models and of the ideal denoiser; the images after them are the noised ones.
     sizes : sequence of int

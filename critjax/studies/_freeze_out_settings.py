@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from critjax._checks import Stored, check, check_integer, check_window
+from critjax._checks import check, check_integer, check_window
+from critjax._stored import Stored
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from critjax._checks import Stored, check, check_eta, check_grid, check_integer, check_option
+from critjax._checks import check, check_eta, check_grid, check_integer, check_option
+from critjax._stored import Stored
 from critjax.studies._settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings
 
 

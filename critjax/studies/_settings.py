@@ -6,7 +6,8 @@ import dataclasses
 import math
 from pathlib import Path
 
-from critjax._checks import Stored, check, check_eta, check_grid, check_integer, check_option
+from critjax._checks import check, check_eta, check_grid, check_integer, check_option
+from critjax._stored import Stored
 
 PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
 IMAGE_BANKS = ("fashion-mnist",)

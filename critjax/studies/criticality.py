@@ -15,7 +15,6 @@ THEORY sections 3, 5 and 6.
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax._checks import check
 from critjax.observables import jackknife_error
 from critjax.patch_score import patch_denoiser
 from critjax.studies import _prediction as theory
@@ -43,8 +41,8 @@ from critjax.studies._ensemble import (
 from critjax.studies._film import NUM_FILM_SAMPLES, film, has_reduced_model, reduced_film
 from critjax.studies._probes import NUM_PROBE_LEVELS, probe
 from critjax.studies._problem import Problem, bank_key, build_problem, check_precision
+from critjax.studies._results import attributes, stored_settings
 from critjax.studies._settings import CriticalitySettings, ladder_ends
-from critjax.studies._versions import versions
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
 
@@ -267,19 +265,17 @@ def _dataset(problem, settings, prediction, variables, status, num_batches, seco
         unit = next((u for prefix, u in _UNITS.items() if prefix in str(name).split("_")), None)
         if unit is not None:
             dataset[name].attrs["units"] = unit
-    dataset.attrs = {
-        "study": "criticality",
-        "title": f"critjax criticality: {settings.label}",
-        "settings": settings.to_json(),
-        "status": status,
-        "num_samples_done": num_batches * (settings.batch_size or 1),
-        "num_batches_done": num_batches,
-        "versions": json.dumps(versions()),
-        "seconds": json.dumps(seconds),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "frame": settings.frame,
+    dataset.attrs = attributes(
+        "criticality",
+        settings.label,
+        settings,
+        status,
+        seconds,
+        num_samples_done=num_batches * (settings.batch_size or 1),
+        num_batches_done=num_batches,
+        frame=settings.frame,
         **{k: json.dumps(v) if isinstance(v, list) else v for k, v in prediction.attributes.items()},
-    }
+    )
     return dataset
 
 
@@ -291,6 +287,4 @@ def settings_of(dataset: xr.Dataset) -> CriticalitySettings:
     ValueError
         If the dataset carries no settings of this study, or unknown ones.
     """
-    advice = "pass a results.nc written by this study"
-    check("settings" in dataset.attrs, "dataset", "an attribute 'settings'", sorted(dataset.attrs), advice)
-    return CriticalitySettings.from_json(str(dataset.attrs["settings"]))
+    return stored_settings(dataset, CriticalitySettings, "criticality")

@@ -16,8 +16,6 @@ THEORY sections 1, 5 and 6.
 
 from __future__ import annotations
 
-import datetime
-import json
 import math
 import time
 from collections.abc import Callable
@@ -28,12 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax._checks import check
 from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolves_freeze_out
 from critjax.observables import binder_cumulant, first_crossing, jackknife_error
 from critjax.studies import _quench as quench
 from critjax.studies._freeze_out_settings import FreezeOutSettings
-from critjax.studies._versions import versions
+from critjax.studies._results import attributes, stored_settings
 
 __all__ = ["ISING_BINDER", "FreezeOutSettings", "run", "settings_of"]
 
@@ -273,18 +270,16 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
             dataset[name].attrs["units"] = "fraction of bonds"
         elif "ratio" in parts or "crossing" in parts:
             dataset[name].attrs["units"] = "sigma_c"
-    dataset.attrs = {
-        "study": "freeze_out",
-        "title": f"critjax freeze-out: two patterns, p = {settings.size}",
-        "settings": settings.to_json(),
-        "status": status,
-        "critical_sigma_bare": float(settings.size),
-        "fit_from": settings.fit_from,
-        "ising_binder": ISING_BINDER,
-        "versions": json.dumps(versions()),
-        "seconds": json.dumps(seconds),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    dataset.attrs = attributes(
+        "freeze_out",
+        f"two patterns, p = {settings.size}",
+        settings,
+        status,
+        seconds,
+        critical_sigma_bare=float(settings.size),
+        fit_from=settings.fit_from,
+        ising_binder=ISING_BINDER,
+    )
     return dataset
 
 
@@ -296,12 +291,4 @@ def settings_of(dataset: xr.Dataset) -> FreezeOutSettings:
     ValueError
         If the dataset carries no settings of this study.
     """
-    good = dataset.attrs.get("study") == "freeze_out" and "settings" in dataset.attrs
-    check(
-        good,
-        "dataset",
-        "a result of the freeze-out study",
-        sorted(dataset.attrs),
-        "pass one that it returned",
-    )
-    return FreezeOutSettings.from_json(str(dataset.attrs["settings"]))
+    return stored_settings(dataset, FreezeOutSettings, "freeze_out")

@@ -16,8 +16,6 @@ THEORY section 4.
 
 from __future__ import annotations
 
-import datetime
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax._checks import check
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.fluctuations import gaussian_closure
@@ -57,7 +54,7 @@ from critjax.studies._reduction import (
     holds_to,
     slow_shells,
 )
-from critjax.studies._versions import versions
+from critjax.studies._results import attributes, stored_settings
 from critjax.studies._walls import DEPTHS, pattern_states, uniform_states
 
 __all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "holds_to", "run", "settings_of"]
@@ -156,15 +153,8 @@ def run(
         unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
         if unit is not None:
             result[name].attrs["units"] = unit
-    result.attrs = {
-        "study": "landau",
-        "title": "critjax landau: exact and reduced dynamics",
-        "settings": settings.to_json(),
-        "status": status,
-        "versions": json.dumps(versions()),
-        "seconds": json.dumps({"all banks": round(time.perf_counter() - started, 1)}),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    seconds = {"all banks": round(time.perf_counter() - started, 1)}
+    result.attrs = attributes("landau", "exact and reduced dynamics", settings, status, seconds)
     return result
 
 
@@ -359,6 +349,4 @@ def settings_of(dataset: xr.Dataset) -> LandauSettings:
     ValueError
         If the dataset carries no settings of this study.
     """
-    good = dataset.attrs.get("study") == "landau" and "settings" in dataset.attrs
-    check(good, "dataset", "a result of the landau study", sorted(dataset.attrs), "pass its results.nc")
-    return LandauSettings.from_json(str(dataset.attrs["settings"]))
+    return stored_settings(dataset, LandauSettings, "landau")

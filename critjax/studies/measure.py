@@ -26,19 +26,18 @@ import xarray as xr
 
 from critjax._checks import check, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
-from critjax.fluctuations import gaussian_closure
 from critjax.fourier import radial_shells
-from critjax.observables import (
-    bootstrap_error,
-    first_crossing,
-    fit_gap,
-    interior_minimum,
-    radial_average,
-    receptive_field_radius,
-)
 from critjax.sampling import sample
-from critjax.spectra import leading_eigenvalue, measured_symbol, regression_symbol
-from critjax.studies._probes import nonreciprocal_estimate
+from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.studies._instruments import (
+    REPLICAS,
+    closure,
+    collect,
+    jacobian_row,
+    kernel_columns,
+    regression_and_resamples,
+    regression_row,
+)
 
 __all__ = ["ENSEMBLES", "SIGMAS", "measure"]
 
@@ -47,16 +46,10 @@ ENSEMBLES = ("trajectories", "noised data")
 SIGMAS = np.geomspace(20.0, 0.05, 21)
 #: Fields evaluated together.
 _BATCH = 8
-_NUM_RESAMPLES = 200
 #: Columns of the Jacobian for one random-phase probe, and fields at k = 0 for one that is probed.
 _COLUMNS, _UNIFORM = 2, 2
-#: Independent closures, for errors.
-_REPLICAS = 4
-#: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
-_SIGNIFICANT = 3.0
 
 Progress = Callable[[str, int, int], None]
-_Variables = dict[str, tuple[tuple[str, ...], Any]]
 
 
 def measure(
@@ -120,9 +113,9 @@ def measure(
         ``kernel``
             Mean kernel, averaged over channels.
         ``critical_sigma_regression``
-            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap.
+            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap over fields.
         ``minimal_gap``, ``minimal_gap_sigma``
-            Smallest gap of the mean Jacobian at k = 0 and where; parametric bootstrap.
+            Smallest gap of the mean Jacobian at k = 0 and where; bootstrap over fields.
         ``regression_closure``, ``regression_uniform_closure``, ``critical_sigma_closure``
             The Gaussian closure's prediction from the denoiser alone: a translation-invariant theory.
 
@@ -137,7 +130,8 @@ def measure(
     -----
     ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
     ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products,
-    eight fields at once. THEORY sections 5 to 7.
+    eight fields at once. Resamples take the same fields at all levels, so that errors of crossings and minima know that
+    levels err together; repeated images count as independent fields. THEORY sections 5 to 7.
     """
     check_rank("images", images, "Q H W C")
     images = jnp.asarray(images)
@@ -156,9 +150,9 @@ def measure(
         "use 8",
     )
     check(num_probes >= 2, "num_probes", "an integer >= 2", num_probes, "use 2")
-    least = _REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
-    good = closure_samples == 0 or (closure_samples >= least and closure_samples % _REPLICAS == 0)
-    expected = f"0 or a multiple of {_REPLICAS} from {least} on"
+    least = REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
+    good = closure_samples == 0 or (closure_samples >= least and closure_samples % REPLICAS == 0)
+    expected = f"0 or a multiple of {REPLICAS} from {least} on"
     check(good, "closure_samples", expected, closure_samples, "use 16")
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
@@ -191,21 +185,11 @@ def measure(
         return x, batched(x, sigma)
 
     @jax.jit
-    def regression(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
-        def statistic(pair: tuple[Array, Array]) -> Array:
-            symbol = leading_eigenvalue(regression_symbol(*pair)).real
-            return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
-
-        pair = (x, denoised)
-        resampled = bootstrap_error(statistic, pair, key, num_resamples=_NUM_RESAMPLES)
-        return statistic(pair), resampled
-
-    @jax.jit
     def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
         def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
             probe_key, column_key = jax.random.split(pair[1])
             found = measured_symbol(denoise_fn, pair[0][None], sigma, probe_key, num_probes=num_probes)
-            return found.symbol, _columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
+            return found.symbol, kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
 
         return jax.lax.map(one, (x, jax.random.split(key, len(x))))
 
@@ -220,29 +204,30 @@ def measure(
 
         return jax.lax.map(one, x, batch_size=_BATCH)
 
+    regression = jax.jit(regression_and_resamples)
     shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
     rows: dict[str, dict[str, list[Any]]] = {name: {} for name in ENSEMBLES}
     total = len(ladder) * len(ENSEMBLES)
     for level, sigma in enumerate(sigmas):
-        noise_key, boot_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level), 3)
+        noise_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level))
         fields = {
             "trajectories": (jnp.asarray(own[level]), jnp.asarray(own_denoised[level])),
             "noised data": noised(sigma, noise_key),
         }
         for number, (name, (x, denoised)) in enumerate(fields.items()):
             report("measurement", level * len(ENSEMBLES) + number, total)
-            values, errors = regression(x, denoised, boot_key)
+            # The same key at all levels: their errors are not independent, the fields are the same.
+            values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
             symbols, kernels = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
             ones = np.asarray(uniform(x[: _UNIFORM * probe_samples], sigma), np.float64)
-            row = {"regression_all": np.asarray(values), "regression_all_error": np.asarray(errors)}
-            row |= _jacobian_row(symbols, kernels.astype(np.float64), ones)
+            row = regression_row(values, resampled) | jacobian_row(symbols, kernels.astype(np.float64), ones)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
     report("measurement", total, total)
-    variables = _collect(rows, ladder, keys[2])
+    variables = collect(rows, ladder, keys[2])
     if closure_samples:
         report("closure", 0, 1)
-        variables.update(_closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples, window))
+        variables.update(closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples, window))
         report("closure", 1, 1)
     coordinates = {"ensemble": list(ENSEMBLES), "sigma": ladder, "wavenumber": shells}
     result = xr.Dataset(variables, coordinates)
@@ -260,170 +245,3 @@ def measure(
         "seconds": round(time.perf_counter() - started, 1),
     }
     return result
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
-    """Mean over fields (axis 0) and its standard error."""
-    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
-
-
-def _columns(denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int) -> Array:
-    """Average columns of the Jacobian at random pixels into a kernel (p, p, C, C): output channel, input channel.
-
-    Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
-    """
-    height, width, channels = x.shape
-    size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits
-    push = jax.linearize(lambda y: denoise_fn(y, sigma), x)[1]
-    rows, columns = (
-        jax.random.randint(k, (count,), 0, n)
-        for k, n in zip(jax.random.split(key), (height, width), strict=True)
-    )
-    half = size // 2
-    offsets = jnp.arange(-half, half + 1)
-
-    def column(row: Array, column: Array) -> Array:
-        tangents = jnp.zeros((channels, *x.shape), x.dtype)
-        tangents = tangents.at[:, row, column].set(jnp.eye(channels, dtype=x.dtype))
-        response = jax.vmap(push)(tangents)  # input channel, H, W, output channel
-        # D_i = sum_r g(r) x_{i+r}: pixel j drives pixel i = j - r.
-        i_y, i_x = (row - offsets) % height, (column - offsets) % width
-        return jnp.moveaxis(response[:, i_y[:, None], i_x[None, :]], 0, -1)
-
-    return jax.vmap(column)(rows, columns).mean(0)
-
-
-def _jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) -> dict[str, Any]:
-    """Reduce symbols (K, H, W, C, C), kernels (K, p, p, C, C) and values at k = 0 of single fields at one level."""
-    leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
-    mean, error = _mean_and_error(leading)
-    mean[0, 0], error[0, 0] = _mean_and_error(uniform)
-    shell_mean, shell_error = _mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
-    shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
-    fit = jax.tree.map(float, fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
-    radius, radius_error = _radius(kernels)
-    fraction, fraction_error = nonreciprocal_estimate(kernels)
-    return {
-        "mean_jacobian": shell_mean,
-        "mean_jacobian_error": shell_error,
-        "mean_jacobian_uniform": mean[0, 0],
-        "mean_jacobian_uniform_error": error[0, 0],
-        "gap": fit.gap,
-        "gap_error": fit.gap_error,
-        "stiffness": fit.stiffness,
-        "stiffness_error": fit.stiffness_error,
-        "xi_eq": fit.correlation_length,
-        "xi_eq_error": fit.correlation_length_error,
-        "receptive_radius": radius,
-        "receptive_radius_error": radius_error,
-        "nonreciprocal": fraction,
-        "nonreciprocal_error": fraction_error,
-        "kernel": np.trace(kernels.mean(0), axis1=-2, axis2=-1) / kernels.shape[-1],
-    }
-
-
-def _radius(kernels: np.ndarray) -> tuple[float, float]:
-    """Effective receptive field radius of the mean of kernels (K, p, p, C, C), noise cut off, and a jackknife error."""
-
-    def radius(part: np.ndarray) -> float:
-        mean, error = _mean_and_error(part)
-        kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
-        return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
-
-    count = len(kernels)
-    left_out = np.array([radius(np.delete(kernels, i, axis=0)) for i in range(count)])
-    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
-    return radius(kernels), float(spread)
-
-
-def _collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Array) -> _Variables:
-    """Join the levels of both ensembles, and find where their symbols turn."""
-    extra = {"mean_jacobian": ("wavenumber",), "kernel": ("kernel_y", "kernel_x")}
-    variables: _Variables = {}
-    for name in rows[ENSEMBLES[0]]:
-        values = np.stack([np.stack(rows[ensemble][name]) for ensemble in ENSEMBLES])
-        if name.startswith("regression_all"):
-            suffix = name.removeprefix("regression_all")
-            variables[f"regression_uniform{suffix}"] = (("ensemble", "sigma"), values[..., 0])
-            variables[f"regression{suffix}"] = (("ensemble", "sigma", "wavenumber"), values[..., 1:])
-        else:
-            dims = extra.get(name.removesuffix("_error"), ())
-            variables[name] = (("ensemble", "sigma", *dims), values)
-    noise = np.asarray(jax.random.normal(key, (_NUM_RESAMPLES, len(ladder))), np.float64)
-    found: dict[str, list[float]] = {}
-    for number in range(len(ENSEMBLES)):
-        for name, (value, error) in {
-            **_crossing(variables, "regression_uniform", number, ladder, noise),
-            **_minimum(variables, number, ladder, noise),
-        }.items():
-            found.setdefault(name, []).append(value)
-            found.setdefault(f"{name}_error", []).append(error)
-    variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
-    return variables
-
-
-def _spread(values: np.ndarray) -> float:
-    """Return the standard deviation over resamples; NaN where fewer than nine of ten exist."""
-    good = values[np.isfinite(values)]
-    return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
-
-
-def _crossing(variables, name: str, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
-    """Where a measured symbol first passes one; errors by resampling every level within its own."""
-    mean, error = (np.asarray(variables[n][1])[number] for n in (name, f"{name}_error"))
-    find = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(jnp.asarray(ladder)), values, 1.0)))
-    resampled = np.asarray(jax.vmap(find)(jnp.asarray(mean + noise * error)))
-    return {"critical_sigma_regression": (float(find(jnp.asarray(mean))), _spread(resampled))}
-
-
-def _minimum(variables, number: int, ladder, noise) -> dict[str, tuple[float, float]]:
-    """Smallest gap of the mean Jacobian at k = 0, and where."""
-    mean, error = (np.asarray(variables[f"mean_jacobian_uniform{s}"][1])[number] for s in ("", "_error"))
-
-    def find(values: Array) -> tuple[Array, Array]:
-        at, value = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - values)
-        return jnp.exp(at), value
-
-    sigma, gap = map(float, find(jnp.asarray(mean)))
-    sigmas, gaps = map(np.asarray, jax.vmap(find)(jnp.asarray(mean + noise * error)))
-    return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
-
-
-def _closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None) -> _Variables:
-    """Predict the regression symbol from the denoiser alone."""
-    height, width, channels = shape
-
-    @jax.jit
-    def predict(keys: Array) -> tuple[Array, Array]:
-        def replica(key: Array) -> tuple[Array, Array]:
-            count = num_samples // _REPLICAS
-            found = gaussian_closure(
-                denoise_fn,
-                key,
-                sigmas,
-                (height, width),
-                num_samples=count,
-                window=window,
-                centre="ensemble",
-                channels=channels,
-            )
-            symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
-            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol)
-
-        return jax.lax.map(replica, keys)
-
-    uniform, shells = map(np.asarray, predict(jax.random.split(key, _REPLICAS)))
-    crossing = jax.jit(lambda values: jnp.exp(first_crossing(jnp.log(sigmas), values, 1.0)))
-    mean, error = _mean_and_error(uniform)
-    shell_mean, shell_error = _mean_and_error(shells)
-    critical = np.asarray(jax.vmap(crossing)(jnp.asarray(uniform)))
-    good = critical[np.isfinite(critical)]
-    spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
-    return {
-        "regression_uniform_closure": (("sigma",), mean),
-        "regression_uniform_closure_error": (("sigma",), error),
-        "regression_closure": (("sigma", "wavenumber"), shell_mean),
-        "regression_closure_error": (("sigma", "wavenumber"), shell_error),
-        "critical_sigma_closure": ((), float(crossing(jnp.asarray(mean)))),
-        "critical_sigma_closure_error": ((), spread),
-    }

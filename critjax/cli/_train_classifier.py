@@ -1,0 +1,114 @@
+"""``critjax train-classifier``: labelled images in, a calibrated classifier and what it is worth out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from critjax._checks import check
+from critjax.cli._train import load_training_data
+
+WEIGHTS, LOG = "classifier.safetensors", "classifier.json"
+#: White noise on the test images, standard deviations in image units: samplers leave some.
+NOISE_LEVELS = (0.05, 0.1, 0.2)
+
+
+def _round(value: float) -> float:
+    return round(value, 6)
+
+
+def run_train_classifier(options: argparse.Namespace, command: str) -> int:
+    """Train, calibrate on images held out from training, judge on the test images, store everything."""
+    import numpy as np
+
+    from critjax.networks import (
+        Classifier,
+        ClassifierConfig,
+        ClassifierTraining,
+        classifier_logits,
+        evaluate_classifier,
+        fit_temperature,
+        save_classifier,
+        train_classifier,
+    )
+    from critjax.report import write_atomically
+
+    found, test = load_training_data(options)
+    check(found.labels is not None, "--data", "images with labels", "none", "use class folders or an .npz")
+    count = len(found.images)
+    held_out = count // 12 if options.num_held_out is None else options.num_held_out
+    expected = f"from 1 to {count - 1} of the {count} training images"
+    check(0 < held_out < count, "--num-held-out", expected, held_out, "calibration needs some")
+    cut = count - held_out
+    config = ClassifierConfig(
+        image_shape=found.images.shape[1:],
+        widths=options.widths,
+        num_classes=len(found.class_names),
+    )
+    names = [field.name for field in dataclasses.fields(ClassifierTraining)]
+    training = ClassifierTraining(**{name: getattr(options, name) for name in names})
+    folder = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    free = not (folder / WEIGHTS).exists()
+    check(free, "--out", "a folder without a finished classifier", folder, "choose another")
+
+    def show(step: int, steps: int, loss: float, left: float) -> None:
+        if not options.no_progress:
+            text = f"\rstep {step} of {steps}, loss {loss:.4f}, {left / 60:.1f} min left   "
+            print(text, end="", file=sys.stderr, flush=True)
+
+    started = time.perf_counter()
+    result = train_classifier(
+        config,
+        training,
+        found.images[:cut],
+        found.labels[:cut],
+        log_every=options.log_every,
+        progress=show,
+    )
+    print(file=sys.stderr)
+    bare = Classifier(config, result.params, 1.0, {})
+    calibration = (found.images[cut:], found.labels[cut:])
+    temperature = fit_temperature(classifier_logits(bare, calibration[0]), calibration[1])
+    judged = bare._replace(temperature=temperature)
+    values: dict[str, Any] = {}
+    for name, images, labels in (("held_out", *calibration), ("test", test.images, test.labels)):
+        before, after = (evaluate_classifier(c, images, labels) for c in (bare, judged))
+        values[name] = {
+            "images": len(images),
+            "accuracy": _round(after.accuracy),
+            "accuracy_error": _round(after.accuracy_error),
+            "negative_log_likelihood_before": _round(before.negative_log_likelihood),
+            "negative_log_likelihood": _round(after.negative_log_likelihood),
+            "negative_log_likelihood_error": _round(after.negative_log_likelihood_error),
+            "calibration_error_before": _round(before.calibration_error),
+            "calibration_error": _round(after.calibration_error),
+            "confusion": np.asarray(after.confusion).tolist(),
+        }
+    noise = np.random.default_rng(training.seed).normal(size=test.images.shape).astype(np.float32)
+    in_noise = [(s, evaluate_classifier(judged, test.images + s * noise, test.labels)) for s in NOISE_LEVELS]
+    info = {
+        "command": command,
+        "training": dataclasses.asdict(training),
+        "data": f"{found.name}, the first {cut} of {count} images",
+        "calibrated_on": f"{found.name}, the last {held_out} of {count} images",
+        "temperature": temperature,
+        "class_names": list(found.class_names),
+        **values,
+        "test_accuracy_in_noise": [[s, _round(r.accuracy), _round(r.accuracy_error)] for s, r in in_noise],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    save_classifier(folder / WEIGHTS, judged._replace(info=info))
+    log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
+    write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
+    for name, row in values.items():
+        print(
+            f"{name:<9} {row['images']} images: accuracy {row['accuracy']:.4f} ± {row['accuracy_error']:.4f}, "
+            f"calibration error {row['calibration_error_before']:.4f} -> {row['calibration_error']:.4f}"
+        )
+    print(f"{info['seconds']:.0f} s; temperature {temperature:.3f}; weights {folder / WEIGHTS}")
+    return 0

@@ -1,0 +1,176 @@
+"""Second part of the comparison: the same noisy images through denoiser, patch models and ideal denoiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._typing import Array, DenoiseFn
+from critjax.banks import ImageBank
+from critjax.closed_form import gaussian_symbol, image_spectrum
+from critjax.observables import fit_gap, radial_average
+from critjax.patch_score import patch_denoiser, patch_denoisers
+from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.studies._compare_problem import Problem, Progress
+from critjax.studies._compare_settings import CompareSettings
+
+#: Patch models: positions of their patches -> name.
+MODELS = {"all": "ELS", "same": "LS"}
+SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
+#: Fields at which the Jacobian of the best patch model is probed: it costs far more than a network's.
+PATCH_PROBES = 4
+
+
+def compare_patches(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+    """Put the same noised images through the network, all patch models and the ideal denoiser."""
+    sizes, bank = tuple(settings.sizes), problem.bank
+    clean = problem.queries[: settings.num_queries]
+    levels = np.geomspace(SIGMA_MAX, SIGMA_MIN, settings.num_levels or 0)
+    models = {name: patch_denoisers(bank, sizes, positions=p, boundary="zero") for p, name in MODELS.items()}
+
+    @jax.jit
+    def through(x: Array, sigma: Array) -> dict[str, Array]:
+        found = {name: denoise(x, sigma) for name, denoise in models.items()}
+        weights = jax.nn.softmax(-0.5 * jnp.sum((bank - x) ** 2, axis=(1, 2, 3)) / sigma**2)
+        entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights))
+        ideal = jnp.tensordot(weights, bank, 1)
+        return {**found, "ideal": ideal, "entropy": entropy, "network": problem.denoise(x, sigma)}
+
+    rows: dict[str, list[np.ndarray]] = {}
+    noised = []
+    for number, sigma in enumerate(levels):
+        key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
+        x = clean + float(sigma) * jax.random.normal(key, clean.shape, clean.dtype)
+        noised.append(x)
+        found = []
+        for query, image in enumerate(x):
+            report("patches", number * len(x) + query, len(levels) * len(x))
+            found.append(jax.tree.map(np.asarray, through(image, jnp.asarray(sigma, x.dtype))))
+        for name in found[0]:
+            rows.setdefault(name, []).append(np.stack([f[name] for f in found]))
+    report("patches", len(levels) * len(clean), len(levels) * len(clean))
+    variables = _errors({n: np.stack(v) for n, v in rows.items()}, np.asarray(clean), sizes)
+    best = np.asarray(variables["best_size"][1])[0].astype(int)
+    variables.update(_symbols(problem, noised, levels, best, settings, report))
+    coordinates = {
+        "model": list(MODELS.values()),
+        "rival": [*MODELS.values(), "ideal"],
+        "size": list(sizes),
+        "level_sigma": levels,
+    }
+    return xr.Dataset(variables, coordinates)
+
+
+def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Relative errors between network and models, the best sizes, and losses; rows (level, query, ...)."""
+    network = rows["network"].astype(np.float64)
+    pixels = tuple(range(2, network.ndim))
+
+    def unexplained(difference: np.ndarray, total: np.ndarray) -> np.ndarray:
+        return np.sqrt(difference.sum(1) / total.sum(1)[(...,) + (None,) * (difference.ndim - 2)])
+
+    def with_jackknife(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Value, standard error and values with one query left out (query first); difference (level, query, ...)."""
+        value, count = unexplained(difference, variance), difference.shape[1]
+        left = np.stack(
+            [unexplained(np.delete(difference, i, 1), np.delete(variance, i, 1)) for i in range(count)]
+        )
+        return value, np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0)), left
+
+    # About the mean over queries and pixels: a constant image explains nothing.
+    centre = network.mean(axis=(1, *pixels), keepdims=True)
+    variance = ((network - centre) ** 2).sum(pixels)
+    patches = np.stack([rows[name] for name in MODELS.values()], axis=2).astype(np.float64)
+    difference = ((patches - network[:, :, None, None]) ** 2).sum(
+        axis=(-3, -2, -1)
+    )  # level, query, model, size
+    error, spread, left = with_jackknife(difference)
+    ideal, ideal_error, _ = with_jackknife(((rows["ideal"] - network) ** 2).sum(pixels))
+    best = np.asarray(sizes)[error.argmin(-1)]
+    others = np.asarray(sizes)[left.argmin(-1)]  # query, level, model
+    clean = clean.astype(np.float64)  # losses are close to each other, their differences count
+    losses = {name: ((rows[name] - clean) ** 2).mean(pixels) for name in ("network", "ideal")}
+    loss = ((patches - clean[None, :, None, None]) ** 2).mean(axis=(-3, -2, -1))
+    # Differences on the same noisy images: what an image costs every denoiser cancels.
+    chosen = np.take_along_axis(loss, loss.mean(1, keepdims=True).argmin(-1)[..., None], -1)[..., 0]
+    rivals = np.concatenate([np.moveaxis(chosen, -1, 0), losses["ideal"][None]])
+    advantage = rivals - losses["network"]  # rival, level, query
+    dims = ("model", "level_sigma", "size")
+
+    def first(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, 1, 0)
+
+    count = loss.shape[1]
+    result = {
+        "relative_error": (dims, first(error)),
+        "relative_error_error": (dims, first(spread)),
+        "best_size": (("model", "level_sigma"), first(best)),
+        "best_size_low": (("model", "level_sigma"), first(others.min(0))),
+        "best_size_high": (("model", "level_sigma"), first(others.max(0))),
+        "relative_error_ideal": (("level_sigma",), ideal),
+        "relative_error_ideal_error": (("level_sigma",), ideal_error),
+        "effective_images": (("level_sigma",), np.exp(rows["entropy"].mean(1))),
+        "loss": (dims, first(loss.mean(1))),
+        "loss_error": (dims, first(loss.std(1, ddof=1) / np.sqrt(count))),
+        "loss_advantage": (("rival", "level_sigma"), advantage.mean(-1)),
+        "loss_advantage_error": (("rival", "level_sigma"), advantage.std(-1, ddof=1) / np.sqrt(count)),
+    }
+    for name, values in losses.items():
+        result[f"loss_{name}"] = (("level_sigma",), values.mean(1))
+        result[f"loss_{name}_error"] = (("level_sigma",), values.std(1, ddof=1) / np.sqrt(count))
+    return result
+
+
+def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
+    """Symbols of the best ELS model at every level, by probes, and of the Gaussian model."""
+    spectrum = image_spectrum(problem.bank)
+    gaussian_fn = gaussian_symbol(spectrum)
+    programs: dict[int, Any] = {}
+    rows: dict[str, list[Any]] = {}
+    for number, (sigma, size) in enumerate(zip(levels, best, strict=True)):
+        report("symbols", number, len(levels))
+        if size not in programs:
+            denoise = patch_denoiser(ImageBank(problem.bank, int(size), positions="all"), boundary="zero")
+
+            def one(x: Array, sigma: Array, key: Array, denoise: DenoiseFn = denoise) -> tuple[Array, Array]:
+                uniform = jax.jvp(lambda y: denoise(y, sigma), (x,), (jnp.ones_like(x),))[1].mean()
+                found = measured_symbol(denoise, x[None], sigma, key, num_probes=2)
+                return leading_eigenvalue(found.symbol).real, uniform
+
+            programs[size] = jax.jit(one)
+        fields = noised[number][:PATCH_PROBES]
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
+        found = [programs[size](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
+        symbols, uniform = (
+            np.stack([np.asarray(part, np.float64) for part in p]) for p in zip(*found, strict=True)
+        )
+        gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
+        mean, error = symbols.mean(0), symbols.std(0, ddof=1) / np.sqrt(len(symbols))
+        mean[0, 0], error[0, 0] = uniform.mean(), uniform.std(ddof=1) / np.sqrt(len(uniform))
+        shells = np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols)))
+        shell_mean, shell_error = shells.mean(0), shells.std(0, ddof=1) / np.sqrt(len(shells))
+        shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
+        fits = {
+            "patch": fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))),
+            "gaussian": fit_gap(gaussian),
+        }
+        row = {
+            "mean_jacobian_patch": shell_mean,
+            "mean_jacobian_patch_error": shell_error,
+            "mean_jacobian_gaussian": np.asarray(radial_average(gaussian)),
+        }
+        for name, fit in fits.items():
+            row |= {f"gap_{name}": float(fit.gap), f"xi_eq_{name}": float(fit.correlation_length)}
+        row |= {"gap_patch_error": float(fits["patch"].gap_error)}
+        row |= {"xi_eq_patch_error": float(fits["patch"].correlation_length_error)}
+        for name, value in row.items():
+            rows.setdefault(name, []).append(value)
+    report("symbols", len(levels), len(levels))
+    return {
+        name: (("level_sigma", "wavenumber") if np.ndim(values[0]) else ("level_sigma",), np.stack(values))
+        for name, values in rows.items()
+    }

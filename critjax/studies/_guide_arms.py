@@ -1,0 +1,122 @@
+"""The schedules that a guidance study compares, all of one budget, fixed before anything is sampled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax.guidance import WeightFn, constant, pulse, with_budget
+from critjax.noise import geometric_sigmas
+from critjax.studies._guide_settings import GuideSettings
+
+#: What the study is about, fixed in advance.
+PRIMARY = (
+    "mean over images of the difference of the target response between the window recommended from lambda(k) alone and "
+    "random pulse positions, same seeds, first budget"
+)
+
+
+class Arm(NamedTuple):
+    """One schedule: its name, what kind it is, its edges in sigma, and its weight on every level."""
+
+    name: str
+    kind: str
+    """One of "none", "constant", "pulse", "interval", "window" or "response window"."""
+    low: float
+    high: float
+    table: np.ndarray
+
+
+def ladder(settings: GuideSettings) -> jax.Array:
+    """Return the sampler's levels (num_levels + 1,), float32."""
+    high, low = settings.sigma_max or 0.0, settings.sigma_min or 0.0
+    return geometric_sigmas(high, low, settings.num_levels or 0, dtype=jnp.float32)
+
+
+def pulse_centres(settings: GuideSettings) -> np.ndarray:
+    """Place the pulses evenly in ln sigma; the first and the last end where the ladder ends."""
+    half = settings.pulse_width / 2
+    high, low = math.log(settings.sigma_max or 0.0) - half, math.log(settings.sigma_min or 0.0) + half
+    return np.exp(np.linspace(high, low, settings.num_positions))
+
+
+def _arm(
+    name: str, kind: str, weight_fn: WeightFn, low: float, high: float, settings: GuideSettings, budget: float
+) -> Arm:
+    sigmas = ladder(settings)
+    fixed = with_budget(weight_fn, sigmas, budget, baseline=settings.baseline, solver=settings.solver)
+    return Arm(name, kind, low, high, np.asarray(jax.vmap(fixed)(sigmas)))
+
+
+def window_arm(
+    kind: str, low: float, high: float, settings: GuideSettings, budget: float, name: str | None = None
+) -> Arm:
+    """Return a constant weight between two noise levels, scaled to the budget."""
+    shape = pulse(low, high, settings.baseline + 1.0, baseline=settings.baseline)
+    return _arm(name or kind, kind, shape, low, high, settings, budget)
+
+
+def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
+    """Return no guidance, constant guidance, and the pulses."""
+    low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
+    num = (settings.num_levels or 0) + 1
+    arms = [Arm("none", "none", math.nan, math.nan, np.full(num, settings.baseline, np.float32))]
+    even = constant(settings.baseline + 1.0)
+    arms.append(_arm("constant", "constant", even, low, high, settings, budget))
+    half = math.exp(settings.pulse_width / 2)
+    for number, centre in enumerate(pulse_centres(settings)):
+        arms.append(
+            window_arm("pulse", centre / half, centre * half, settings, budget, f"pulse {number:02d}")
+        )
+    return arms
+
+
+def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
+    """Return the intervals of the grid search: all pairs of edges a fourth of the positions apart."""
+    low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
+    edges = np.geomspace(high, low, max(3, (settings.num_positions + 3) // 4 + 2))
+    pairs = [(a, b) for a, b in itertools.combinations(edges, 2) if math.log(a / b) >= settings.pulse_width]
+    return [
+        window_arm("interval", float(b), float(a), settings, budget, f"interval {i:02d}")
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def sample_seeds(settings: GuideSettings, purpose: str, count: int) -> jax.Array:
+    """Return the keys of images for a purpose: "test", "search", "window", "theory"; no two share one."""
+    number = ("test", "search", "window", "theory").index(purpose)
+    return jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), number), count)
+
+
+def random_positions(settings: GuideSettings) -> np.ndarray:
+    """Draw the pulse that every test image gets in the arm of random positions."""
+    rng = np.random.default_rng([settings.seed, 4])
+    return rng.integers(0, settings.num_positions, settings.num_samples or 0)
+
+
+def plan(settings: GuideSettings) -> dict[str, Any]:
+    """Write down schedules, seeds and primary statistic, to be stored before the run."""
+    budgets = tuple(settings.budgets or ())
+    return {
+        "primary_statistic": PRIMARY,
+        "seeds": {p: [settings.seed, i] for i, p in enumerate(("test", "search", "window", "theory"))},
+        "random_positions": random_positions(settings).tolist(),
+        "sigmas": np.asarray(ladder(settings), np.float64).tolist(),
+        "arms": {
+            f"{budget:g}": [
+                {"name": a.name, "kind": a.kind, "sigma": [a.low, a.high], "weight": a.table.tolist()}
+                for a in fixed_arms(settings, budget) + searched_arms(settings, budget)
+            ]
+            for budget in budgets
+        },
+        "chosen_during_the_run": [
+            "window: guidance_window of the model at the baseline, seeds 'window'",
+            "response window: where linear response predicts at least half of its largest value, seeds 'theory'",
+            "interval: the searched interval of the largest mean response on seeds 'search'",
+        ],
+    }

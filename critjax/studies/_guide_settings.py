@@ -1,0 +1,216 @@
+"""Settings of the guidance study: defaults, validation and storage, nothing heavy imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from critjax._checks import check, check_eta, check_integer, check_option
+from critjax._stored import Stored
+
+#: Exact models; anything else is a network.
+EXACT = ("patterns", "ideal", "els")
+SOLVERS = ("heun", "euler")
+
+# Defaults by kind of model; the second column of each pair is what `quick` uses.
+_DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "patterns": {
+        "size": (5, 5),
+        "grid": (32, 16),
+        "num_samples": (256, 32),
+        "num_levels": (40, 20),
+        "sigma_max": (18.0, 18.0),
+        "sigma_min": (0.1, 0.1),
+        "budgets": ((0.25, 1.0), (0.5,)),
+        "num_search": (64, 16),
+        "batch_size": (64, 32),
+    },
+    "ideal": {
+        "num_images": (1000, 200),
+        "num_samples": (500, 60),
+        "num_levels": (40, 20),
+        "sigma_max": (80.0, 80.0),
+        "sigma_min": (0.1, 0.1),
+        "budgets": ((0.1, 0.5), (0.1,)),
+        "num_search": (200, 30),
+        "batch_size": (100, 30),
+    },
+    "els": {
+        "size": (5, 5),
+        "num_images": (60, 20),
+        "pool": (2, 2),
+        "num_samples": (100, 20),
+        "num_levels": (24, 12),
+        "sigma_max": (20.0, 20.0),
+        "sigma_min": (0.1, 0.1),
+        "budgets": ((0.25, 1.0), (0.5,)),
+        "num_search": (30, 10),
+        "batch_size": (20, 10),
+    },
+    "network": {
+        "num_samples": (50, 20),
+        "num_levels": (18, 10),
+        "sigma_max": (80.0, 80.0),
+        "sigma_min": (0.05, 0.05),
+        "budgets": ((1.0,), (1.0,)),
+        "num_search": (20, 10),
+        "batch_size": (50, 20),
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GuideSettings(Stored):
+    """Everything that decides the numbers of a guidance study; ``None`` is a default that `resolved` fills in.
+
+    Parameters
+    ----------
+    model : str
+        ``"patterns"`` (a bank of plus and minus domains among distractors), ``"ideal"`` or ``"els"`` (models of the
+        classes of Fashion-MNIST), or a class-conditional network: a shipped name or a file of weights.
+    budgets : sequence of float, optional
+        Of (w - baseline) d tau, tau = -ln sigma, each shared by all schedules that are compared; the primary statistic
+        is of the first.
+    baseline : float
+        w_0: 0 the unconditional, 1 the conditional model.
+    num_samples : int, optional
+        Images of every schedule, from the same seeds.
+    num_search : int, optional
+        Images, from other seeds, of every interval of the grid search.
+    num_positions : int
+        Pulses along the ladder, and edges of the searched intervals: every fourth of them.
+    pulse_width : float
+        Width of every pulse in tau.
+    num_levels, sigma_max, sigma_min : optional
+        The sampler's geometric ladder.
+    window_samples : int
+        Trajectories from which the window is recommended.
+    susceptibility_samples : int
+        Images through which derivatives are taken; 0 leaves them out.
+    size : int, optional
+        Window p of patch models.
+    grid : int, optional
+        Side of pattern samples in pixels.
+    num_images : int, optional
+        Training images of exact image models, the same number from every class.
+    pool : int, optional
+        Exact image models: blocks of so many pixels a side are averaged, so that ELS models take minutes.
+    eta : float
+    solver : "heun" or "euler"
+    batch_size : int, optional
+        Images sampled together.
+    seed : int
+    quick : bool
+        Small defaults; the report says so.
+
+    Raises
+    ------
+    ValueError
+        If a value is illegal, naming it.
+
+    Example
+    -------
+    >>> GuideSettings(model="patterns").resolved().size
+    5
+    """
+
+    model: str = "patterns"
+    budgets: Sequence[float] | None = None
+    baseline: float = 0.0
+    num_samples: int | None = None
+    num_search: int | None = None
+    num_positions: int = 13
+    pulse_width: float = 0.5
+    num_levels: int | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+    window_samples: int = 16
+    susceptibility_samples: int = 32
+    size: int | None = None
+    grid: int | None = None
+    num_images: int | None = None
+    pool: int | None = None
+    eta: float = 0.0
+    solver: str = "heun"
+    batch_size: int | None = None
+    seed: int = 0
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate what can be validated at once."""
+        check_option("solver", self.solver, SOLVERS)
+        check_eta(self.eta)
+        for name, low in (
+            ("num_samples", 4),
+            ("num_search", 4),
+            ("num_positions", 4),
+            ("num_levels", 4),
+            ("window_samples", 2),
+            ("susceptibility_samples", 0),
+            ("size", 1),
+            ("grid", 4),
+            ("num_images", 10),
+            ("pool", 1),
+            ("batch_size", 1),
+            ("seed", 0),
+        ):
+            check_integer(self, name, low, "leave it out for the default")
+        check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 5")
+        for name in ("sigma_max", "sigma_min", "pulse_width"):
+            value = getattr(self, name)
+            good = value is None or (math.isfinite(value) and value > 0)
+            check(good, name, "a finite number > 0", value, "leave it out for the default")
+        check(math.isfinite(self.baseline), "baseline", "a finite weight", self.baseline, "use 0 or 1")
+        if self.budgets is not None:
+            budgets = tuple(float(b) for b in self.budgets)
+            object.__setattr__(self, "budgets", budgets)
+            good = len(budgets) > 0 and all(math.isfinite(b) and b > 0 for b in budgets)
+            good = good and len(set(budgets)) == len(budgets)
+            check(good, "budgets", "one or more different numbers > 0", budgets, "pass e.g. 0.5,1")
+        for name, kinds in (
+            ("size", ("patterns", "els")),
+            ("grid", ("patterns",)),
+            ("num_images", ("ideal", "els")),
+            ("pool", ("ideal", "els")),
+        ):
+            told = getattr(self, name)
+            fits = told is None or self.kind in kinds
+            check(fits, name, f"a model of {', '.join(kinds)}", f"model {self.model!r}", "leave it out")
+
+    @property
+    def kind(self) -> str:
+        """Tell the exact model, or "network"."""
+        return self.model if self.model in EXACT else "network"
+
+    @property
+    def label(self) -> str:
+        """Name for folders and titles."""
+        return Path(self.model).stem
+
+    @property
+    def precision(self) -> str:
+        """Networks and images are float32, and so is the laboratory."""
+        return "float32"
+
+    def resolved(self) -> GuideSettings:
+        """Return a copy with every default filled in.
+
+        Raises
+        ------
+        ValueError
+            If the ladder is empty.
+        """
+        defaults = _DEFAULTS[self.kind]
+        new = {n: pair[self.quick] for n, pair in defaults.items() if getattr(self, n) is None}
+        if self.kind == "ideal" and self.pool is None:
+            new["pool"] = 1
+        full = dataclasses.replace(self, **new)
+        high, low = full.sigma_max or 0.0, full.sigma_min or 0.0
+        check(low < high, "sigma_min", f"less than sigma_max = {high:g}", low, "exchange the two")
+        step = math.log(high / low) / (full.num_levels or 1)
+        expected = f"at least one step of the ladder, {step:.3g}"
+        check(full.pulse_width >= step, "pulse_width", expected, full.pulse_width, "widen it or add levels")
+        return full

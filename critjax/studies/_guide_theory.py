@@ -1,0 +1,239 @@
+r"""What theory says of the response to a push: linear theory, the Gaussian closure, regression, class information.
+
+Every prediction is a susceptibility chi(tau) of the amplitude a = v.x of the mode v of a class, unless it says
+otherwise:
+
+.. math:: \chi(\tau) = (1+\eta)\,s(\tau)\,\exp\Big((1+\eta)\int_\tau^{\tau_{end}} [\lambda(\tau') - 1]\,d\tau'\Big),
+          \qquad s = \langle v \cdot (D_c - D_u) \rangle
+
+with lambda and s of the homogeneous state or a Gaussian model (*linear*), of a Gaussian field (*closure*), or of the
+model's own trajectories (*regression*). For a posterior mean D and the reverse SDE (eta = 1) the class probability
+pi_c = P(c | x, sigma) is a martingale with gradient pi_c (D_c - D_u)/sigma^2, so that its susceptibility is known
+exactly (*information*):
+
+.. math:: \chi_P(\tau) = \frac{1+\eta}{\sigma^2} \Big\langle \pi_c\,|D_c - D_u|^2 \Big\rangle
+                       = (1+\eta)\,P_c\,\frac{d}{d\tau} KL(p_c\,\|\,p)
+
+the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu 2005). THEORY section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._typing import Array
+from critjax.fluctuations import gaussian_closure
+from critjax.guidance import constant, guided, linear_response
+from critjax.observables import bootstrap_values
+from critjax.sampling import sample
+from critjax.studies._guide_arms import ladder, sample_seeds
+from critjax.studies._guide_settings import GuideSettings
+from critjax.studies._guide_systems import System
+
+_NUM_RESAMPLES = 200
+#: Fields a level of the closure, and of the average of D_c - D_u over its Gaussian field.
+_CLOSURE_FIELDS = 64
+
+Progress = Callable[[str, int, int], None]
+
+
+def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
+    """Return the model about which the response is expanded."""
+    if settings.baseline == 0:
+        return system.unconditional
+    return guided(system.unconditional, system.conditional(label), constant(settings.baseline))
+
+
+def projections(
+    system: System, settings: GuideSettings, keys: Array, labels: Array, report: Progress
+) -> np.ndarray:
+    """Follow the model's own trajectories: v.x, v.D, v.(D_c - D_u) and |D_c - D_u|^2 (4, images, levels)."""
+    sigmas = ladder(settings)
+
+    @jax.jit
+    def follow(keys: Array, labels: Array) -> Array:
+        def one(key: Array, label: Array) -> Array:
+            denoise = baseline_denoiser(system, settings, label)
+            path = sample(denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver)
+            conditional, v = system.conditional(label), system.direction[label]
+
+            def level(state: tuple[Array, Array, Array]) -> Array:
+                x, own, sigma = state
+                push = conditional(x, sigma) - system.unconditional(x, sigma)
+                return jnp.stack([jnp.vdot(v, x), jnp.vdot(v, own), jnp.vdot(v, push), jnp.vdot(push, push)])
+
+            return jax.lax.map(level, (path.x, path.denoised, path.sigma))
+
+        return jnp.moveaxis(jax.vmap(one)(keys, labels), 2, 0)
+
+    parts, size = [], settings.batch_size or 1
+    for first in range(0, len(keys), size):
+        report("theory", first, len(keys))
+        parts.append(np.asarray(follow(keys[first : first + size], labels[first : first + size]), np.float64))
+    report("theory", len(keys), len(keys))
+    return np.concatenate(parts, axis=1)
+
+
+def _regression(found: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
+    """Regress v.D on v.x within classes; return lambda and the mean push (levels,) of found (images, levels, 3)."""
+    member = jax.nn.one_hot(labels, num_classes, dtype=found.dtype)
+    count = jnp.maximum(member.sum(0), 1)[:, None, None]
+    means = jnp.einsum("ic,ilq->clq", member, found) / count
+    x, d = jnp.moveaxis((found - jnp.einsum("ic,clq->ilq", member, means))[..., :2], -1, 0)
+    return (x * d).sum(0) / (x * x).sum(0), found[..., 2].mean(0)
+
+
+def regression_response(
+    found: np.ndarray, labels: np.ndarray, num_classes: int, sigmas: Array, settings: GuideSettings
+) -> dict[str, np.ndarray]:
+    """Return lambda, push and chi of the regression on own trajectories, with bootstrap errors over trajectories."""
+    data = jnp.asarray(np.moveaxis(found[:3], 0, -1))
+
+    def statistic(pair: tuple[Array, Array]) -> Array:
+        symbol, push = _regression(pair[0], pair[1], num_classes)
+        chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=settings.eta)
+        return jnp.stack([symbol, push, chi])
+
+    pair = (data, jnp.asarray(labels))
+    key = jax.random.key(settings.seed)
+    resampled = bootstrap_values(statistic, pair, key, num_resamples=_NUM_RESAMPLES)
+    values, errors = statistic(pair), jnp.std(resampled, axis=0, ddof=1)
+    names = ("lambda_regression", "push_regression", "chi_regression")
+    result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+    return result | {f"{n}_error": np.asarray(e) for n, e in zip(names, errors, strict=True)}
+
+
+def homogeneous_response(system: System, settings: GuideSettings, other: dict[str, np.ndarray]) -> dict:
+    """Return linear theory about x = 0, with lambda_reg and its push below the bare critical noise."""
+    sigmas = ladder(settings)
+    state = jnp.zeros(system.shape, jnp.float32)
+    v = system.direction[0]
+    conditional = system.conditional(0)
+
+    def bare(sigma: Array) -> tuple[Array, Array]:
+        response = jax.jvp(lambda x: system.unconditional(x, sigma), (state,), (v,))[1]
+        return jnp.vdot(v, response), jnp.vdot(
+            v, conditional(state, sigma) - system.unconditional(state, sigma)
+        )
+
+    symbol, push = (np.asarray(a, np.float64) for a in jax.jit(lambda s: jax.lax.map(bare, s))(sigmas))
+    below = np.cumsum(symbol >= 1) > 0
+    mixed_symbol = np.where(below, other["lambda_regression"], symbol)
+    mixed_push = np.where(below, other["push_regression"], push)
+    chi = linear_response(mixed_symbol, mixed_push, np.asarray(sigmas, np.float64), eta=settings.eta)
+    return {"lambda_linear": symbol, "push_linear": push, "chi_linear": np.asarray(chi)}
+
+
+def closure_response(system: System, settings: GuideSettings) -> dict[str, np.ndarray]:
+    """Return lambda, push and chi of the uniform mode of a Gaussian field, without simulating the model."""
+    sigmas, (height, width, channels) = ladder(settings), system.shape
+    key, field_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6))
+    found = gaussian_closure(
+        system.unconditional,
+        key,
+        sigmas,
+        (height, width),
+        eta=settings.eta,
+        num_samples=_CLOSURE_FIELDS,
+        window=system.window,
+        channels=channels,
+    )
+    white = jnp.fft.fft2(jax.random.normal(field_key, (_CLOSURE_FIELDS // 2, height, width), jnp.float32))
+    conditional, v = system.conditional(0), system.direction[0]
+
+    def push(level: tuple[Array, Array]) -> Array:
+        spectrum, sigma = level
+        field = jnp.fft.ifft2(white * jnp.sqrt(jnp.maximum(spectrum, 0))).real[..., None].astype(jnp.float32)
+        both = jnp.concatenate([field, -field])  # the bank is symmetric: odd noise cancels
+        difference = jax.vmap(lambda x: conditional(x, sigma) - system.unconditional(x, sigma))(both)
+        return jnp.tensordot(difference, v, 3).mean()
+
+    spectra = found.structure_factor[..., 0, 0].real
+    symbol = np.asarray(found.symbol[:, 0, 0, 0, 0].real, np.float64)
+    source = np.asarray(jax.jit(lambda s: jax.lax.map(push, s))((spectra, sigmas)), np.float64)
+    chi = linear_response(symbol, source, np.asarray(sigmas, np.float64), eta=settings.eta)
+    return {"lambda_closure": symbol, "push_closure": source, "chi_closure": np.asarray(chi)}
+
+
+def gaussian_response(
+    images: np.ndarray, labels: np.ndarray, direction: np.ndarray, sigmas: np.ndarray, eta: float
+) -> np.ndarray:
+    """Return chi (levels,) of Gaussian models with the covariances of all images and of each class, class average.
+
+    The mean of x under the unconditional Gaussian model stays the mean of the images, where
+    ``D_c - D_u = (1 - A_c)(mean_c - mean)``, ``A_c = C_c (C_c + sigma^2)^{-1}``; a push then evolves with A of all.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat.T, bias=True)))
+    symbol = np.maximum(values, 0) / (np.maximum(values, 0) + sigmas[:, None] ** 2)
+    kept = np.asarray(linear_response(symbol, np.ones_like(symbol), sigmas, eta=eta)) / (1 + eta)
+    result = np.zeros(len(sigmas))
+    for label, v in enumerate(direction.reshape(len(direction), -1).astype(np.float64)):
+        own = flat[labels == label]
+        shift = own.mean(0) - flat.mean(0)
+        size, modes = np.linalg.eigh(np.atleast_2d(np.cov(own.T, bias=True)))
+        rest = sigmas[:, None] ** 2 / (np.maximum(size, 0) + sigmas[:, None] ** 2)
+        push = (rest * (shift @ modes)) @ modes.T  # level, pixel
+        result += (1 + eta) * ((push @ vectors) * kept * (v @ vectors)).sum(1) / len(direction)
+    return result
+
+
+def information_response(found: np.ndarray, probability: float, sigmas: np.ndarray, eta: float) -> np.ndarray:
+    """Return chi of the class probability from |D_c - D_u|^2 (images, levels) at noised images of the class."""
+    return (1 + eta) * probability * found.mean(0) / sigmas**2
+
+
+def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+    """Compute every prediction that applies; dimension ``sigma``."""
+    sigmas = ladder(settings)
+    levels = np.asarray(sigmas, np.float64)
+    count = max(4, min(settings.num_samples or 0, 256))
+    num_classes = len(system.class_names)
+    labels = np.arange(count) % num_classes
+    keys = sample_seeds(settings, "theory", count)
+    found = projections(system, settings, keys, jnp.asarray(labels), report)
+    values: dict[str, Any] = regression_response(found, labels, num_classes, sigmas, settings)
+    if system.homogeneous and settings.baseline == 0:
+        values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
+    elif system.bank is not None and settings.baseline == 0:
+        images, of = system.bank
+        values["chi_linear"] = gaussian_response(
+            images, of, np.asarray(system.direction), levels, float(settings.eta)
+        )
+        if settings.kind == "ideal" and settings.eta == 1:
+            pushes = _class_pushes(system, settings, images, of, count)
+            values["chi_information"] = information_response(pushes, 1 / num_classes, levels, 1.0)
+            values["chi_information_error"] = (
+                2 / num_classes * pushes.std(0, ddof=1) / np.sqrt(count) / levels**2
+            )
+    return xr.Dataset({n: (("sigma",), np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
+
+
+def _class_pushes(
+    system: System, settings: GuideSettings, images: np.ndarray, of: np.ndarray, count: int
+) -> np.ndarray:
+    """Return |D_c - D_u|^2 (images, levels) at noised images of the class c itself."""
+    sigmas = ladder(settings)
+    rng = np.random.default_rng([settings.seed, 7])
+    chosen = np.array([rng.choice(np.flatnonzero(of == i % len(system.class_names))) for i in range(count)])
+    clean, labels = jnp.asarray(images[chosen]), jnp.asarray(of[chosen])
+
+    @jax.jit
+    def one(x0: Array, label: Array, key: Array) -> Array:
+        noise = jax.random.normal(key, x0.shape)
+
+        def level(sigma: Array) -> Array:
+            x = x0 + sigma * noise
+            push = system.conditional(label)(x, sigma) - system.unconditional(x, sigma)
+            return jnp.vdot(push, push)
+
+        return jax.lax.map(level, sigmas)
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 8), count)
+    return np.stack([np.asarray(one(*item), np.float64) for item in zip(clean, labels, keys, strict=True)])

@@ -1,0 +1,234 @@
+"""Instruments of the measurement study: kernels from columns, numbers of one level, crossings, the closure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._typing import Array, DenoiseFn
+from critjax.fluctuations import gaussian_closure
+from critjax.observables import (
+    bootstrap_values,
+    first_crossing,
+    fit_gap,
+    interior_minimum,
+    radial_average,
+    receptive_field_radius,
+)
+from critjax.spectra import leading_eigenvalue, regression_symbol
+from critjax.studies._probes import nonreciprocal_estimate
+
+NUM_RESAMPLES = 200
+#: Independent closures. `gaussian_closure` has replicas of its own, but returns their averages and errors level by
+#: level; the error of a crossing needs the crossing of every replica.
+REPLICAS = 4
+#: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
+_SIGNIFICANT = 3.0
+
+#: What the errors of crossings and minima need of every level, and no result keeps.
+_PER_FIELD = ("resampled", "uniform_of_fields")
+
+Variables = dict[str, tuple[tuple[str, ...], Any]]
+
+
+def mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
+    """Mean over fields (axis 0) and its standard error."""
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def kernel_columns(denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int) -> Array:
+    """Average columns of the Jacobian at random pixels into a kernel (p, p, C, C): output channel, input channel.
+
+    Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
+    """
+    height, width, channels = x.shape
+    size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits
+    push = jax.linearize(lambda y: denoise_fn(y, sigma), x)[1]
+    rows, columns = (
+        jax.random.randint(k, (count,), 0, n)
+        for k, n in zip(jax.random.split(key), (height, width), strict=True)
+    )
+    half = size // 2
+    offsets = jnp.arange(-half, half + 1)
+
+    def column(row: Array, column: Array) -> Array:
+        tangents = jnp.zeros((channels, *x.shape), x.dtype)
+        tangents = tangents.at[:, row, column].set(jnp.eye(channels, dtype=x.dtype))
+        response = jax.vmap(push)(tangents)  # input channel, H, W, output channel
+        # D_i = sum_r g(r) x_{i+r}: pixel j drives pixel i = j - r.
+        i_y, i_x = (row - offsets) % height, (column - offsets) % width
+        return jnp.moveaxis(response[:, i_y[:, None], i_x[None, :]], 0, -1)
+
+    return jax.vmap(column)(rows, columns).mean(0)
+
+
+def jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) -> dict[str, Any]:
+    """Reduce symbols (K, H, W, C, C), kernels (K, p, p, C, C) and values at k = 0 of single fields at one level."""
+    leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
+    mean, error = mean_and_error(leading)
+    mean[0, 0], error[0, 0] = mean_and_error(uniform)
+    shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
+    shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
+    fit = jax.tree.map(float, fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
+    radius, radius_error = _radius(kernels)
+    fraction, fraction_error = nonreciprocal_estimate(kernels)
+    return {
+        "mean_jacobian": shell_mean,
+        "mean_jacobian_error": shell_error,
+        "mean_jacobian_uniform": mean[0, 0],
+        "mean_jacobian_uniform_error": error[0, 0],
+        "uniform_of_fields": uniform,
+        "gap": fit.gap,
+        "gap_error": fit.gap_error,
+        "stiffness": fit.stiffness,
+        "stiffness_error": fit.stiffness_error,
+        "xi_eq": fit.correlation_length,
+        "xi_eq_error": fit.correlation_length_error,
+        "receptive_radius": radius,
+        "receptive_radius_error": radius_error,
+        "nonreciprocal": fraction,
+        "nonreciprocal_error": fraction_error,
+        "kernel": np.trace(kernels.mean(0), axis1=-2, axis2=-1) / kernels.shape[-1],
+    }
+
+
+def _radius(kernels: np.ndarray) -> tuple[float, float]:
+    """Effective receptive field radius of the mean of kernels (K, p, p, C, C), noise cut off, and a jackknife error."""
+
+    def radius(part: np.ndarray) -> float:
+        mean, error = mean_and_error(part)
+        kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
+        return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
+
+    count = len(kernels)
+    left_out = np.array([radius(np.delete(kernels, i, axis=0)) for i in range(count)])
+    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+    return radius(kernels), float(spread)
+
+
+def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
+    """Return the regression symbol (1 + shells,), k = 0 first, and that of resampled fields (R, 1 + shells).
+
+    The key decides which fields are drawn: one key for all levels follows whole fields, or images, through the ladder.
+    """
+
+    def statistic(pair: tuple[Array, Array]) -> Array:
+        symbol = leading_eigenvalue(regression_symbol(*pair)).real
+        return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
+
+    pair = (x, denoised)
+    return statistic(pair), bootstrap_values(statistic, pair, key, num_resamples=NUM_RESAMPLES)
+
+
+def regression_row(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
+    """Name what `regression_and_resamples` found at one level."""
+    error = resampled.std(0, ddof=1)
+    return {
+        "regression": values[1:],
+        "regression_error": error[1:],
+        "regression_uniform": values[0],
+        "regression_uniform_error": error[0],
+        "resampled": resampled[:, 0],
+    }
+
+
+def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Array) -> Variables:
+    """Join the levels of all ensembles, and find where their symbols turn."""
+    dims = {
+        "regression": ("wavenumber",),
+        "mean_jacobian": ("wavenumber",),
+        "kernel": ("kernel_y", "kernel_x"),
+    }
+    found: dict[str, list[float]] = {}
+    for part in rows.values():
+        resampled, ones = (np.stack(part[name], axis=1) for name in _PER_FIELD)
+        numbers = {
+            "critical_sigma_regression": crossing(ladder, np.stack(part["regression_uniform"]), resampled),
+            **minimum(ladder, ones, key),
+        }
+        for name, (value, error) in numbers.items():
+            found.setdefault(name, []).append(value)
+            found.setdefault(f"{name}_error", []).append(error)
+    variables: Variables = {}
+    kept = [name for name in next(iter(rows.values())) if name not in _PER_FIELD]
+    for name in kept:
+        values = np.stack([np.stack(part[name]) for part in rows.values()])
+        variables[name] = (("ensemble", "sigma", *dims.get(name.removesuffix("_error"), ())), values)
+    variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
+    return variables
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the standard deviation over resamples; NaN where fewer than nine of ten exist."""
+    good = values[np.isfinite(values)]
+    return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
+
+
+def _first_passage(ladder: Any) -> Callable[[Array], Array]:
+    """Return the compiled map from a curve (num,) to the sigma at which it first passes one."""
+    log_sigma = jnp.log(jnp.asarray(ladder))
+    return jax.jit(lambda curve: jnp.exp(first_crossing(log_sigma, curve, 1.0)))
+
+
+def crossing(ladder: np.ndarray, curve: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
+    """Find where a symbol (num,) first passes one, and its error from the curves (R, num) of resampled fields."""
+    find = _first_passage(ladder)
+    return float(find(jnp.asarray(curve))), _spread(np.asarray(jax.vmap(find)(jnp.asarray(resampled))))
+
+
+def minimum(ladder: np.ndarray, symbols: np.ndarray, key: Array) -> dict[str, tuple[float, float]]:
+    """Find the smallest gap of the mean over fields of symbols (K, num) at k = 0, and where; errors over fields."""
+
+    @jax.jit
+    def find(symbols: Array) -> tuple[Array, Array]:
+        at, gap = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols.mean(0))
+        return jnp.exp(at), gap
+
+    fields = jnp.asarray(symbols)
+    sigma, gap = map(float, find(fields))
+    sigmas, gaps = map(np.asarray, bootstrap_values(find, fields, key, num_resamples=NUM_RESAMPLES))
+    return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
+
+
+def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None) -> Variables:
+    """Predict the regression symbol from the denoiser alone, each replica with a crossing of its own."""
+    height, width, channels = shape
+
+    @jax.jit
+    def predict(keys: Array) -> tuple[Array, Array]:
+        def replica(key: Array) -> tuple[Array, Array]:
+            count = num_samples // REPLICAS
+            found = gaussian_closure(
+                denoise_fn,
+                key,
+                sigmas,
+                (height, width),
+                num_samples=count,
+                window=window,
+                centre="ensemble",
+                channels=channels,
+            )
+            symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
+            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol)
+
+        return jax.lax.map(replica, keys)
+
+    uniform, shells = map(np.asarray, predict(jax.random.split(key, REPLICAS)))
+    find = _first_passage(sigmas)
+    mean, error = mean_and_error(uniform)
+    shell_mean, shell_error = mean_and_error(shells)
+    critical = np.asarray(jax.vmap(find)(jnp.asarray(uniform)))
+    good = critical[np.isfinite(critical)]
+    spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
+    return {
+        "regression_uniform_closure": (("sigma",), mean),
+        "regression_uniform_closure_error": (("sigma",), error),
+        "regression_closure": (("sigma", "wavenumber"), shell_mean),
+        "regression_closure_error": (("sigma", "wavenumber"), shell_error),
+        "critical_sigma_closure": ((), float(find(jnp.asarray(mean)))),
+        "critical_sigma_closure_error": ((), spread),
+    }

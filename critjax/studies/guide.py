@@ -1,0 +1,340 @@
+r"""The guidance study: schedules of one budget compared, to see whether a push is best spent where modes soften.
+
+The same seeds for all schedules (`critjax.guidance`): none, constant, pulses along the ladder, random pulse positions,
+the best interval of a grid search on other seeds, the window recommended from lambda(k) alone, and the window of linear
+response. Exact models (``patterns``, ``ideal``, ``els``), where theory predicts the response curve, and
+class-conditional networks, judged by a classifier that is not the generator. Parts are saved one by one; the plan, with
+every schedule, seed and the primary statistic, before anything is sampled.
+
+>>> GuideSettings(model="patterns", budgets=[0.5]).resolved().budgets
+(0.5,)
+
+THEORY section 8; Kynkaanniemi et al. 2024, arXiv:2404.07724, for the searched interval.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._typing import Array
+from critjax.guidance import guidance_window, guided, susceptibility, weights_on, window_status
+from critjax.sampling import sample
+from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
+from critjax.studies._guide_arms import (
+    PRIMARY,
+    Arm,
+    fixed_arms,
+    ladder,
+    plan,
+    sample_seeds,
+    searched_arms,
+    window_arm,
+)
+from critjax.studies._guide_settings import GuideSettings
+from critjax.studies._guide_summary import summarise
+from critjax.studies._guide_systems import System, load_system
+from critjax.studies._guide_theory import Progress, baseline_denoiser, predict
+from critjax.studies._results import attributes, stored_settings
+
+__all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
+
+#: Images of every schedule that are kept, for pictures.
+_KEPT = 20
+
+#: ``(part, its dataset)``; called after every part.
+Checkpoint = Callable[[str, xr.Dataset], None]
+
+
+def run(
+    settings: GuideSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Checkpoint | None = None,
+    saved: Mapping[str, xr.Dataset] | None = None,
+) -> xr.Dataset:
+    """Run the study and return everything as one labelled dataset.
+
+    Parameters
+    ----------
+    settings : GuideSettings, optional
+        What to do.
+    progress : callable, optional
+        ``(stage, done, total)``, for a progress bar.
+    on_checkpoint : callable, optional
+        ``(part, dataset)`` after every part, for saving.
+    saved : mapping, optional
+        Parts of an earlier, identical run; they are not run again.
+
+    Returns
+    -------
+    xarray.Dataset
+        See `critjax.studies._guide_summary.summarise`: responses, accuracy, diversity and distances with errors,
+        on the axes ``budget`` and ``arm``; on ``sigma`` the measured gap, the susceptibility and its predictions.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If a setting is illegal or a file is missing.
+    KeyboardInterrupt
+        If interrupted; finished parts have gone to ``on_checkpoint``.
+
+    Notes
+    -----
+    THEORY section 8.
+    """
+    settings = (settings or GuideSettings()).resolved()
+    report = progress or (lambda stage, done, total: None)
+    started = time.perf_counter()
+    known, parts = dict(saved or {}), {}
+
+    def once(name: str, step: Callable[[], xr.Dataset]) -> xr.Dataset:
+        parts[name] = known[name] if name in known else step()
+        if name not in known and on_checkpoint is not None:
+            on_checkpoint(name, parts[name])
+        return parts[name]
+
+    once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(settings))}))
+    system = load_system(settings)
+    window = once("window", lambda: _window(system, settings, report))
+    theory = once("theory", lambda: predict(system, settings, report))
+    if settings.susceptibility_samples:
+        once("susceptibility", lambda: _susceptibilities(system, settings, report))
+    play = _player(system, settings)
+    for number, budget in enumerate(settings.budgets or ()):
+        _compare(number, budget, once, play, settings, window, theory, report)
+    result = summarise(parts, system, settings)
+    result.attrs = attributes(
+        "guide",
+        settings.label,
+        settings,
+        "complete",
+        {"all": round(time.perf_counter() - started, 1)},
+        plan=parts["plan"].attrs["plan"],
+        primary_statistic=PRIMARY,
+        response=system.response_name,
+        classes=json.dumps(system.class_names),
+        window_status=window.attrs["status"],
+        cost=json.dumps({n: window.attrs[n] for n in ("evaluations", "jacobian_products")}),
+    )
+    return result
+
+
+def _compare(
+    number: int,
+    budget: float,
+    once: Callable[..., xr.Dataset],
+    play: Callable[..., xr.Dataset],
+    settings: GuideSettings,
+    window: xr.Dataset,
+    theory: xr.Dataset,
+    report: Progress,
+) -> None:
+    """Run all schedules of one budget: search first, then the test seeds."""
+    arms = fixed_arms(settings, budget)
+    searched = searched_arms(settings, budget)
+    stage = f"budget {budget:g}"
+    total = len(arms) + len(searched) + 3
+    seeds = sample_seeds(settings, "search", settings.num_search or 0)
+    scores = []
+    for done, arm in enumerate(searched):
+        report(stage, done, total)
+        found = once(f"{number}-search-{done:02d}", lambda arm=arm: play(arm, seeds))
+        scores.append(float(found["response"].mean()))
+    best = searched[int(np.argmax(scores))]
+    arms.append(best._replace(name="best interval"))
+    for kind, span in (("window", window), ("response window", _response_window(theory))):
+        low, high = float(span["sigma_low"]), float(span["sigma_high"])
+        if np.isfinite(low) and np.isfinite(high):
+            arms.append(window_arm(kind, low, high, settings, budget))
+    seeds = sample_seeds(settings, "test", settings.num_samples or 0)
+    for done, arm in enumerate(arms):
+        report(stage, len(searched) + done, total)
+        # Without guidance all budgets are one.
+        first = 0 if arm.kind == "none" else number
+        once(f"{first}-{arm.name.replace(' ', '-')}", lambda arm=arm: play(arm, seeds))
+    report(stage, total, total)
+
+
+def _player(system: System, settings: GuideSettings) -> Callable[[Arm, Array], xr.Dataset]:
+    """Return the function that samples images under a schedule and judges them; compiled once for all schedules."""
+    sigmas = ladder(settings)
+
+    @jax.jit
+    def sampled(table: Array, keys: Array, labels: Array) -> Any:
+        weight_fn = weights_on(sigmas, table)
+
+        def one(key: Array, label: Array) -> Any:
+            denoise = guided(system.unconditional, system.conditional(label), weight_fn)
+            path = sample(
+                denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver, save_every=10**6
+            )
+            x = path.x[-1]
+            image = system.finish(x, sigmas[-1])
+            amplitude = jnp.vdot(system.direction[label], x)
+            return (
+                system.respond(image, label),
+                amplitude,
+                system.classify(image),
+                system.features(image),
+                image,
+            )
+
+        return jax.vmap(one)(keys, labels)
+
+    def play(arm: Arm, seeds: Array) -> xr.Dataset:
+        size, parts = settings.batch_size or 1, []
+        labels = np.arange(len(seeds)) % len(system.class_names)
+        for first in range(0, len(seeds), size):
+            part = slice(first, first + size)
+            found = sampled(jnp.asarray(arm.table), seeds[part], jnp.asarray(labels[part]))
+            parts.append(jax.tree.map(np.asarray, found))
+        response, amplitude, label, features, images = map(np.concatenate, zip(*parts, strict=True))
+        return xr.Dataset(
+            {
+                "response": (("image",), response.astype(np.float64)),
+                "amplitude": (("image",), amplitude.astype(np.float64)),
+                "correct": (("image",), label == labels),
+                "label": (("image",), labels),
+                "features": (("image", "feature"), features),
+                "kept": (("shown", "y", "x", "channel"), images[:_KEPT]),
+                "weight": (("level",), arm.table),
+            },
+            attrs={"name": arm.name, "kind": arm.kind, "low": arm.low, "high": arm.high},
+        )
+
+    return play
+
+
+def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+    """Recommend a window from the softening of the uniform mode alone, on seeds of its own."""
+    report("window", 0, 1)
+    sigmas = ladder(settings)
+    key = sample_seeds(settings, "window", 1)[0]
+    denoise = baseline_denoiser(system, settings, 0)
+    found = jax.jit(
+        lambda key: guidance_window(
+            denoise,
+            key,
+            system.shape,
+            sigmas,
+            num_samples=settings.window_samples,
+            eta=settings.eta,
+            solver=settings.solver,
+        )
+    )(key)
+    report("window", 1, 1)
+    single = ("sigma_low", "sigma_high", "centre")
+    values = {n: float(getattr(found, n)) for n in (*single, *(f"{n}_error" for n in single))}
+    return xr.Dataset(
+        {
+            **values,
+            "gap": (("sigma",), np.asarray(found.gap, np.float64)),
+            "gap_error": (("sigma",), np.asarray(found.gap_error, np.float64)),
+        },
+        {"sigma": np.asarray(sigmas, np.float64)},
+        {
+            "status": window_status(found),
+            "evaluations": int(found.evaluations),
+            "jacobian_products": int(found.jacobian_products),
+        },
+    )
+
+
+def _response_window(theory: xr.Dataset) -> dict[str, float]:
+    """Return the levels around the largest predicted susceptibility where it is at least half of that."""
+    curve, sigma = theory["chi_regression"].values, theory["sigma"].values
+    peak = int(np.argmax(curve))
+    inside = curve >= curve[peak] / 2
+    outside = np.flatnonzero(~inside)
+    first = max([i for i in outside if i < peak], default=-1) + 1
+    last = min([i for i in outside if i > peak], default=len(curve)) - 1
+    # Edges half a step outside, so that a single level is a pulse of one step.
+    step = np.sqrt(sigma[0] / sigma[1])
+    return {"sigma_low": sigma[last] / step, "sigma_high": sigma[first] * step}
+
+
+def _susceptibilities(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+    """Differentiate the response of single images with respect to the weight at every level, on the test seeds."""
+    sigmas = ladder(settings)
+    count = min(settings.susceptibility_samples, settings.num_samples or 0)
+    keys = sample_seeds(settings, "test", settings.num_samples or 0)[:count]
+    labels = jnp.arange(count) % len(system.class_names)
+
+    @jax.jit
+    def one(key: Array, label: Array) -> tuple[Array, Array]:
+        def along(respond: Callable[[Array], Array]) -> Array:
+            return susceptibility(
+                system.unconditional,
+                system.conditional(label),
+                respond,
+                key,
+                system.shape,
+                sigmas,
+                weights=settings.baseline,
+                eta=settings.eta,
+                solver=settings.solver,
+            ).value
+
+        response = along(lambda x: system.respond(system.finish(x, sigmas[-1]), label))
+        return response, along(lambda x: jnp.vdot(system.direction[label], x))
+
+    rows = []
+    for number, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        report("derivatives", number, count)
+        rows.append([np.asarray(a, np.float64) for a in one(key, label)])
+    report("derivatives", count, count)
+    response, amplitude = (np.stack(r) for r in zip(*rows, strict=True))
+    dims = ("differentiated", "sigma")
+    return xr.Dataset(
+        {"chi_response": (dims, response), "chi_amplitude": (dims, amplitude)},
+        {"sigma": np.asarray(sigmas, np.float64)},
+    )
+
+
+def estimate_cost(settings: GuideSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing one batch of the model.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of a batch, ``evaluations`` (of batches), ``bytes`` resident at
+        most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+    """
+    settings = settings.resolved()
+    system, size = load_system(settings), settings.batch_size or 1
+    seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
+    per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
+    budgets = settings.budgets or ()
+    tested = 1 + len(budgets) * (settings.num_positions + 4)
+    searched = sum(len(searched_arms(settings, budget)) for budget in budgets)
+    images = tested * (settings.num_samples or 0) + searched * (settings.num_search or 0)
+    # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models.
+    images = 1.3 * images + 10 * settings.susceptibility_samples + 4 * settings.window_samples
+    evaluations = images * per_image / size
+    overhead = 60.0
+    return {
+        "seconds": overhead + evaluations * seconds,
+        "seconds_per_evaluation": seconds,
+        "evaluations": evaluations,
+        "bytes": RUNTIME_BYTES + 400 * 2**20,
+        "overhead": overhead,
+    }
+
+
+def settings_of(dataset: xr.Dataset) -> GuideSettings:
+    """Read the settings back from a result, to repeat its run.
+
+    Raises
+    ------
+    ValueError
+        If the dataset is no result of this study.
+    """
+    return stored_settings(dataset, GuideSettings, "guide")
