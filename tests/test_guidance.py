@@ -18,6 +18,7 @@ from critjax.guidance import (
     window_from,
     with_budget,
 )
+from critjax.networks import NetworkConfig, init, network_denoiser
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
@@ -50,6 +51,20 @@ def test_guided_denoiser_is_the_stated_mixture(weight, skip):
         d_u, d_c = np.asarray(plain(x, sigma)), np.asarray(classy(x, sigma))
         assert np.abs(d_c - d_u).max() > 0.1
         np.testing.assert_allclose(got(x, sigma), d_u + w * (d_c - d_u), atol=1e-14)
+
+
+def test_networks_are_guided_like_banks():
+    config = NetworkConfig(width=8, dilations=(1,), num_classes=2)
+    leaves, structure = jax.tree.flatten(init(config, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))  # untrained networks ignore their label
+    leaves = [a + 0.3 * jax.random.normal(key, a.shape, a.dtype) for a, key in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(structure, leaves)
+    plain, classy = network_denoiser(config, params), network_denoiser(config, params, 1)
+    x = noisy(dtype=jnp.float32)
+    d_u, d_c = plain(x, 0.7), classy(x, 0.7)
+    assert float(jnp.abs(d_c - d_u).max()) > 0.01
+    got = jax.jit(guided(plain, classy, pulse(0.5, 1.0, 1.5)))(x, 0.7)
+    np.testing.assert_allclose(got, d_u + 1.5 * (d_c - d_u), atol=1e-5)
 
 
 @pytest.mark.parametrize(("skip", "dtype"), [(True, jnp.float32), (False, jnp.float64)])

@@ -53,6 +53,7 @@ class Mutation(NamedTuple):
     tests: tuple[str, ...]  # a test file and an expression for pytest's -k
 
 
+GUIDANCE, WINDOW = "tests/test_guidance.py", "tests/test_guidance_window.py"
 AGREES = "test_agrees_with_the_oracle"
 CLASSIFIER, CALIBRATION, FEATURES = (
     f"tests/{name}.py" for name in ("test_classifier", "test_calibration", "test_feature_measures")
@@ -595,6 +596,98 @@ MUTATIONS = [
         "amplitude = jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * sigma",
         "amplitude = jnp.sqrt(jnp.asarray(step_size, x.dtype)) * sigma",
         (FREEZE, "ensemble_of_the_sampler or pure_langevin"),
+    ),
+    # Guidance
+    Mutation(
+        "guidance, which branch a weight of zero skips",
+        "critjax/guidance/_weights.py",
+        'part("conditional", conditional, weight == 0)',
+        'part("conditional", conditional, weight < 0)',
+        (GUIDANCE, "does_no_harm or not_evaluated"),
+    ),
+    Mutation(
+        "guidance, edges of a pulse",
+        "critjax/guidance/_weights.py",
+        "(sigma > low) & (sigma <= high)",
+        "(sigma >= low) & (sigma <= high)",
+        (GUIDANCE, "are_their_formulas or of_a_window_are_those"),
+    ),
+    Mutation(
+        "guidance, level of a table",
+        "critjax/guidance/_weights.py",
+        "jnp.abs(levels - jnp.log(as_level(sigma)))",
+        "jnp.abs(jnp.exp(levels) - as_level(sigma))",
+        (GUIDANCE, "nearest_between"),
+    ),
+    Mutation(
+        "guidance, length of a node",
+        "critjax/guidance/_budget.py",
+        "(sigmas[:-1] - sigmas[1:]) / sigmas[1:]",
+        "(sigmas[:-1] - sigmas[1:]) / sigmas[:-1]",
+        (GUIDANCE, "are_the_steps"),
+    ),
+    Mutation(
+        "guidance, budget above the baseline",
+        "critjax/guidance/_budget.py",
+        "baseline + factor * (weight - baseline)",
+        "factor * weight",
+        (GUIDANCE, "same_budget or stay_there"),
+    ),
+    Mutation(
+        "guidance, last step of a window",
+        "critjax/guidance/_units.py",
+        "sigmas[int(last) + 1]",
+        "sigmas[int(last)]",
+        (GUIDANCE, "of_a_window_are_those"),
+    ),
+    Mutation(
+        "guidance, susceptibility per unit of tau",
+        "critjax/guidance/_susceptibility.py",
+        "slope / jnp.where(carried, nodes, 1)",
+        "slope",
+        ("tests/test_susceptibility.py", "product_of_step_factors"),
+    ),
+    Mutation(
+        "guidance, linear response from the end",
+        "critjax/guidance/_susceptibility.py",
+        "jnp.flip(jnp.cumsum(jnp.flip(pieces, 0), axis=0), 0)",
+        "jnp.cumsum(pieces, axis=0)",
+        ("tests/test_susceptibility.py", "travelling or linear_theory"),
+    ),
+    Mutation(
+        "guidance, memory of the reverse pass",
+        "critjax/sampling.py",
+        "    if save_every > 1:\n        block = jax.checkpoint(block)",
+        "    if save_every < 1:\n        block = jax.checkpoint(block)",
+        ("tests/test_susceptibility.py", "memory"),
+    ),
+    Mutation(
+        "guidance, half of a dip",
+        "critjax/guidance/_window.py",
+        "(1 + depth) / 2",
+        "(1 + depth) / 3",
+        (WINDOW, "prescribed_dip"),
+    ),
+    Mutation(
+        "guidance, low edge beyond a crossing",
+        "critjax/guidance/_window.py",
+        "outside = (gap > level) | (crosses & (gap < -level))",
+        "outside = gap > level",
+        (WINDOW, "critical_noise"),
+    ),
+    Mutation(
+        "guidance, bootstrap of whole trajectories",
+        "critjax/guidance/_window.py",
+        "gaps[draw]",
+        "gaps[(draw[:, None] + jnp.arange(num)) % count, jnp.arange(num)]",
+        (WINDOW, "spread_of_independent"),
+    ),
+    Mutation(
+        "guidance, standard error of a gap",
+        "critjax/guidance/_window.py",
+        "/ np.sqrt(count)",
+        "/ count",
+        (WINDOW, "three_standard_errors"),
     ),
 ]
 

@@ -82,18 +82,17 @@ def guided(
         weight = as_weight(weight).astype(x.dtype)
 
         def part(name: str, denoise_fn: DenoiseFn, unused: Any) -> Array:
-            if not skip:
+            def used() -> Array:
                 return evaluate(name, denoise_fn, x, sigma)
-            return jax.lax.cond(
-                unused, lambda: jnp.zeros_like(x), lambda: evaluate(name, denoise_fn, x, sigma)
-            )
+
+            return jax.lax.cond(unused, lambda: jnp.zeros_like(x), used) if skip else used()
 
         if skip:
             weight = _undifferentiated(weight)
+        plain = part("unconditional", unconditional, weight == 1)
+        guide = part("conditional", conditional, weight == 0)
         # Unlike D_u + w (D_c - D_u) this is exact at both ends, and so is its derivative.
-        return (1 - weight) * part("unconditional", unconditional, weight == 1) + weight * part(
-            "conditional", conditional, weight == 0
-        )
+        return (1 - weight) * plain + weight * guide
 
     return denoise
 
