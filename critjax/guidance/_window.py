@@ -1,4 +1,4 @@
-"""A recommended guidance window: where a denoiser's own trajectories are softest."""
+"""A recommended guidance window: where softening alone predicts the largest response to a push."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from critjax._checks import check, check_finite, check_rank, check_sigmas, is_concrete
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Int, PRNGKey
-from critjax.observables import first_crossing, interior_minimum
+from critjax.observables import interior_minimum
 from critjax.sampling import sample
 
 FOUND, OPEN, AT_END, INDISTINCT, NON_FINITE = range(5)
 WINDOW_STATUS = {
     FOUND: "found",
     OPEN: "found, but the window runs into an end of the ladder",
-    AT_END: "softest at an end of the ladder",
+    AT_END: "largest at an end of the ladder",
     INDISTINCT: "not distinguishable from noise",
     NON_FINITE: "not finite",
 }
 """Meaning of `GuidanceWindow.status`."""
 
-_SIGNIFICANT = 3.0  # standard errors
+_KEPT = 0.75  # of the largest response, at the edges of a window
 _WIDEST = 4.0  # factor in sigma that the bootstrap interval of a centre may span
 _INTERVAL = (2.5, 97.5)  # per cent
 
@@ -36,7 +36,7 @@ class GuidanceWindow(NamedTuple):
     sigma_high: Float[Array, ""]
     """Upper edge."""
     centre: Float[Array, ""]
-    """Noise level at which the gap is smallest or, if lambda passes one, first passes zero."""
+    """Noise level of the largest predicted response: where a short pulse belongs."""
     sigma_low_error: Float[Array, ""]
     """Standard error over trajectories, by bootstrap; likewise for the next two."""
     sigma_high_error: Float[Array, ""]
@@ -45,14 +45,18 @@ class GuidanceWindow(NamedTuple):
     """Central 95 per cent of the bootstrap centres, also where no window was found."""
     status: Int[Array, ""]
     """Code, see `WINDOW_STATUS` and `window_status`."""
-    crosses: Any
-    """Boolean: the gap falls significantly below zero, and the centre is its crossing."""
+    softest: Float[Array, ""]
+    """Noise level of the smallest gap; NaN where that is an end of the ladder. For comparison only."""
+    softest_error: Float[Array, ""]
+    """Its standard error over those bootstrap samples that have one inside the ladder."""
     sigma: Float[Array, " levels"]
     """The ladder."""
     gap: Float[Array, " levels"]
     """1 - lambda on the ladder, mean over trajectories."""
     gap_error: Float[Array, " levels"]
     """Its standard error over trajectories."""
+    response: Float[Array, " levels"]
+    """Predicted response on the ladder, largest value 1."""
     evaluations: Any
     """Denoiser evaluations spent on the trajectories."""
     jacobian_products: Any
@@ -75,28 +79,30 @@ def guidance_window(
     r"""Recommend a window of noise levels for guidance from a denoiser's softening alone.
 
     .. math:: \lambda(\sigma) = \Big\langle \frac{v^T J v}{v^T v} \Big\rangle, \qquad
-              J = \partial D/\partial x \text{ on the denoiser's own trajectories}, \qquad g = 1 - \lambda
+              J = \partial D/\partial x \text{ on the denoiser's own trajectories}
 
-    The quasi-static response of a mode to a small push is proportional to 1/g, so that the centre of the window is
-    where g is smallest. If lambda passes one, the response to a push at tau, proportional to
-    exp(int_tau (1+eta)(lambda - 1)), is largest where g first falls through zero, and that is the centre. No labels,
-    no guided samples and no response enter. Exactly:
+    .. math:: \chi_\lambda(\sigma) \propto \sigma \sqrt{\lambda(\sigma)}\,
+              \exp\Big( (1+\eta) \int_\tau^{\tau_{end}} [\lambda(\tau') - 1]\, d\tau' \Big), \qquad \tau = -\ln \sigma
 
-    1. lambda is averaged over trajectories level by level, without smoothing.
-    2. *Minimum.* The centre is the vertex of the parabola in ln sigma through the lowest level and its neighbours; g_c
-       is its value. The window is the connected part of the ladder around it with g <= (1 + g_c)/2, halfway between
-       the minimum and the value 1 without softening.
-    3. *Crossing.* If g lies more than 3 standard errors below zero somewhere, the centre is the zero of g on the way
-       from high noise to the first such level (the last one before it), and g_c = 0. The window is the connected part
-       around it with ``|g| <= 1/2``, the same rule with the response 1/``|g|`` on both sides.
-    4. Edges are interpolated linearly in ln sigma. A window that does not end on the ladder ends with it, and the
-       status says so.
-    5. Whole trajectories are resampled and steps 1 to 4 repeated, with the standard errors of the full sample.
-    6. No window is given if the lowest level is the first or the last, or the ladder starts with g below zero
-       significantly; if the bootstrap interval of the centre spans more than a factor 4 in sigma; or if the dip, the
-       smaller of the rises from the lowest level to the highest on either side, is below 3 of its standard errors
-       (those of the two levels, in quadrature). Edges are then NaN. The root of machine epsilon, rounding, is never
-       significant.
+    The exponential is what becomes of a push until the end (`linear_response`). The factor before it is the push: for a
+    posterior mean sigma^2 lambda is the variance of the mode that noise still leaves undecided (Tweedie, second order),
+    and whatever a class adds to the unconditional mean is at most a part of it. Softening alone does not say where a
+    push works best: a mode that is soft late may be decided already. No labels, no guided samples and no response
+    enter. Exactly:
+
+    1. lambda is averaged over trajectories level by level, without smoothing; where it is negative, it counts as zero
+       under the root. The integral is trapezoidal in ln sigma.
+    2. The centre is the vertex of the parabola in ln sigma through the largest level of chi_lambda and its neighbours.
+    3. The window is the connected part of the ladder around it with chi_lambda at least three quarters of its largest
+       value, interpolated linearly in ln sigma. A constant weight there has on average about nine tenths of the
+       response of a pulse at the centre, to linear order, and is the weaker push. A window that does not end on the
+       ladder ends with it, and the status says so.
+    4. Whole trajectories are resampled and steps 1 to 3 repeated, with the standard errors of the full sample.
+    5. No window is given if the largest level is the first or the last, or if the bootstrap interval of the centre
+       spans more than a factor 4 in sigma or reaches an end of the ladder. Edges are then NaN.
+
+    Exact cases: Gaussian data of variance S have the centre at sigma^2 = S for eta = 0 (lambda = 1/2) and S/2 for
+    eta = 1; the linearised two-pattern model, lambda = P/sigma^2, has it at its critical noise sigma^2 = P.
 
     Parameters
     ----------
@@ -131,12 +137,12 @@ def guidance_window(
 
     Example
     -------
-    A denoiser with a prescribed softening, lambda = 0.8 at sigma = 1:
+    Gaussian data of variance 4:
 
-    >>> denoise = lambda x, sigma: 0.8 * jnp.exp(-jnp.log(sigma) ** 2) * x
-    >>> window = guidance_window(denoise, jax.random.key(0), (4, 4, 1), geometric_sigmas(20.0, 0.05, 60))
+    >>> denoise = gaussian_denoiser(jnp.zeros((4, 4, 1)), jnp.full((4, 4), 4.0))
+    >>> window = guidance_window(denoise, jax.random.key(0), (4, 4, 1), geometric_sigmas(40.0, 0.05, 90))
     >>> print(f"{window.centre:.2f}, {window.sigma_low:.2f} to {window.sigma_high:.2f}; {window_status(window)}")
-    1.00, 0.43 to 2.30; found
+    2.00, 0.90 to 4.43; found
     """
     sigmas = jnp.asarray(sigmas)
     check_sigmas("sigmas", sigmas, minimum=3)
@@ -167,7 +173,7 @@ def guidance_window(
     per_step = {"heun": 2, "euler": 1}[solver]
     steps = sigmas.shape[0] - 1
     evaluations = num_samples * (per_step * steps + 1)
-    return _judge(gaps, sigmas, bootstrap_key, num_resamples, evaluations)
+    return _judge(gaps, sigmas, eta, bootstrap_key, num_resamples, evaluations)
 
 
 def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:
@@ -180,85 +186,66 @@ def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:
 
 
 class _Place(NamedTuple):
-    """Logarithms of centre and edges, and what bounded them."""
+    """Logarithms of centre and edges, what bounded them, and the predicted response."""
 
     low: Array
     high: Array
     centre: Array
-    crosses: Array
     at_end: Array
     open: Array
+    softest: Array
+    response: Array
 
 
-def _locate(gap: Array, log_sigma: Array, unstable: Array) -> _Place:
-    """Find centre and edges of one mean gap; ``unstable`` marks the levels that count as below zero."""
-    crosses = jnp.any(unstable)
+def _locate(gap: Array, log_sigma: Array, eta: Any) -> _Place:
+    """Predict the response from one mean gap, and find its centre and its edges."""
     num = gap.shape[0]
     index = jnp.arange(num)
-    first_unstable = jnp.argmax(unstable)
-    before = (index < first_unstable) & (gap > 0)
-    above = jnp.max(jnp.where(before, index, -1))  # the last level above zero before the first unstable one
-    lowest = jnp.argmin(gap)
+    steps = log_sigma[:-1] - log_sigma[1:]
+    decay = jnp.concatenate([jnp.zeros(1, gap.dtype), jnp.cumsum(steps * (gap[1:] + gap[:-1]) / 2)])
+    # From the first level on, which a common factor turns into the integral to the end.
+    log_response = log_sigma + jnp.log(jnp.maximum(1 - gap, 0)) / 2 + (1 + eta) * decay
+    response = jnp.exp(log_response - jnp.max(log_response))
 
-    # The two levels around the crossing, from high to low noise.
-    pair = jnp.clip(above, 0, num - 2) + jnp.arange(2)
-    zero = first_crossing(log_sigma[pair], gap[pair], 0.0)
-    vertex, depth = interior_minimum(log_sigma, gap)
-
-    at_end = jnp.where(crosses, above < 0, (lowest == 0) | (lowest == num - 1))
-    centre = jnp.where(crosses, zero, vertex)
-    centre = jnp.where(at_end, log_sigma[jnp.where(crosses, 0, lowest)], centre)
-    level = jnp.where(crosses, 0.5, (1 + depth) / 2)
-    outside = (gap > level) | (crosses & (gap < -level))
-    left, right = jnp.where(crosses, above, lowest), jnp.where(crosses, above + 1, lowest)
+    highest = jnp.argmax(response)
+    vertex, depth = interior_minimum(log_sigma, -response)
+    at_end = (highest == 0) | (highest == num - 1)
+    level = _KEPT * jnp.where(at_end, 1.0, -depth)
+    outside = response < level
     # Last level outside towards high noise, first level outside towards low noise.
-    upper = jnp.max(jnp.where(outside & (index <= left), index, -1))
-    lower = jnp.min(jnp.where(outside & (index >= right), index, num))
+    upper = jnp.max(jnp.where(outside & (index < highest), index, -1))
+    lower = jnp.min(jnp.where(outside & (index > highest), index, num))
 
-    def edge(a: Array, b: Array, value: Array) -> Array:
+    def edge(a: Array, b: Array) -> Array:
         """Interpolate between neighbouring levels a and b."""
-        fraction = (value - gap[a]) / (gap[b] - gap[a])
+        fraction = (level - response[a]) / (response[b] - response[a])
         return log_sigma[a] + fraction * (log_sigma[b] - log_sigma[a])
 
     top, bottom = jnp.maximum(upper, 0), jnp.minimum(lower, num - 1)
-    high = jnp.where(upper < 0, log_sigma[0], edge(top, top + 1, level))
-    sign = jnp.where(gap[bottom] > 0, 1, -1)
-    low = jnp.where(lower == num, log_sigma[-1], edge(bottom - 1, bottom, sign * level))
-    return _Place(low, high, centre, crosses, at_end, (upper < 0) | (lower == num))
+    high = jnp.where(upper < 0, log_sigma[0], edge(top, top + 1))
+    low = jnp.where(lower == num, log_sigma[-1], edge(bottom - 1, bottom))
+    centre = jnp.where(at_end, log_sigma[highest], vertex)
+    softest = interior_minimum(log_sigma, gap)[0]
+    return _Place(low, high, centre, at_end, (upper < 0) | (lower == num), softest, response)
 
 
-def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int, evaluations: int) -> GuidanceWindow:
+def _judge(
+    gaps: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int, evaluations: int
+) -> GuidanceWindow:
     """Turn the gaps (num_samples, levels) of single trajectories into a window and its status."""
-    count, num = gaps.shape
+    count = gaps.shape[0]
     log_sigma = jnp.log(sigmas).astype(gaps.dtype)
     mean = jnp.mean(gaps, axis=0)
-    error = jnp.std(gaps, axis=0, ddof=1) / np.sqrt(count)
-
-    def least(noise: Array) -> Array:
-        """Return what is significant: rounding is not, where trajectories agree to the last digit."""
-        return jnp.maximum(_SIGNIFICANT * noise, float(jnp.finfo(mean.dtype).eps) ** 0.5)
-
-    def locate(gap: Array) -> _Place:
-        return _locate(gap, log_sigma, gap < -least(error))
-
-    place = locate(mean)
+    place = _locate(mean, log_sigma, eta)
     draws = jax.random.randint(key, (num_resamples, count), 0, count)
-    others = jax.vmap(lambda draw: locate(jnp.mean(gaps[draw], axis=0)))(draws)
-    interval = jnp.exp(jnp.percentile(others.centre, jnp.asarray(_INTERVAL), method="nearest"))
+    others = jax.vmap(lambda draw: _locate(jnp.mean(gaps[draw], axis=0), log_sigma, eta))(draws)
+    ends = jnp.percentile(others.centre, jnp.asarray(_INTERVAL), method="nearest")
 
-    lowest = jnp.argmin(mean)
-    index = jnp.arange(num)
-
-    def rises(side: Array) -> Array:
-        """Tell whether the gap rises significantly from its lowest level to its highest on one side."""
-        highest = jnp.argmax(jnp.where(side, mean, -jnp.inf))
-        return mean[highest] - mean[lowest] > least(jnp.hypot(error[lowest], error[highest]))
-
-    dips = rises(index < lowest) & rises(index > lowest)
-    vague = (interval[1] > _WIDEST * interval[0]) | ~(place.crosses | dips)
+    vague = (ends[1] - ends[0] > np.log(_WIDEST)) | (ends[0] <= log_sigma[-1]) | (ends[1] >= log_sigma[0])
     finite = jnp.all(jnp.isfinite(gaps))
     status = jnp.where(vague, INDISTINCT, jnp.where(place.open, OPEN, FOUND))
     status = jnp.where(place.at_end, AT_END, status)
+    status = jnp.where(jnp.any(mean < 1), status, INDISTINCT)  # nothing responds at all
     status = jnp.where(finite, status, NON_FINITE)
     told = status <= OPEN
 
@@ -275,12 +262,14 @@ def _judge(gaps: Array, sigmas: Array, key: PRNGKey, num_resamples: int, evaluat
         sigma_low_error=spread(others.low),
         sigma_high_error=spread(others.high),
         centre_error=spread(others.centre),
-        centre_interval=interval,
+        centre_interval=jnp.exp(ends),
         status=status,
-        crosses=place.crosses,
+        softest=jnp.exp(place.softest),
+        softest_error=jnp.nanstd(jnp.exp(others.softest), ddof=1),
         sigma=sigmas,
         gap=mean,
-        gap_error=error,
+        gap_error=jnp.std(gaps, axis=0, ddof=1) / np.sqrt(count),
+        response=place.response,
         evaluations=evaluations,
         jacobian_products=gaps.size,
     )
@@ -306,9 +295,9 @@ def window_status(window: GuidanceWindow) -> str:
 
     Example
     -------
-    >>> denoise = gaussian_denoiser(jnp.zeros((4, 4, 1)), jnp.ones((4, 4)))  # its gap falls for ever
-    >>> window_status(guidance_window(denoise, jax.random.key(0), (4, 4, 1), geometric_sigmas(9.0, 0.1, 9)))
-    'softest at an end of the ladder'
+    >>> denoise = gaussian_denoiser(jnp.zeros((4, 4, 1)), jnp.ones((4, 4)))
+    >>> window_status(guidance_window(denoise, jax.random.key(0), (4, 4, 1), geometric_sigmas(0.9, 0.1, 9)))
+    'largest at an end of the ladder'
     """
     concrete = is_concrete(window.status)
     check(concrete, "window", "a concrete result", "a traced one", "call window_status outside jit")

@@ -37,10 +37,7 @@ def _window_band(axes: Axes, dataset: xr.Dataset) -> None:
     low, high = float(dataset["window_sigma_low"]), float(dataset["window_sigma_high"])
     if np.isfinite(low) and np.isfinite(high):
         axes.axvspan(high, low, color=BLUE, alpha=0.08, linewidth=0, label="recommended window")
-
-
-def _mark_peak(axes: Axes, sigma: float, colour: str, style: str) -> None:
-    axes.axvline(sigma, color=colour, linestyle=style, linewidth=1.0, zorder=0.5)
+        axes.axvline(float(dataset["window_centre"]), color=BLUE, linewidth=1.0, zorder=0.5)
 
 
 @styled

@@ -16,6 +16,7 @@ from critjax.report._table import Row, noise_rows
 #: Significance of a difference, and agreement of two peaks in sigma.
 SIGNIFICANT, AGREES = 0.01, 0.15
 _RIVALS = ("random positions", "constant", "best interval", "response window", "none")
+_JUDGED = {"critical pulse": "the critical pulse", "window": "guidance in the recommended window"}
 _THEORIES = {"regression": "regression", "closure": "Gaussian closure", "linear": "linear theory"}
 
 
@@ -30,13 +31,21 @@ def window_sentence(dataset: xr.Dataset) -> str:
     ddpm = sorted(float(v) for v in units["ddpm_timestep_linear"])
     where = f"DDPM steps {ddpm[0]:.0f} to {ddpm[1]:.0f} of 1000 (linear schedule)"
     return (
-        f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}, {where}, "
-        f"centred on {text(read(dataset, 'window_centre'))} {price}."
+        f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}, {where}, or a "
+        f"pulse at σ = {text(read(dataset, 'window_centre'))} {price}. {_softest(dataset)}"
     )
 
 
+def _softest(dataset: xr.Dataset) -> str:
+    """State where the mode itself is softest, which is not where it responds most."""
+    softest = read(dataset, "window_softest")
+    if not softest.known:
+        return "Its gap has no minimum inside the ladder."
+    return f"The mode is softest at σ = {text(softest)}, where less of it is left to decide."
+
+
 def _against(part: xr.Dataset, rival: str) -> str | None:
-    """Compare the recommended window with another schedule of the same budget."""
+    """Compare a recommended schedule with another of the same budget."""
     if rival not in part["arm"].values:
         return None
     row = part.sel(arm=rival)
@@ -51,26 +60,27 @@ def _against(part: xr.Dataset, rival: str) -> str | None:
 
 
 def verdict_sentences(dataset: xr.Dataset) -> list[str]:
-    """State, for every budget, how the recommended window does against the other schedules."""
+    """State, for every budget, how the recommended pulse and window do against the other schedules."""
     found = []
     for budget in dataset["budget"].values:
-        part = dataset.sel(budget=budget)
-        pieces = [piece for piece in (_against(part, rival) for rival in _RIVALS) if piece is not None]
-        if pieces:
-            found.append(
-                f"Budget {budget:g}: in the {dataset.attrs['response']}, guidance in the recommended window is "
-                f"{'; '.join(pieces)}."
-            )
+        for judged, name in _JUDGED.items():
+            part = dataset.sel(budget=budget, judged=judged)
+            pieces = [piece for piece in (_against(part, rival) for rival in _RIVALS) if piece is not None]
+            if pieces:
+                found.append(
+                    f"Budget {budget:g}: in the {dataset.attrs['response']}, {name} is {'; '.join(pieces)}."
+                )
     return found
 
 
 def diversity_sentence(dataset: xr.Dataset) -> str | None:
-    """State what the recommended window, or else the best pulse, costs in diversity."""
+    """State what the critical pulse, or else the best pulse, costs in diversity."""
     part = dataset.isel(budget=0)
     arms = [str(a) for a in part["arm"].values]
     pulses = [a for a in arms if a.startswith("pulse")]
     best = pulses[int(np.argmax(part["response"].sel(arm=pulses).values))]
-    name, arm = ("the recommended window", "window") if "window" in arms else ("the best pulse", best)
+    arm = "critical pulse" if "critical pulse" in arms else best
+    name = "the critical pulse" if arm == "critical pulse" else "the best pulse"
     spread, free = (read(part.sel(arm=a), "diversity") for a in (arm, "none"))
     if not spread.known or not free.known:
         return None
@@ -144,8 +154,9 @@ def guide_table(dataset: xr.Dataset) -> list[Row]:
 
 def guide_description(dataset: xr.Dataset, settings: dict) -> str:
     """Describe the run in one line."""
+    real = f", Frechet distances to {dataset.attrs['references']}" if dataset.attrs["references"] else ""
     return (
         f"{settings['model']}; {settings['num_samples']} images a schedule, {settings['num_levels']} noise levels, "
         f"{settings['solver']}, eta = {settings['eta']:g}, baseline weight {settings['baseline']:g}, "
-        f"seed {settings['seed']}"
+        f"seed {settings['seed']}{real}"
     )

@@ -16,8 +16,8 @@ from critjax.studies._guide_settings import GuideSettings
 
 #: What the study is about, fixed in advance.
 PRIMARY = (
-    "mean over images of the difference of the target response between the window recommended from lambda(k) alone and "
-    "random pulse positions, same seeds, first budget"
+    "mean over images of the difference of the target response between the critical pulse, placed where lambda(k) "
+    "alone recommends, and pulses of the same width at random positions, same seeds, first budget"
 )
 
 
@@ -26,7 +26,7 @@ class Arm(NamedTuple):
 
     name: str
     kind: str
-    """One of "none", "constant", "pulse", "interval", "window" or "response window"."""
+    """One of "none", "constant", "pulse", "interval", "critical pulse", "window" or "response window"."""
     low: float
     high: float
     table: np.ndarray
@@ -61,6 +61,14 @@ def window_arm(
     return _arm(name or kind, kind, shape, low, high, settings, budget)
 
 
+def pulse_arm(
+    kind: str, centre: float, settings: GuideSettings, budget: float, name: str | None = None
+) -> Arm:
+    """Return a pulse of the common width."""
+    half = math.exp(settings.pulse_width / 2)
+    return window_arm(kind, centre / half, centre * half, settings, budget, name)
+
+
 def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
     """Return no guidance, constant guidance, and the pulses."""
     low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
@@ -68,11 +76,8 @@ def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
     arms = [Arm("none", "none", math.nan, math.nan, np.full(num, settings.baseline, np.float32))]
     even = constant(settings.baseline + 1.0)
     arms.append(_arm("constant", "constant", even, low, high, settings, budget))
-    half = math.exp(settings.pulse_width / 2)
     for number, centre in enumerate(pulse_centres(settings)):
-        arms.append(
-            window_arm("pulse", centre / half, centre * half, settings, budget, f"pulse {number:02d}")
-        )
+        arms.append(pulse_arm("pulse", centre, settings, budget, f"pulse {number:02d}"))
     return arms
 
 
@@ -115,7 +120,7 @@ def plan(settings: GuideSettings) -> dict[str, Any]:
             for budget in budgets
         },
         "chosen_during_the_run": [
-            "window: guidance_window of the model at the baseline, seeds 'window'",
+            "critical pulse, window: centre and edges of guidance_window of the model at the baseline, seeds 'window'",
             "response window: where linear response predicts at least half of its largest value, seeds 'theory'",
             "interval: the searched interval of the largest mean response on seeds 'search'",
         ],

@@ -21,8 +21,8 @@ from critjax.studies._guide_systems import System
 _NUM_RESAMPLES = 1000
 #: Most blocks of the jackknife of a Frechet distance.
 _MAX_BLOCKS = 25
-#: The schedule that is judged; all others are compared with it.
-JUDGED = "window"
+#: The schedules that are judged, both recommended from the softening alone; all others are compared with them.
+JUDGED = ("critical pulse", "window")
 
 
 def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSettings) -> xr.Dataset:
@@ -37,9 +37,9 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
             Mean response; share of images of the target class; trace of the covariance of the features within a class;
             Frechet distance of the features to held-out images (biased by the finite number, equally for all arms).
         ``advantage``, ``advantage_p``
-            Mean paired difference of the response of the arm "window" and of this arm, same seeds, and the two-sided
-            p-value of Student's paired t; ``advantage_accuracy_p`` of McNemar's exact test for the accuracy. NaN where
-            no window was recommended.
+            Also on ``judged``, "critical pulse" and "window": mean paired difference of the response of the judged arm
+            and of this arm, same seeds, and the two-sided p-value of Student's paired t; ``advantage_accuracy_p`` of
+            McNemar's exact test for the accuracy. NaN where nothing was recommended.
         ``weight``, ``arm_low``, ``arm_high``
             The schedule on the levels ``sigma``, and its edges.
 
@@ -50,8 +50,8 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
         On ``sigma``: ``gap``, the predictions, and the means of the susceptibilities with standard errors.
     """
     shared = parts["window"].merge(parts["theory"], combine_attrs="drop")
-    shared = shared.rename({n: f"window_{n}" for n in ("sigma_low", "sigma_high", "centre")})
-    shared = shared.rename({f"{n}_error": f"window_{n}_error" for n in ("sigma_low", "sigma_high", "centre")})
+    for name in ("sigma_low", "sigma_high", "centre", "softest"):
+        shared = shared.rename({name: f"window_{name}", f"{name}_error": f"window_{name}_error"})
     if "susceptibility" in parts:
         for name, values in parts["susceptibility"].data_vars.items():
             count = values.sizes["differentiated"]
@@ -104,7 +104,6 @@ def _one_budget(
     parts: Mapping[str, xr.Dataset], number: int, system: System, settings: GuideSettings
 ) -> tuple[xr.Dataset, list[str]]:
     found = _arms(parts, number, settings)
-    judged = found.get(JUDGED)
     rows: dict[str, list[Any]] = {}
     num_levels = (settings.num_levels or 0) + 1
     for arm in found.values():
@@ -113,7 +112,8 @@ def _one_budget(
             row[name], row[f"{name}_error"] = _mean_and_error(values.values)
         features, labels = arm["features"].values.astype(np.float64), arm["label"].values
         row |= _quality(features, labels, system.references)
-        row |= _comparison(judged, arm)
+        against = [_comparison(found.get(name), arm) for name in JUDGED]
+        row |= {name: [values[name] for values in against] for name in against[0]}
         row["weight"] = arm["weight"].values if "weight" in arm else np.full(num_levels, np.nan)
         row["arm_low"], row["arm_high"] = arm.attrs["low"], arm.attrs["high"]
         row["kept"] = arm["kept"].values
@@ -121,8 +121,9 @@ def _one_budget(
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     dims = {"weight": ("arm", "sigma"), "kept": ("arm", "shown", "y", "x", "channel")}
+    dims |= {name: ("arm", "judged") for name in rows if name.startswith("advantage")}
     variables = {n: (dims.get(n, ("arm",)), np.asarray(v)) for n, v in rows.items()}
-    return xr.Dataset(variables, {"arm": list(found)}), list(found)
+    return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)}), list(found)
 
 
 def _quality(features: np.ndarray, labels: np.ndarray, references: np.ndarray | None) -> dict[str, float]:

@@ -42,7 +42,9 @@ class System(NamedTuple):
     bank: tuple[np.ndarray, np.ndarray] | None
     """Training images (N, H, W, C) and labels of an exact image model."""
     references: np.ndarray | None
-    """Features (R, F) of images that were not trained on, with `reference_labels`, for Frechet distances."""
+    """Features (R, F) of real images, for Frechet distances."""
+    reference_name: str
+    """What those images are, and whether the model was trained on them."""
     response_name: str
     homogeneous: bool
     """Whether linear theory about the uniform state x = 0 applies."""
@@ -79,6 +81,7 @@ def pattern_system(settings: GuideSettings) -> System:
         sign[:, None, None, None] * uniform,
         None,
         None,
+        "",
         "magnetisation along the target",
         True,
         size,
@@ -158,6 +161,7 @@ def image_system(settings: GuideSettings) -> System:
         _directions(images, labels, len(names)),
         (images, labels),
         None,
+        "",
         "posterior of the target class",
         False,
         window,
@@ -184,7 +188,7 @@ def network_system(settings: GuideSettings) -> System:
     height, width, channels = judge.config.image_shape
     known = load_dataset("fashion-mnist", num_images=1000)
     images, labels = np.asarray(known.images), np.asarray(known.labels)
-    held_out = _held_out()
+    real, reference_name = _references()
 
     def probabilities(x: Array) -> Array:
         return classify(judge, x[None])[0]
@@ -193,7 +197,7 @@ def network_system(settings: GuideSettings) -> System:
         return classifier_features(judge, x[None])[0]
 
     references = np.concatenate(
-        [np.asarray(jax.jit(lambda b: classifier_features(judge, b))(b)) for b in np.split(held_out, 10)]
+        [np.asarray(jax.jit(lambda b: classifier_features(judge, b))(b)) for b in np.split(real, 10)]
     )
     return System(
         (height, width, channels),
@@ -207,20 +211,23 @@ def network_system(settings: GuideSettings) -> System:
         _directions(images, labels, len(FASHION_MNIST_CLASSES)),
         None,
         references,
+        reference_name,
         "classifier's probability of the target class",
         False,
         config.receptive_field,
     )
 
 
-def _held_out() -> np.ndarray:
-    """Return test images if they are installed, else the embedded ones, a multiple of ten."""
+def _references() -> tuple[np.ndarray, str]:
+    """Return test images if they are installed, else the embedded ones, a multiple of ten, and what they are."""
     from critjax.data import embedded_fashion_mnist, load_fashion_mnist
 
     try:
-        return np.asarray(load_fashion_mnist(split="test").images)
-    except (FileNotFoundError, OSError):
-        return np.asarray(embedded_fashion_mnist().images)
+        return np.asarray(load_fashion_mnist(split="test").images), "10,000 held-out images"
+    except FileNotFoundError:
+        return np.asarray(
+            embedded_fashion_mnist().images
+        ), "1,000 training images (no test images were found)"
 
 
 def load_system(settings: GuideSettings) -> System:

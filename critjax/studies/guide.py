@@ -34,6 +34,7 @@ from critjax.studies._guide_arms import (
     fixed_arms,
     ladder,
     plan,
+    pulse_arm,
     sample_seeds,
     searched_arms,
     window_arm,
@@ -120,6 +121,7 @@ def run(
         plan=parts["plan"].attrs["plan"],
         primary_statistic=PRIMARY,
         response=system.response_name,
+        references=system.reference_name,
         classes=json.dumps(system.class_names),
         window_status=window.attrs["status"],
         cost=json.dumps({n: window.attrs[n] for n in ("evaluations", "jacobian_products")}),
@@ -150,6 +152,8 @@ def _compare(
         scores.append(float(found["response"].mean()))
     best = searched[int(np.argmax(scores))]
     arms.append(best._replace(name="best interval"))
+    if np.isfinite(float(window["centre"])):
+        arms.append(pulse_arm("critical pulse", float(window["centre"]), settings, budget))
     for kind, span in (("window", window), ("response window", _response_window(theory))):
         low, high = float(span["sigma_low"]), float(span["sigma_high"])
         if np.isfinite(low) and np.isfinite(high):
@@ -214,7 +218,7 @@ def _player(system: System, settings: GuideSettings) -> Callable[[Arm, Array], x
 
 
 def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
-    """Recommend a window from the softening of the uniform mode alone, on seeds of its own."""
+    """Recommend a pulse and a window from the softening of the uniform mode alone, on seeds of its own."""
     report("window", 0, 1)
     sigmas = ladder(settings)
     key = sample_seeds(settings, "window", 1)[0]
@@ -231,13 +235,14 @@ def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
         )
     )(key)
     report("window", 1, 1)
-    single = ("sigma_low", "sigma_high", "centre")
+    single = ("sigma_low", "sigma_high", "centre", "softest")
     values = {n: float(getattr(found, n)) for n in (*single, *(f"{n}_error" for n in single))}
     return xr.Dataset(
         {
             **values,
             "gap": (("sigma",), np.asarray(found.gap, np.float64)),
             "gap_error": (("sigma",), np.asarray(found.gap_error, np.float64)),
+            "softening_response": (("sigma",), np.asarray(found.response, np.float64)),
         },
         {"sigma": np.asarray(sigmas, np.float64)},
         {
