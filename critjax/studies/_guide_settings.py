@@ -52,7 +52,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
     "network": {
         "num_samples": (50, 20),
-        "num_levels": (18, 10),
+        "num_levels": (18, 15),
         "sigma_max": (80.0, 80.0),
         "sigma_min": (0.05, 0.05),
         "budgets": ((1.0,), (1.0,)),
