@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
@@ -79,6 +80,23 @@ def test_seeds_are_shared_and_differences_paired(small):
     assert float(row["pulse_response_error"]) == pytest.approx(change.std(ddof=1) / np.sqrt(24) / 0.5)
     # Plus and minus are the targets in turn; a pulse pushes every image towards its own.
     assert float(row["pulse_response"]) > 0
+
+
+def test_judged_schedules_are_compared_image_by_image(small):
+    result, parts = small
+    budget = result.isel(budget=1)
+    for judged in ("critical pulse", "window"):
+        found = parts[f"1-{judged.replace(' ', '-')}"]["response"].values
+        difference = found - parts["1-constant"]["response"].values
+        row = budget.sel(arm="constant", judged=judged)
+        assert float(row["advantage"]) == pytest.approx(difference.mean())
+        assert float(row["advantage_error"]) == pytest.approx(difference.std(ddof=1) / np.sqrt(24))
+        assert float(row["advantage_p"]) == pytest.approx(stats.ttest_1samp(difference, 0.0).pvalue)
+        assert float(budget.sel(arm=judged, judged=judged)["advantage"]) == 0.0
+    # The critical pulse has the common width and sits where the window has its centre.
+    arm = budget.sel(arm="critical pulse")
+    assert np.log(arm["arm_high"] / arm["arm_low"]) == pytest.approx(SMALL.pulse_width)
+    assert np.sqrt(arm["arm_high"] * arm["arm_low"]) == pytest.approx(float(result["window_centre"]))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(small):
@@ -179,17 +197,19 @@ def test_peaks_are_vertices_of_parabolas_or_ends():
 
 
 def _verdict(advantage, p_value):
-    names = ["window", "constant", "random positions"]
+    """The critical pulse against three arms; no window was recommended."""
+    names = ["critical pulse", "constant", "random positions"]
     values = {"advantage": advantage, "advantage_error": 0.01, "advantage_p": p_value}
-    data = {n: (("budget", "arm"), np.full((1, 3), v)) for n, v in values.items()}
-    return xr.Dataset(data, {"budget": [1.0], "arm": names}, {"response": "magnetisation"})
+    data = {n: (("budget", "arm", "judged"), np.full((1, 3, 2), [v, np.nan])) for n, v in values.items()}
+    coordinates = {"budget": [1.0], "arm": names, "judged": ["critical pulse", "window"]}
+    return xr.Dataset(data, coordinates, {"response": "magnetisation"})
 
 
 def test_opposite_differences_give_opposite_verdicts():
     (better,) = verdict_sentences(_verdict(0.2, 1e-6))
     (worse,) = verdict_sentences(_verdict(-0.2, 1e-6))
     (equal,) = verdict_sentences(_verdict(0.01, 0.4))
-    assert "better than random positions (by 0.20" in better and "worse" not in better
+    assert "the critical pulse is better than random positions (by 0.20" in better and "worse" not in better
     assert "worse than random positions (by 0.20" in worse and "better" not in worse
     assert "not distinguishable from constant" in equal
 
@@ -211,7 +231,7 @@ def test_peaks_off_by_more_than_the_margin_are_said_to_be():
 
 def test_a_missing_window_is_said_and_no_timestep_invented():
     nothing = xr.Dataset(
-        {n: np.nan for n in ("window_sigma_low", "window_sigma_high", "window_centre")},
+        {n: np.nan for n in ("window_sigma_low", "window_sigma_high", "window_centre", "window_softest")},
         attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": "not distinguishable"},
     )
     sentence = window_sentence(nothing)
