@@ -318,7 +318,8 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
     per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
     budgets = settings.budgets or ()
-    tested = 1 + len(budgets) * (settings.num_positions + 4)
+    # No guidance once; constant, best interval, critical pulse and two windows beside the pulses.
+    tested = 1 + len(budgets) * (settings.num_positions + 5)
     searched = sum(len(searched_arms(settings, budget)) for budget in budgets)
     images = tested * (settings.num_samples or 0) + searched * (settings.num_search or 0)
     # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models.
