@@ -14,7 +14,7 @@ from critjax.cli import main
 from critjax.report import content
 from critjax.report._guide import peak_sentences, verdict_sentences, window_sentence
 from critjax.studies import guide
-from critjax.studies._guide_arms import fixed_arms, random_positions, searched_arms
+from critjax.studies._guide_arms import fixed_arms, pulse_centres, random_positions, searched_arms
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import peaks_of
 from critjax.studies._guide_theory import gaussian_response, information_response
@@ -269,11 +269,77 @@ def test_an_unconditional_network_cannot_be_guided(tmp_path, capsys, monkeypatch
     assert "a network of ten classes, got an unconditional network" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def laboratory():
+    return guide.run(GuideSettings(budgets=(0.25,), num_samples=192, susceptibility_samples=0))
+
+
 @pytest.mark.slow
-def test_theory_puts_the_peak_of_the_pattern_laboratory_where_pulses_do():
-    """Bar of 15 per cent in sigma; linear theory alone misses it when pulses straddle the bare critical noise."""
-    result = guide.run(GuideSettings(budgets=(0.25,), num_samples=192, susceptibility_samples=0))
-    measured = float(result["peak_amplitude"][0])
-    assert float(result["peak_amplitude_error"][0]) < 0.1 * measured
+def test_theory_puts_the_peak_of_the_pattern_laboratory_where_pulses_do(laboratory):
+    """Bar of 15 per cent in sigma; linear theory misses it, see the next test."""
+    measured = float(laboratory["peak_amplitude"][0])
+    assert float(laboratory["peak_amplitude_error"][0]) < 0.1 * measured
     for name in ("regression", "closure"):
-        assert abs(float(result[f"peak_predicted_{name}"][0]) / measured - 1) < 0.15, name
+        assert abs(float(laboratory[f"peak_predicted_{name}"][0]) / measured - 1) < 0.15, name
+    # From the softening of the mean Jacobian alone, without classes.
+    assert abs(float(laboratory["window_centre"]) / measured - 1) < 0.15
+
+
+def _pulses_by_hand(patterns, log_prior, num_plus, settings, count=32, levels=60):
+    """Magnetisation per unit of budget (pulses, count): posterior means and Heun steps written out, another ladder."""
+    side, half = settings.grid, settings.size // 2
+    kernels = np.zeros((len(patterns), side, side))
+    for i in range(settings.size):
+        for j in range(settings.size):
+            kernels[:, (i - half) % side, (j - half) % side] = patterns[:, i, j]
+    spectra, centre = np.conj(np.fft.rfft2(kernels)), patterns[:, half, half, None, None]
+
+    def means(x, sigma):
+        logits = np.fft.irfft2(np.fft.rfft2(x)[:, None] * spectra, s=(side, side)) / sigma**2
+        logits += log_prior[:, None, None]
+        found = []
+        for part in (slice(None), slice(0, num_plus)):
+            weights = np.exp(logits[:, part] - logits[:, part].max(1, keepdims=True))
+            found.append((weights * centre[part]).sum(1) / weights.sum(1))
+        return found
+
+    tau = np.linspace(-np.log(settings.sigma_max), -np.log(settings.sigma_min), levels + 1)
+    step = tau[1] - tau[0]
+    start = settings.sigma_max * np.random.default_rng(0).normal(size=(count, side, side))
+
+    def magnetisation(weight):
+        x = start
+        for n in range(levels):
+            free, own = means(x, np.exp(-tau[n]))
+            first = free + weight[n] * (own - free) - x
+            free, own = means(x + step * first, np.exp(-tau[n + 1]))
+            x = x + step * (first + free + weight[n] * (own - free) - (x + step * first)) / 2
+        return x.mean((1, 2))
+
+    none, found = magnetisation(np.zeros(levels)), []
+    middle = -(tau[1:] + tau[:-1]) / 2
+    for position in np.log(pulse_centres(settings)):
+        inside = np.abs(middle - position) < settings.pulse_width / 2
+        found.append(magnetisation(inside / (inside.sum() * step) * settings.budgets[0]) - none)
+    return np.array(found) / settings.budgets[0]
+
+
+@pytest.mark.slow
+def test_the_miss_of_linear_theory_is_reproduced_by_hand(laboratory):
+    """Bare linear theory puts the peak 16 per cent too high: fluctuations delay the softening, and it has none."""
+    settings = GuideSettings(budgets=(0.25,)).resolved()
+    key = jax.random.fold_in(jax.random.key(settings.seed), 5)
+    random = np.asarray(jnp.sign(jax.random.normal(key, (2, 5, 5, 1), jnp.float32)), np.float64)[..., 0]
+    others, plus = np.concatenate([random, -random]), np.ones((1, 5, 5))
+    patterns = np.concatenate([plus, others, -plus, others])
+    log_prior = np.log(([1.0] + [0.25] * 4) * 2)
+    change = _pulses_by_hand(patterns, log_prior, 5, settings)
+    log_sigma = np.log(pulse_centres(settings))
+    draws = np.random.default_rng(1).integers(0, change.shape[1], (500, change.shape[1]))
+    peak = np.exp(peaks_of(log_sigma, change.mean(1)))
+    error = np.exp(peaks_of(log_sigma, change[:, draws].mean(2).T)).std(ddof=1)
+    both = np.hypot(error, float(laboratory["peak_amplitude_error"][0]))
+    # 1 % for different ladders: pulses begin and end between levels.
+    assert abs(peak - float(laboratory["peak_amplitude"][0])) < 3 * both + 0.01 * peak
+    miss = float(laboratory["peak_predicted_linear"][0]) / peak - 1
+    assert 0.10 < miss < 0.22
