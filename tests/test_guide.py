@@ -11,6 +11,14 @@ from scipy import stats
 
 from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
+from critjax.networks import (
+    NetworkConfig,
+    classifier_features,
+    classify,
+    init,
+    load_classifier,
+    save_network,
+)
 from critjax.report import content
 from critjax.report._guide import peak_sentences, verdict_sentences, window_sentence
 from critjax.studies import guide
@@ -267,6 +275,64 @@ def test_an_unconditional_network_cannot_be_guided(tmp_path, capsys, monkeypatch
     )  # the tests have their own precision
     assert main(["guide", "local-11", "--out", str(tmp_path / "a"), "--no-progress"]) == 2
     assert "a network of ten classes, got an unconditional network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("model", ["patterns", "ideal", "els", "unet-classes"])
+def test_defaults_of_every_model_are_legal(model, quick):
+    settings = GuideSettings(model=model, quick=quick).resolved()
+    assert settings.num_samples >= settings.num_search
+    for budget in settings.budgets:
+        arms = fixed_arms(settings, budget) + searched_arms(settings, budget)
+        assert all(np.all(np.isfinite(arm.table)) for arm in arms)
+
+
+def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("critjax.cli.configure_jax", lambda precision: None)
+    options = ["guide", "--size", "3", "--grid", "8", "--num-samples", "8", "--num-search", "4"]
+    options += ["--num-levels", "12", "--num-positions", "4", "--window-samples", "8", "--budgets", "0.5"]
+    options += ["--susceptibility-samples", "2", "--batch-size", "8", "--no-progress"]
+    assert main([*options, "--dry-run", "--out", str(tmp_path / "a")]) == 0
+    assert "predicted time" in capsys.readouterr().out and not (tmp_path / "a").exists()
+    assert main([*options, "--out", str(tmp_path / "a")]) == 0
+    printed = capsys.readouterr().out
+    assert "random positions" in printed and "pulse 03" in printed
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"results.nc", "report.html", "figures"}
+    assert len(list((tmp_path / "a" / "figures").glob("guide-*.png"))) == 5
+    source = str(tmp_path / "a" / "results.nc")
+    assert main(["guide", "--from", source, "--no-progress", "--out", str(tmp_path / "b")]) == 0
+    first, second = (xr.load_dataset(tmp_path / n / "results.nc", engine="h5netcdf") for n in "ab")
+    xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())
+
+
+def test_a_network_is_judged_by_the_classifier(tmp_path):
+    config = NetworkConfig(width=4, dilations=(1,), num_classes=10, sigma_data=0.7)
+    params = init(config, jax.random.key(0))
+    params["head"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)
+    save_network(tmp_path / "tiny.safetensors", config, params)
+    settings = GuideSettings(
+        model=str(tmp_path / "tiny.safetensors"),
+        budgets=(1.0,),
+        num_samples=30,
+        num_search=4,
+        num_positions=4,
+        pulse_width=0.8,
+        num_levels=6,
+        sigma_max=8.0,
+        sigma_min=0.1,
+        window_samples=2,
+        susceptibility_samples=2,
+    )
+    parts = {}
+    result = guide.run(settings, on_checkpoint=parts.__setitem__)
+    judge = load_classifier()
+    kept = jnp.asarray(parts["0-constant"]["kept"].values)
+    found = np.asarray(classify(judge, kept))[np.arange(20), np.arange(20) % 10]
+    np.testing.assert_allclose(parts["0-constant"]["response"].values[:20], found, atol=1e-5)
+    features = np.asarray(classifier_features(judge, kept))
+    np.testing.assert_allclose(parts["0-constant"]["features"].values[:20], features, rtol=1e-4, atol=1e-4)
+    assert np.all(np.isfinite(result["frechet"])) and np.all(np.isfinite(result["diversity"]))
+    assert "images" in result.attrs["references"]
 
 
 @pytest.fixture(scope="module")
