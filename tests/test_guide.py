@@ -232,9 +232,21 @@ def test_peaks_off_by_more_than_the_margin_are_said_to_be():
     }
     dataset = xr.Dataset({n: (("budget",), [v]) for n, v in data.items()}, {"budget": [1.0]})
     dataset.attrs["response"] = "magnetisation"
-    _, theory = peak_sentences(dataset)
+    _, theory = peak_sentences(dataset)  # no derivatives were taken, and none are spoken of
     assert "closure σ = 2.20 (+10 %, within 15 %)" in theory  # noqa: RUF001
     assert "linear theory σ = 3.00 (+50 %, not within 15 %)" in theory  # noqa: RUF001
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.9, False), (1e-6, True)])
+def test_derivatives_that_see_nothing_are_called_so(share, said):
+    single = {"peak_amplitude": 2.0, "peak_response": 2.1, "peak_predicted_response": 2.2}
+    data = {n: (("budget",), [v]) for n, v in single.items()}
+    curve = np.array([[0.1, 1.0, 0.2]])
+    data["pulse_response"] = (("budget", "position_sigma"), curve)
+    data["predicted_response"] = (("budget", "position_sigma"), share * curve)
+    found = peak_sentences(xr.Dataset(data, {"budget": [1.0]}, {"response": "magnetisation"}))
+    assert any("hold nothing of what pulses do" in sentence for sentence in found) == said
+    assert any("single trajectories σ = 2.20 (+5 %" in sentence for sentence in found) != said  # noqa: RUF001
 
 
 def test_a_missing_window_is_said_and_no_timestep_invented():

@@ -30,6 +30,10 @@ _THEORY = {
     "closure": ("Gaussian closure", {"color": BLUE, "linestyle": "--"}),
     "regression": ("regression on own trajectories", {"color": GREEN, "linestyle": "-."}),
 }
+_RESPONSE_THEORY = {
+    "information": ("class information, exact", {"color": BLACK, "linestyle": "-"}),
+    "response": ("derivatives of single images", {"color": BLUE, "linestyle": "--"}),
+}
 _SHOWN = 10
 
 
@@ -52,6 +56,9 @@ def response_figure(dataset: xr.Dataset) -> Figure:
         top.errorbar(position, part["pulse_response"], part["pulse_response_error"], **style)
         arms = part.sel(arm=pulses)
         middle.errorbar(position, arms["diversity"], arms["diversity_error"], **style)
+    for name, (label, style) in _RESPONSE_THEORY.items():
+        if f"predicted_{name}" in dataset:
+            top.plot(position, dataset[f"predicted_{name}"].isel(budget=0), label=label, **style)
     top.axhline(0, color=GREY, linewidth=0.8)
     top.set_ylabel("response\nper unit of budget")
     none = dataset.isel(budget=0).sel(arm="none")

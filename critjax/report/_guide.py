@@ -18,6 +18,10 @@ SIGNIFICANT, AGREES = 0.01, 0.15
 _RIVALS = ("random positions", "constant", "best interval", "response window", "none")
 _JUDGED = {"critical pulse": "the critical pulse", "window": "guidance in the recommended window"}
 _THEORIES = {"regression": "regression", "closure": "Gaussian closure", "linear": "linear theory"}
+#: What predicts the response itself, not the amplitude of a mode.
+_RESPONSES = {"information": "class information", "response": "derivatives along single trajectories"}
+#: Derivatives that hold less than this share of what pulses do do not see the response.
+_SEEN = 0.1
 
 
 def window_sentence(dataset: xr.Dataset) -> str:
@@ -104,17 +108,35 @@ def peak_sentences(dataset: xr.Dataset) -> list[str]:
         f"At budget {float(part['budget']):g} a pulse changes the {dataset.attrs['response']} most at "
         f"σ = {text(response)}, the amplitude of the class mode at σ = {text(measured)}."
     ]
-    pieces = []
-    for name, label in _THEORIES.items():
-        predicted = read(part, f"peak_predicted_{name}").value
-        if not math.isfinite(predicted):
-            continue
-        off = predicted / measured.value - 1
-        word = "within" if abs(off) <= AGREES else "not within"
-        pieces.append(f"{label} σ = {plain(predicted)} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)")
-    if pieces:
-        found.append(f"For the amplitude theory predicts the peak at: {'; '.join(pieces)}.")
+    for target, value, theories in (
+        ("amplitude", measured.value, _THEORIES),
+        ("response", response.value, _RESPONSES),
+    ):
+        pieces = []
+        for name, label in theories.items():
+            predicted = read(part, f"peak_predicted_{name}").value
+            if not math.isfinite(predicted) or (name == "response" and not _derivatives_see(part)):
+                continue
+            off = predicted / value - 1
+            word = "within" if abs(off) <= AGREES else "not within"
+            pieces.append(f"{label} σ = {plain(predicted)} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)")
+        if pieces:
+            found.append(f"For the {target} theory predicts the peak at: {'; '.join(pieces)}.")
+    if not _derivatives_see(part):
+        found.append(
+            "Derivatives along single trajectories hold nothing of what pulses do: final images are so decided that "
+            "none of them answers an infinitesimal push, and rare ones flip under a finite one."
+        )
     return found
+
+
+def _derivatives_see(part: xr.Dataset) -> bool:
+    """Tell whether reverse mode finds a fair share of the largest response to a pulse, if it was run at all."""
+    if "predicted_response" not in part:
+        return True
+    best = int(np.argmax(part["pulse_response"].values))
+    found, pulse = (float(part[n].values[best]) for n in ("predicted_response", "pulse_response"))
+    return found > _SEEN * pulse
 
 
 def guide_findings(dataset: xr.Dataset) -> list[str]:
