@@ -64,6 +64,8 @@ def response_figure(dataset: xr.Dataset) -> Figure:
     none = dataset.isel(budget=0).sel(arm="none")
     if np.isfinite(float(none["diversity"])):
         named_level(middle, float(none["diversity"]), "no guidance", colour=BLACK)
+    if "real_diversity" in dataset:
+        named_level(middle, float(dataset["real_diversity"]), "real images", colour=GREEN, side="left")
     middle.set_ylabel("diversity\n(variance within classes)")
     style = {**POINTS, "color": RED, "marker": "o", "label": "unguided model"}
     bottom.errorbar(dataset["sigma"], dataset["gap"], dataset["gap_error"], **style)

@@ -91,11 +91,18 @@ def diversity_sentence(dataset: xr.Dataset) -> str | None:
     change = spread.value - free.value
     error = math.hypot(spread.error, free.error)  # too large: the two share their seeds
     share = Measured(100 * abs(change) / free.value, 100 * error / free.value)
+    real = read(dataset, "real_diversity")
+    among = f" (that of {dataset.attrs['references']}: {text(real)})" if real.known else ""
+    level = f"{text(spread)}{among}"
     if abs(change) < 2 * error:
-        return f"The diversity within classes under {name} is that without guidance within error ({text(share)} %)."
+        return (
+            f"The diversity within classes under {name}, {level}, is that without guidance within error "
+            f"({text(share)} %)."
+        )
     word = "lowers" if change < 0 else "raises"
     return (
-        f"At budget {float(part['budget']):g} {name} {word} the diversity within classes by {text(share)} %."
+        f"At budget {float(part['budget']):g} {name} {word} the diversity within classes by {text(share)} % to "
+        f"{level}. Images of another class than the one asked for count towards it."
     )
 
 

@@ -82,10 +82,12 @@ def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
 
 
 def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
-    """Return the intervals of the grid search: all pairs of edges a fourth of the positions apart."""
+    """Return the intervals of the grid search: all pairs of edges a fourth of the positions apart, and every pulse."""
     low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
     edges = np.geomspace(high, low, max(3, (settings.num_positions + 3) // 4 + 2))
     pairs = [(a, b) for a, b in itertools.combinations(edges, 2) if math.log(a / b) >= settings.pulse_width]
+    half = math.exp(settings.pulse_width / 2)
+    pairs += [(centre * half, centre / half) for centre in pulse_centres(settings)]
     return [
         window_arm("interval", float(b), float(a), settings, budget, f"interval {i:02d}")
         for i, (a, b) in enumerate(pairs)

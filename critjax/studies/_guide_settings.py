@@ -35,7 +35,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_max": (80.0, 80.0),
         "sigma_min": (0.1, 0.1),
         "budgets": ((0.25,), (0.25,)),
-        "num_search": (100, 30),
+        "num_search": (60, 30),
         "batch_size": (100, 30),
     },
     "els": {
@@ -46,8 +46,8 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "num_levels": (18, 12),
         "sigma_max": (20.0, 20.0),
         "sigma_min": (0.1, 0.1),
-        "budgets": ((0.5,), (0.5,)),
-        "num_search": (20, 10),
+        "budgets": ((2.0,), (2.0,)),
+        "num_search": (10, 10),
         "batch_size": (20, 10),
     },
     "network": {
@@ -56,7 +56,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_max": (80.0, 80.0),
         "sigma_min": (0.05, 0.05),
         "budgets": ((1.0,), (1.0,)),
-        "num_search": (20, 10),
+        "num_search": (10, 10),
         "batch_size": (50, 20),
     },
 }
@@ -81,7 +81,8 @@ class GuideSettings(Stored):
     num_search : int, optional
         Images, from other seeds, of every interval of the grid search.
     num_positions : int
-        Pulses along the ladder, and edges of the searched intervals: every fourth of them.
+        Pulses along the ladder, all of them searched as intervals, too, beside wider ones with edges at about every
+        fourth of them.
     pulse_width : float
         Width of every pulse in tau.
     num_levels, sigma_max, sigma_min : optional

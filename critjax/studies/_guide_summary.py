@@ -43,6 +43,8 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
         ``weight``, ``arm_low``, ``arm_high``
             The schedule on the levels ``sigma``, and its edges.
 
+        ``real_diversity`` is the diversity within classes of the real images that distances are taken to.
+
         On ``budget`` and ``position_sigma``: ``pulse_response`` and ``pulse_amplitude``, the change of response and of
         the class mode's amplitude per unit of budget, with paired errors, and ``predicted_*``, the same from every chi
         of ``theory``. ``peak_*`` are the noise levels of their largest values (parabola in ln sigma), with bootstrap
@@ -67,6 +69,9 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
         join="exact",
         compat="no_conflicts",
     )
+    if system.references is not None and system.reference_labels is not None:
+        real = feature_variance(system.references.astype(np.float64), system.reference_labels)
+        result["real_diversity"], result["real_diversity_error"] = map(float, real)
     for name in ("sigma", "position_sigma"):
         result[name].attrs["units"] = "image units"
     return result

@@ -43,6 +43,8 @@ class System(NamedTuple):
     """Training images (N, H, W, C) and labels of an exact image model."""
     references: np.ndarray | None
     """Features (R, F) of real images, for Frechet distances."""
+    reference_labels: np.ndarray | None
+    """Their classes, for their diversity."""
     reference_name: str
     """What those images are, and whether the model was trained on them."""
     response_name: str
@@ -79,6 +81,7 @@ def pattern_system(settings: GuideSettings) -> System:
         lambda x: (x.mean() < 0).astype(jnp.int32),
         lambda x: x.reshape(-1),
         sign[:, None, None, None] * uniform,
+        None,
         None,
         None,
         "",
@@ -161,6 +164,7 @@ def image_system(settings: GuideSettings) -> System:
         _directions(images, labels, len(names)),
         (images, labels),
         None,
+        None,
         "",
         "posterior of the target class",
         False,
@@ -188,7 +192,7 @@ def network_system(settings: GuideSettings) -> System:
     height, width, channels = judge.config.image_shape
     known = load_dataset("fashion-mnist", num_images=1000)
     images, labels = np.asarray(known.images), np.asarray(known.labels)
-    real, reference_name = _references()
+    real, real_labels, reference_name = _references()
 
     def probabilities(x: Array) -> Array:
         return classify(judge, x[None])[0]
@@ -211,6 +215,7 @@ def network_system(settings: GuideSettings) -> System:
         _directions(images, labels, len(FASHION_MNIST_CLASSES)),
         None,
         references,
+        real_labels,
         reference_name,
         "classifier's probability of the target class",
         False,
@@ -218,16 +223,15 @@ def network_system(settings: GuideSettings) -> System:
     )
 
 
-def _references() -> tuple[np.ndarray, str]:
-    """Return test images if they are installed, else the embedded ones, a multiple of ten, and what they are."""
+def _references() -> tuple[np.ndarray, np.ndarray, str]:
+    """Return test images if they are installed, else the embedded ones, a multiple of ten, labels, what they are."""
     from critjax.data import embedded_fashion_mnist, load_fashion_mnist
 
     try:
-        return np.asarray(load_fashion_mnist(split="test").images), "10,000 held-out images"
+        found, name = load_fashion_mnist(split="test"), "10,000 held-out images"
     except FileNotFoundError:
-        return np.asarray(
-            embedded_fashion_mnist().images
-        ), "1,000 training images (no test images were found)"
+        found, name = embedded_fashion_mnist(), "1,000 training images (no test images were found)"
+    return np.asarray(found.images), np.asarray(found.labels), name
 
 
 def load_system(settings: GuideSettings) -> System:

@@ -201,12 +201,12 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     values: dict[str, Any] = regression_response(found, labels, num_classes, sigmas, settings)
     if system.homogeneous and settings.baseline == 0:
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
-    elif system.bank is not None and settings.baseline == 0:
+    elif settings.kind == "ideal" and system.bank is not None and settings.baseline == 0:
         images, of = system.bank
         values["chi_linear"] = gaussian_response(
             images, of, np.asarray(system.direction), levels, float(settings.eta)
         )
-        if settings.kind == "ideal" and settings.eta == 1:
+        if settings.eta == 1:
             pushes = _class_pushes(system, settings, images, of, count)
             values["chi_information"] = information_response(pushes, 1 / num_classes, levels, 1.0)
             values["chi_information_error"] = (
