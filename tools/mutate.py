@@ -599,6 +599,41 @@ MUTATIONS = [
     ),
     # Guidance
     Mutation(
+        "guide, sign of a paired difference",
+        "critjax/studies/_guide_summary.py",
+        'judged["response"].values - arm["response"].values',
+        'arm["response"].values - judged["response"].values',
+        ("tests/test_guide.py", "judged_schedules"),
+    ),
+    Mutation(
+        "guide, one pulse for all images",
+        "critjax/studies/_guide_arms.py",
+        "rng.integers(0, settings.num_positions,",
+        "rng.integers(0, 1,",
+        ("tests/test_guide.py", "random_positions"),
+    ),
+    Mutation(
+        "guide, budget above the baseline",
+        "critjax/studies/_guide_arms.py",
+        "budget, baseline=settings.baseline, solver",
+        "budget, baseline=0.0, solver",
+        ("tests/test_guide.py", "same_budget"),
+    ),
+    Mutation(
+        "guide, rate of class information",
+        "critjax/studies/_guide_theory.py",
+        "(1 + eta) * probability * found.mean(0)",
+        "probability * found.mean(0)",
+        ("tests/test_guide.py", "class_information"),
+    ),
+    Mutation(
+        "guide, push of Gaussian classes",
+        "critjax/studies/_guide_theory.py",
+        "rest = sigmas[:, None] ** 2 /",
+        "rest = np.maximum(size, 0) /",
+        ("tests/test_guide.py", "one_dimension"),
+    ),
+    Mutation(
         "guidance, which branch a weight of zero skips",
         "critjax/guidance/_weights.py",
         'part("conditional", conditional, weight == 0)',
