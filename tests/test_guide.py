@@ -1,5 +1,6 @@
 """Oracles: quadrature written out, parts recombined, martingale identity, closed forms, opposite numbers."""
 
+import dataclasses
 import json
 
 import jax
@@ -58,6 +59,13 @@ def test_every_schedule_spends_the_same_budget():
             assert spent == pytest.approx(budget, rel=1e-6), arm.name
     none = fixed_arms(settings, 1.0)[0]
     assert np.all(none.table == np.float32(0.5))
+
+
+def test_nothing_is_sampled_twice():
+    told = []
+    short = dataclasses.replace(SMALL, num_samples=4, num_search=4, num_levels=8, pulse_width=0.8)
+    guide.run(short, on_checkpoint=lambda name, part: told.append(name))
+    assert len(told) == len(set(told)) and "0-none" in told and "1-none" not in told
 
 
 def test_the_plan_comes_first_and_holds_seeds_schedules_and_statistic(small):

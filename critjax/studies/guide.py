@@ -97,9 +97,10 @@ def run(
     known, parts = dict(saved or {}), {}
 
     def once(name: str, step: Callable[[], xr.Dataset]) -> xr.Dataset:
-        parts[name] = known[name] if name in known else step()
-        if name not in known and on_checkpoint is not None:
-            on_checkpoint(name, parts[name])
+        if name not in parts:
+            parts[name] = known[name] if name in known else step()
+            if name not in known and on_checkpoint is not None:
+                on_checkpoint(name, parts[name])
         return parts[name]
 
     once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(settings))}))
