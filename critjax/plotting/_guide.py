@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -173,8 +175,8 @@ def arms_figure(dataset: xr.Dataset) -> Figure:
 
 @styled
 def samples_figure(dataset: xr.Dataset) -> Figure:
-    """Show images from the same seeds: no pulse, the worst and the best position."""
-    part = dataset.isel(budget=0)
+    """Show images from the same seeds at the largest budget: no pulse, worst, best and critical pulse, constant."""
+    part = dataset.isel(budget=int(np.argmax(dataset["budget"].values)))
     pulses = [str(a) for a in dataset["arm"].values if str(a).startswith("pulse")]
     order = np.argsort(part["response"].sel(arm=pulses).values)
     position = dataset["position_sigma"].values
@@ -183,7 +185,8 @@ def samples_figure(dataset: xr.Dataset) -> Figure:
         (pulses[i], f"{word} pulse,\n" + rf"$\sigma={position[i]:.2g}$")
         for i, word in ((order[0], "worst"), (order[-1], "best"))
     ]
-    rows += [(a, a) for a in ("window",) if a in part["arm"].values]
+    rows += [(a, a.replace(" ", "\n")) for a in ("critical pulse", "constant") if a in part["arm"].values]
+    classes = json.loads(dataset.attrs["classes"])
     count = min(_SHOWN, dataset.sizes["shown"])
     figure = Figure(figsize=(0.95 * count + 1.4, 1.0 * len(rows) + 0.6), layout="constrained")
     panels = figure.subplots(len(rows), count, squeeze=False)
@@ -192,7 +195,10 @@ def samples_figure(dataset: xr.Dataset) -> Figure:
         for panel, picture in zip(row, pictures[:count], strict=True):
             picture_panel(panel, picture, 1.0)
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    figure.suptitle("The same seeds", fontsize=11, x=0.01, ha="left", fontweight="bold")
+    for index, panel in enumerate(panels[0]):
+        panel.set_title(classes[index % len(classes)], fontsize=8.5)
+    title = f"The same seeds, pushed towards a class with budget {float(part['budget']):g}"
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
@@ -202,7 +208,7 @@ GUIDE_FIGURES = {
         ("pulse_response", "gap"),
         "Change of the response per unit of budget when guidance is spent in one pulse, paired with the same seeds "
         "without guidance; diversity of the features within classes; gap of the uniform mode on the model's own "
-        "trajectories. Shaded: the window recommended from the gap alone.",
+        "trajectories. Shaded: the window recommended from the gap alone; line: where the critical pulse is centred.",
     ),
     "guide-arms": FigureKind(
         arms_figure,
@@ -225,6 +231,6 @@ GUIDE_FIGURES = {
     "guide-samples": FigureKind(
         samples_figure,
         ("kept",),
-        "Images from the same seeds; the target classes differ from column to column.",
+        "Images from the same seeds, with the class asked for above each column.",
     ),
 }
