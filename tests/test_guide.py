@@ -27,6 +27,7 @@ from critjax.studies._guide_arms import fixed_arms, pulse_centres, random_positi
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import peaks_of
 from critjax.studies._guide_theory import gaussian_response, information_response
+from critjax.studies._storage import open_store
 
 SMALL = GuideSettings(
     size=3,
@@ -115,9 +116,13 @@ def test_judged_schedules_are_compared_image_by_image(small):
     assert np.sqrt(arm["arm_high"] * arm["arm_low"]) == pytest.approx(float(result["window_centre"]))
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(small):
+def test_an_interrupted_run_goes_on_to_the_same_result(small, tmp_path):
     result, parts = small
-    kept = {n: p for n, p in parts.items() if n not in ("theory", "1-constant", "0-search-01")}
+    store = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=False)
+    for name, part in parts.items():
+        if name not in ("theory", "1-constant", "0-search-01"):
+            store.save_part(name, part)
+    kept = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=True).load_parts()
     again = []
     other = guide.run(SMALL, saved=kept, on_checkpoint=lambda name, part: again.append(name))
     assert again == ["theory", "0-search-01", "1-constant"]

@@ -125,7 +125,8 @@ def run(
         references=system.reference_name,
         classes=json.dumps(system.class_names),
         window_status=window.attrs["status"],
-        cost=json.dumps({n: window.attrs[n] for n in ("evaluations", "jacobian_products")}),
+        # Numbers that were read from a file are numpy's.
+        cost=json.dumps({n: int(window.attrs[n]) for n in ("evaluations", "jacobian_products")}),
     )
     return result
 
