@@ -23,7 +23,7 @@ WINDOW_STATUS = {
 }
 """Meaning of `GuidanceWindow.status`."""
 
-_KEPT = 0.75  # of the largest response, at the edges of a window
+_KEPT = 0.75  # of the largest level of the response, at the edges of a window
 _WIDEST = 4.0  # factor in sigma that the bootstrap interval of a centre may span
 _INTERVAL = (2.5, 97.5)  # per cent
 
@@ -56,7 +56,7 @@ class GuidanceWindow(NamedTuple):
     gap_error: Float[Array, " levels"]
     """Its standard error over trajectories."""
     response: Float[Array, " levels"]
-    """Predicted response on the ladder, largest value 1."""
+    """Predicted response on the ladder, largest value 1; zero everywhere where lambda is nowhere positive."""
     evaluations: Any
     """Denoiser evaluations spent on the trajectories."""
     jacobian_products: Any
@@ -84,25 +84,37 @@ def guidance_window(
     .. math:: \chi_\lambda(\sigma) \propto \sigma \sqrt{\lambda(\sigma)}\,
               \exp\Big( (1+\eta) \int_\tau^{\tau_{end}} [\lambda(\tau') - 1]\, d\tau' \Big), \qquad \tau = -\ln \sigma
 
-    The exponential is what becomes of a push until the end (`linear_response`). The factor before it is the push: for a
-    posterior mean sigma^2 lambda is the variance of the mode that noise still leaves undecided (Tweedie, second order),
-    and whatever a class adds to the unconditional mean is at most a part of it. Softening alone does not say where a
-    push works best: a mode that is soft late may be decided already. No labels, no guided samples and no response
-    enter. Exactly:
+    A prediction, not a theorem, of what a push changes in the final v.x, per unit of weight and of tau. Derived: the
+    exponential is what becomes of a push until the end (`linear_response`), if v is a left eigenvector of J with the
+    same lambda on all trajectories. Bounded: the factor before it stands for the push. For a posterior mean, sigma^2 J
+    is the posterior covariance (Tweedie, second order), to which the differences between classes contribute only one
+    part. With unit v, and pi_c the posterior probability of class c,
+
+    .. math:: \sum_c \pi_c\, [v \cdot (D_c - D_u)]^2 \le \sigma^2\, v^T J v
+
+    at every x, with equality where the class fixes v.x0. Guessed: that the push of a class is a constant part of this
+    bound. J of a network need be neither symmetric nor a covariance; the bound is then a guess, too, and only the
+    symmetric part of J enters.
+
+    The softest noise level is in general not where a push works best: a mode that is soft late is decided already, and
+    little is left to push. No labels, no guided samples and no response enter. Exactly:
 
     1. lambda is averaged over trajectories level by level, without smoothing; where it is negative, it counts as zero
        under the root. The integral is trapezoidal in ln sigma.
     2. The centre is the vertex of the parabola in ln sigma through the largest level of chi_lambda and its neighbours.
     3. The window is the connected part of the ladder around it with chi_lambda at least three quarters of its largest
-       value, interpolated linearly in ln sigma. A constant weight there has on average about nine tenths of the
-       response of a pulse at the centre, to linear order, and is the weaker push. A window that does not end on the
-       ladder ends with it, and the status says so.
+       level, interpolated linearly in ln sigma. To linear order, a constant weight there has about nine tenths of
+       the response of a short pulse of equal budget at the centre, by a weaker push. A window that does not end
+       on the ladder ends with it, and the status says so.
     4. Whole trajectories are resampled and steps 1 to 3 repeated, with the standard errors of the full sample.
-    5. No window is given if the largest level is the first or the last, or if the bootstrap interval of the centre
-       spans more than a factor 4 in sigma or reaches an end of the ladder. Edges are then NaN.
+    5. No window is given if lambda is nowhere positive, if the largest level is the first or the last, or if the
+       bootstrap interval of the centre spans more than a factor 4 in sigma or reaches an end of the ladder. Edges are
+       then NaN.
 
-    Exact cases: Gaussian data of variance S have the centre at sigma^2 = S for eta = 0 (lambda = 1/2) and S/2 for
-    eta = 1; the linearised two-pattern model, lambda = P/sigma^2, has it at its critical noise sigma^2 = P.
+    Closed forms: Gaussian data of variance S have the centre at sigma^2 = S/(1+eta). There a class that shifts the mean
+    a little responds most at twice that sigma^2; at the centre it has 92 (eta = 0) or 89 (eta = 1) per cent of its
+    largest response. The linearised two-pattern model, lambda = P/sigma^2, has the centre at its critical noise
+    sigma^2 = P for every eta.
 
     Parameters
     ----------
@@ -162,18 +174,18 @@ def guidance_window(
         path = sample(denoise_fn, key, shape, sigmas, eta=eta, solver=solver)
         v = probe.astype(path.x.dtype)
 
-        def gap(level: tuple[Array, Array]) -> Array:
+        def softening(level: tuple[Array, Array]) -> Array:
             x, sigma = level
             product = jax.jvp(lambda y: denoise_fn(y, sigma), (x,), (v,))[1]
-            return 1 - jnp.sum(v * product) / jnp.sum(v * v)
+            return jnp.sum(v * product) / jnp.sum(v * v)
 
-        return jax.lax.map(gap, (path.x, path.sigma))
+        return jax.lax.map(softening, (path.x, path.sigma))
 
-    gaps = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
+    softenings = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
     per_step = {"heun": 2, "euler": 1}[solver]
     steps = sigmas.shape[0] - 1
     evaluations = num_samples * (per_step * steps + 1)
-    return _judge(gaps, sigmas, eta, bootstrap_key, num_resamples, evaluations)
+    return _judge(softenings, sigmas, eta, bootstrap_key, num_resamples, evaluations)
 
 
 def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:
@@ -197,55 +209,59 @@ class _Place(NamedTuple):
     response: Array
 
 
-def _locate(gap: Array, log_sigma: Array, eta: Any) -> _Place:
-    """Predict the response from one mean gap, and find its centre and its edges."""
-    num = gap.shape[0]
+def _locate(softening: Array, log_sigma: Array, eta: Any) -> _Place:
+    """Predict the response from one mean lambda, and find its centre and its edges."""
+    num = softening.shape[0]
+    gap = (
+        1 - softening
+    )  # lambda itself is given, since rounding of a gap near one would pass for a small lambda
     index = jnp.arange(num)
     steps = log_sigma[:-1] - log_sigma[1:]
+    # Integral of the gap from the first level on; to the end it is a constant less, which is a common factor.
     decay = jnp.concatenate([jnp.zeros(1, gap.dtype), jnp.cumsum(steps * (gap[1:] + gap[:-1]) / 2)])
-    # From the first level on, which a common factor turns into the integral to the end.
-    log_response = log_sigma + jnp.log(jnp.maximum(1 - gap, 0)) / 2 + (1 + eta) * decay
-    response = jnp.exp(log_response - jnp.max(log_response))
+    rate = 1 + jnp.asarray(eta, gap.dtype)
+    log_response = log_sigma + jnp.log(jnp.maximum(softening, 0)) / 2 + rate * decay
+    largest = jnp.max(log_response)
+    response = jnp.exp(log_response - jnp.where(largest == -jnp.inf, 0, largest))
 
     highest = jnp.argmax(response)
-    vertex, depth = interior_minimum(log_sigma, -response)
+    vertex = interior_minimum(log_sigma, -response)[0]
     at_end = (highest == 0) | (highest == num - 1)
-    level = _KEPT * jnp.where(at_end, 1.0, -depth)
-    outside = response < level
+    outside = response < _KEPT
     # Last level outside towards high noise, first level outside towards low noise.
     upper = jnp.max(jnp.where(outside & (index < highest), index, -1))
     lower = jnp.min(jnp.where(outside & (index > highest), index, num))
 
     def edge(a: Array, b: Array) -> Array:
         """Interpolate between neighbouring levels a and b."""
-        fraction = (level - response[a]) / (response[b] - response[a])
+        fraction = (_KEPT - response[a]) / (response[b] - response[a])
         return log_sigma[a] + fraction * (log_sigma[b] - log_sigma[a])
 
     top, bottom = jnp.maximum(upper, 0), jnp.minimum(lower, num - 1)
     high = jnp.where(upper < 0, log_sigma[0], edge(top, top + 1))
     low = jnp.where(lower == num, log_sigma[-1], edge(bottom - 1, bottom))
     centre = jnp.where(at_end, log_sigma[highest], vertex)
-    softest = interior_minimum(log_sigma, gap)[0]
+    softest = interior_minimum(log_sigma, -softening)[0]
     return _Place(low, high, centre, at_end, (upper < 0) | (lower == num), softest, response)
 
 
 def _judge(
-    gaps: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int, evaluations: int
+    softenings: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int, evaluations: int
 ) -> GuidanceWindow:
-    """Turn the gaps (num_samples, levels) of single trajectories into a window and its status."""
-    count = gaps.shape[0]
-    log_sigma = jnp.log(sigmas).astype(gaps.dtype)
-    mean = jnp.mean(gaps, axis=0)
+    """Turn lambda (num_samples, levels) of single trajectories into a window and its status."""
+    count = softenings.shape[0]
+    log_sigma = jnp.log(sigmas).astype(softenings.dtype)
+    mean = jnp.mean(softenings, axis=0)
     place = _locate(mean, log_sigma, eta)
     draws = jax.random.randint(key, (num_resamples, count), 0, count)
-    others = jax.vmap(lambda draw: _locate(jnp.mean(gaps[draw], axis=0), log_sigma, eta))(draws)
+    others = jax.vmap(lambda draw: _locate(jnp.mean(softenings[draw], axis=0), log_sigma, eta))(draws)
     ends = jnp.percentile(others.centre, jnp.asarray(_INTERVAL), method="nearest")
 
     vague = (ends[1] - ends[0] > np.log(_WIDEST)) | (ends[0] <= log_sigma[-1]) | (ends[1] >= log_sigma[0])
-    finite = jnp.all(jnp.isfinite(gaps))
+    finite = jnp.all(jnp.isfinite(softenings))
     status = jnp.where(vague, INDISTINCT, jnp.where(place.open, OPEN, FOUND))
     status = jnp.where(place.at_end, AT_END, status)
-    status = jnp.where(jnp.any(mean < 1), status, INDISTINCT)  # nothing responds at all
+    status = jnp.where(jnp.any(mean > 0), status, INDISTINCT)  # nothing responds at all
     status = jnp.where(finite, status, NON_FINITE)
     told = status <= OPEN
 
@@ -267,11 +283,11 @@ def _judge(
         softest=jnp.exp(place.softest),
         softest_error=jnp.nanstd(jnp.exp(others.softest), ddof=1),
         sigma=sigmas,
-        gap=mean,
-        gap_error=jnp.std(gaps, axis=0, ddof=1) / np.sqrt(count),
+        gap=1 - mean,
+        gap_error=jnp.std(softenings, axis=0, ddof=1) / np.sqrt(count),
         response=place.response,
         evaluations=evaluations,
-        jacobian_products=gaps.size,
+        jacobian_products=softenings.size,
     )
 
 
