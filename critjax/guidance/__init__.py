@@ -9,7 +9,7 @@ so that w = 0 is the unconditional and w = 1 the conditional one (`guided`). Sch
 (`constant`, `pulse`, `smooth_pulse`, `weights_on`); to be compared they must spend the same budget, the sampler's own
 quadrature sum (`guidance_budget`, `with_budget`). What one unit of weight at tau changes in the result is the
 susceptibility, measured by one reverse pass through the sampler (`susceptibility`) and known in linear theory
-(`linear_response`). `guidance_window` measures the softening of a mode on a denoiser's own trajectories, predicts from
+(`linear_response`). `guidance_window` measures the softening of a mode on a denoiser's own trajectories, guesses from
 it alone where a push works best and recommends a window there, with errors, or says that it cannot tell.
 `describe_window` tells a window in timesteps of every convention, `window_from` reads one.
 
