@@ -262,7 +262,7 @@ def test_the_prediction_for_two_patterns_on_one_window_is_near_the_exact_best_pl
     np.testing.assert_allclose(coarse[chi.argmax()], 3.0, rtol=1e-2)  # the bare critical noise
     np.testing.assert_allclose(centre, 3.345, rtol=2e-3)
     np.testing.assert_allclose(exact_response(centre) / chi.max(), 0.989, atol=2e-3)
-    # The softest noise level is worse, although it lies on the side of low noise by no more.
+    # The softest noise level is the worse place.
     softest = fine[gaps.argmin()]
     np.testing.assert_allclose(softest, 2.44, rtol=2e-2)
     np.testing.assert_allclose(exact_response(softest) / chi.max(), 0.953, atol=1e-2)

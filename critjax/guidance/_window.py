@@ -23,7 +23,7 @@ WINDOW_STATUS = {
 }
 """Meaning of `GuidanceWindow.status`."""
 
-_KEPT = 0.75  # of the largest response, at the edges of a window
+_KEPT = 0.75  # of the largest level of the response, at the edges of a window
 _WIDEST = 4.0  # factor in sigma that the bootstrap interval of a centre may span
 _INTERVAL = (2.5, 97.5)  # per cent
 
@@ -212,10 +212,9 @@ class _Place(NamedTuple):
 def _locate(softening: Array, log_sigma: Array, eta: Any) -> _Place:
     """Predict the response from one mean lambda, and find its centre and its edges."""
     num = softening.shape[0]
-    gap = (
-        1 - softening
-    )  # lambda itself is given, since rounding of a gap near one would pass for a small lambda
     index = jnp.arange(num)
+    # The root needs lambda itself: rounding of a gap near one would pass for a small lambda.
+    gap = 1 - softening
     steps = log_sigma[:-1] - log_sigma[1:]
     # Integral of the gap from the first level on; to the end it is a constant less, which is a common factor.
     decay = jnp.concatenate([jnp.zeros(1, gap.dtype), jnp.cumsum(steps * (gap[1:] + gap[:-1]) / 2)])
