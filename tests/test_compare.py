@@ -303,6 +303,49 @@ def test_patches_explain_or_not():
     assert sentences.explanation_sentence(_data(relative_error=swapped)).startswith("LS models")
 
 
+def _beyond(error, advantage=0.5, outside=0.3):
+    """Every patch model with one relative error and one loss; a share of the Jacobian outside all windows."""
+    data = _data(relative_error=error, loss_advantage=advantage)
+    shape = (2, 3, 2)
+    dims = ("ensemble", "sigma", "window")
+    found = data.assign(
+        weight_outside=(dims, np.full(shape, outside)), weight_outside_error=(dims, np.full(shape, 0.01))
+    )
+    # Levels of the comparison lie inside the ladder of the measurement.
+    return found.assign_coords(sigma=[10.0, 2.0, 0.1], window=[3, 9])
+
+
+def test_what_no_patch_model_does_is_told_from_what_some_do():
+    text = sentences.beyond_patches_sentence(_beyond(0.6))
+    assert "What no patch model of these images does: at σ = 8.00, 0.500 the network differs" in text
+    assert "r² down to 0.640 ± 0.012 at σ = 8.00" in text
+    assert "most by 0.50 ± 0.02 in squared error per pixel (best: ELS) at σ = 8.00" in text
+    assert "It looks further: 0.300 ± 0.010 of the absolute weight" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.6, advantage=-0.5, outside=0.0))
+    assert "differs from every patch model of these images (r² down to 0.640" in text
+    assert "gains nothing by it" in text and "It looks no further" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.2))
+    assert "does little that patch models do not (r² down to 0.960" in text
+    assert "better than all of them at σ = 8.00, 0.500" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.2, advantage=0.0))
+    assert "does nothing that patch models do not" in text and "no better beyond error" in text
+
+
+def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival():
+    error = np.array([[[0.6, 0.7], [0.8, 0.9]], [[0.65, 0.6], [0.85, 0.7]]])
+    advantage = np.array(
+        [[0.1, -0.1], [0.3, 0.5], [-0.9, -0.9]]
+    )  # ELS, LS, ideal; the last is no patch model
+    text = sentences.beyond_patches_sentence(_beyond(error, advantage))
+    assert "at σ = 8.00 the network differs from all of them (r² down to 0.640 ± 0.012 at σ = 8.00)" in text
+    assert "most by 0.10 ± 0.02" in text and "(3 px)" in text
+    text = sentences.beyond_patches_sentence(_beyond(error, advantage[:, ::-1]))
+    assert "at σ = 0.500 the network differs from all of them (r² down to 0.510 ± 0.014" in text
+    assert "outside the best window there (9 px, the largest tried)" in text
+    without = _beyond(error, advantage).drop_vars(["weight_outside", "weight_outside_error"])
+    assert "window" not in sentences.beyond_patches_sentence(without)
+
+
 def test_reach_shrinks_or_grows():
     text = sentences.reach_sentence(_data())
     assert "shrinks: radius 4.0" in text and "falls (9, 3 px" in text and "ξ_eq is largest, 2.00" in text
