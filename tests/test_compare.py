@@ -312,6 +312,7 @@ def _beyond(error, advantage=0.5, outside=0.3):
         weight_outside=(dims, np.full(shape, outside)), weight_outside_error=(dims, np.full(shape, 0.01))
     )
     # Levels of the comparison lie inside the ladder of the measurement.
+    found["loss_network"] = (("level_sigma",), 1 - found["loss_advantage"].values[:2].min(0))
     return found.assign_coords(sigma=[10.0, 2.0, 0.1], window=[3, 9])
 
 
@@ -319,7 +320,7 @@ def test_what_no_patch_model_does_is_told_from_what_some_do():
     text = sentences.beyond_patches_sentence(_beyond(0.6))
     assert "What no patch model of these images does: at σ = 8.00, 0.500 the network differs" in text
     assert "r² down to 0.640 ± 0.012 at σ = 8.00" in text
-    assert "most by 0.50 ± 0.02 in squared error per pixel (best: ELS) at σ = 8.00" in text
+    assert "most by 0.50 ± 0.02 in squared error per pixel, 50 ± 2 % of the best (ELS), at σ = 8.00" in text
     assert "It looks further: 0.300 ± 0.010 of the absolute weight" in text
     text = sentences.beyond_patches_sentence(_beyond(0.6, advantage=-0.5, outside=0.0))
     assert "differs from every patch model of these images (r² down to 0.640" in text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from critjax.plotting._compare_patches import beyond_patches_figure, loss_figure, patch_error_figure
 from critjax.plotting._compare_pictures import film_figure, kernel_figure, modes_figure
 from critjax.plotting._style import (
     BLACK,
@@ -16,10 +16,10 @@ from critjax.plotting._style import (
     GREY,
     ORANGE,
     POINTS,
-    PURPLE,
     RED,
     FigureKind,
     figure_with_axes,
+    legend_below,
     limits,
     named_level,
     noise_axis,
@@ -61,10 +61,6 @@ def _patch(axes: Axes, dataset: xr.Dataset, name: str) -> None:
     axes.plot(
         sigma, dataset[f"{name}_gaussian"].values, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model"
     )
-
-
-def _below(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
 @styled
@@ -149,43 +145,6 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
 
 
 @styled
-def patch_error_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the relative error between denoiser and patch models of every size against noise."""
-    figure, panels = figure_with_axes(10.0, 4.6, ncols=dataset.sizes["model"], sharey=True)
-    sizes, sigma = dataset["size"].values, dataset["level_sigma"].values
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, len(sizes)))
-    for axes, model in zip(panels, dataset["model"].values, strict=True):
-        part = dataset.sel(model=model)
-        for colour, size, marker in zip(colours, sizes, "osD^vP*X<>" * 3, strict=False):
-            one = part.sel(size=size)
-            axes.errorbar(
-                sigma,
-                one["relative_error"].values,
-                one["relative_error_error"].values,
-                color=colour,
-                marker=marker,
-                markersize=3.5,
-                linewidth=1.1,
-                label=f"p = {size}" if axes is panels[0] else None,
-            )
-        best = part["relative_error"].values.min(-1)
-        ring = {"marker": "o", "markersize": 11, "fillstyle": "none", "color": BLACK, "linestyle": "none"}
-        axes.plot(sigma, best, label="best size" if axes is panels[0] else None, **ring)
-        ideal = part["relative_error_ideal"].values
-        axes.plot(sigma, ideal, color=GREY, linestyle="--", label="ideal" if axes is panels[0] else None)
-        axes.set_title(f"{model} models", fontsize=10)
-        axes.set_yscale("log")
-        noise_axis(axes, sigma)
-        axes.set_xlabel(r"noise $\sigma$ (image units)")
-    panels[0].set_ylabel("relative error to the network")
-    figure.suptitle(
-        "Which patch model explains the network", fontsize=11, fontweight="bold", x=0.01, ha="left"
-    )
-    _below(figure, panels[0], 5)
-    return figure
-
-
-@styled
 def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
     """Draw lambda(k) of network, best patch model, Gaussian model and closure at several noise levels."""
     levels = dataset["level_sigma"].values
@@ -225,46 +184,7 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
         axes.set_xlabel(r"$|k|$ (rad per pixel)")
     panels[0, 0].set_ylabel(r"$\lambda(k)$ of the mean Jacobian")
     limits(panels[0, 0], [dataset["mean_jacobian"].values, [0.0, 1.0]], low=-0.3, high=1.6)
-    _below(figure, panels[0, 0], 4)
-    return figure
-
-
-@styled
-def loss_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the denoising loss on the noised images against noise."""
-    figure, axes = figure_with_axes(6.6, 4.4)
-    sigma = dataset["level_sigma"].values
-    for name, colour, marker, style, label in (
-        ("loss_network", RED, "o", "-", "network"),
-        ("loss_ideal", GREY, "x", "--", "ideal denoiser of the bank"),
-    ):
-        axes.errorbar(
-            sigma,
-            dataset[name],
-            dataset[f"{name}_error"],
-            color=colour,
-            marker=marker,
-            linestyle=style,
-            label=label,
-        )
-    for model, colour, marker in (("ELS", GREEN, "D"), ("LS", PURPLE, "^")):
-        part = dataset.sel(model=model)
-        best = part["loss"].values.argmin(-1)
-        pick = np.arange(len(sigma)), best
-        axes.errorbar(
-            sigma,
-            part["loss"].values[pick],
-            part["loss_error"].values[pick],
-            color=colour,
-            marker=marker,
-            linestyle="-.",
-            label=f"{model}, best size",
-        )
-    axes.set_yscale("log")
-    noise_axis(axes, sigma)
-    axes.set_ylabel("mean squared error per pixel")
-    axes.set_title("Denoising loss on the noised images")
-    axes.legend()
+    legend_below(figure, panels[0, 0], 4)
     return figure
 
 
@@ -304,6 +224,14 @@ COMPARE_FIGURES = {
         ("relative_error",),
         "Root-mean-square difference between the network and patch models on the same noised images, over the spread "
         "of the network's output. Its square is the part of the variance that is left unexplained.",
+    ),
+    "beyond-patches": FigureKind(
+        beyond_patches_figure,
+        ("relative_error",),
+        "At every noise level, against the patch model of any kind and size that is nearest to the network: the share "
+        "of the variance of the network's output that it leaves unexplained; the share of the absolute weight of the "
+        "network's Jacobian outside its window; and the share of the smallest loss of a patch model that the network "
+        "avoids (below zero: a patch model denoises better).",
     ),
     "reach": FigureKind(
         reach_figure,

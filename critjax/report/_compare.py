@@ -10,15 +10,14 @@ import xarray as xr
 
 from critjax.report._compare_patches import (
     SURE,
-    best_patch_models,
     better_and_worse,
     beyond_patches_sentence,
     explanation_sentence,
     median_and_range,
-    weight_outside,
 )
 from critjax.report._numbers import Measured, curve_at, plain, read, text
 from critjax.report._table import Row, noise_rows
+from critjax.studies._compare_nearest import nearest_patch_models
 
 #: Effective images below which the ideal denoiser memorises.
 MEMORISES = 2.0
@@ -223,7 +222,7 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
             _row(f"   non-reciprocal size of the mean kernel there, {ensemble}", Measured(math.nan), fraction)
         )
     if "best_size" in dataset:
-        part = dataset.sel(ensemble="noised data")
+        part, nearest = dataset.sel(ensemble="noised data"), nearest_patch_models(dataset)
         for index, sigma in enumerate(dataset["level_sigma"].values):
             level = plain(float(sigma))
             els = dataset.sel(model="ELS").isel(level_sigma=index)
@@ -237,9 +236,11 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
                     f"p* = {int(best['size'])}" + ("" if low == high else f" ({low} to {high})"),
                 )
             )
-            nearest = best_patch_models(dataset)[index]
-            outside = weight_outside(dataset, int(nearest["size"]), float(sigma))
-            note = f"{nearest['model'].item()}, p = {int(nearest['size'])}"
+            level = nearest.isel(level_sigma=index)
+            outside, note = (
+                read(level, "weight_outside"),
+                f"{level['model'].item()}, p = {int(level['size'])}",
+            )
             label = f"   weight of the Jacobian outside the best window, σ = {level}"
             rows.append(_row(label, Measured(math.nan), outside, note))
             for name, label in (("gap", "gap 1 - λ(0)"), ("xi_eq", "ξ_eq (px)")):

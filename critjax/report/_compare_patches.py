@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import xarray as xr
 
-from critjax.report._numbers import Measured, curve_at, plain, read, text
+from critjax.report._numbers import Measured, plain, read, text
+from critjax.studies._compare_nearest import nearest_patch_models
 
 #: A patch model explains a network from this share of the variance on (Kamb & Ganguli 2024: median r² ~ 0.9).
 EXPLAINS = 0.9
@@ -27,32 +26,6 @@ def better_and_worse(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return advantage > SURE * error, advantage < -SURE * error
 
 
-def best_patch_models(dataset: xr.Dataset) -> list[xr.Dataset]:
-    """Return at every level the patch model, of all kinds and sizes, that is nearest to the network, as scalars."""
-    nearest = []
-    for index in range(dataset.sizes["level_sigma"]):
-        level = dataset.drop_dims("rival", errors="ignore").isel(level_sigma=index)
-        model, size = np.unravel_index(
-            int(level["relative_error"].values.argmin()), level["relative_error"].shape
-        )
-        nearest.append(level.isel(model=int(model), size=int(size)))
-    return nearest
-
-
-def weight_outside(dataset: xr.Dataset, size: int, sigma: float) -> Measured:
-    """Share of the absolute weight of the Jacobian on noised images outside a window; NaN where it was not measured."""
-    if "weight_outside" not in dataset:
-        return Measured(math.nan)
-    part = dataset[["weight_outside", "weight_outside_error"]].sel(ensemble="noised data", window=size)
-    return curve_at(part, "weight_outside", sigma)
-
-
-def explained_share(best: xr.Dataset) -> Measured:
-    """Return r² of one patch model at one level, the share of the output's variance that it explains."""
-    error = read(best, "relative_error")
-    return Measured(1 - error.value**2, 2 * error.value * error.error)
-
-
 def explanation_sentence(dataset: xr.Dataset) -> str:
     """State which patch model explains the network, and how much of its output's variance."""
     explained = 1 - dataset["relative_error"].values.min(-1) ** 2  # model, level
@@ -61,7 +34,8 @@ def explanation_sentence(dataset: xr.Dataset) -> str:
     name, other = str(models[order]), str(models[1 - order])
     worst = int(np.argmin(explained[order]))
     level = dataset.isel(model=order, level_sigma=worst)
-    least = explained_share(level.isel(size=int(level["relative_error"].values.argmin())))
+    error = read(level.isel(size=int(level["relative_error"].values.argmin())), "relative_error")
+    least = Measured(1 - error.value**2, 2 * error.value * error.error)
     sentence = (
         f"{name} models of the best size explain the network better than {other} models: median r² (least to most) "
         f"over noise levels {median_and_range(explained[order])} against {median_and_range(explained[1 - order])}, "
@@ -75,13 +49,13 @@ def explanation_sentence(dataset: xr.Dataset) -> str:
     return f"{sentence}. No patch model reaches r² = {EXPLAINS} at σ = {', '.join(beyond)}."
 
 
-def _window_clause(dataset: xr.Dataset, best: xr.Dataset) -> str:
+def _window_clause(level: xr.Dataset, largest: int) -> str:
     """State how much the network sees outside the window of the patch model that is nearest to it at one level."""
-    size, sigma = int(best["size"]), float(best["level_sigma"])
-    outside = weight_outside(dataset, size, sigma)
+    outside = read(level, "weight_outside")
     if not outside.known:
         return ""
-    window = f"the best window there ({size} px{', the largest tried' if size == dataset['size'].values[-1] else ''})"
+    largest_tried = ", the largest tried" if level["size"] == largest else ""
+    window = f"the best window there ({int(level['size'])} px{largest_tried})"
     if outside.value > SURE * outside.error:
         return f" It looks further: {text(outside)} of the absolute weight of its Jacobian lies outside {window}."
     return f" It looks no further: none of the weight of its Jacobian lies outside {window} beyond error."
@@ -89,30 +63,31 @@ def _window_clause(dataset: xr.Dataset, best: xr.Dataset) -> str:
 
 def beyond_patches_sentence(dataset: xr.Dataset) -> str:
     """State what the network does that no patch model does: differ from all of them, gain by it, look further."""
-    nearest, levels = best_patch_models(dataset), dataset["level_sigma"].values
-    explained = np.array([explained_share(best).value for best in nearest])
+    nearest, levels = nearest_patch_models(dataset), dataset["level_sigma"].values
+    explained, advantage = nearest["explained"].values, nearest["advantage"].values
     differs = explained < EXPLAINS
-    patches = dataset.drop_sel(rival="ideal")
-    better = better_and_worse(patches)[0].all(0)
-    where, listed = differs & better, lambda mask: ", ".join(plain(float(s)) for s in levels[mask])
-    least = patches["loss_advantage"].min("rival").values
+    better = np.asarray(better_and_worse(dataset.drop_sel(rival="ideal"))[0].all(0))
+    where = differs & better
+
+    def listed(mask: np.ndarray) -> str:
+        return ", ".join(plain(float(s)) for s in levels[mask])
 
     def gain(mask: np.ndarray) -> str:
-        index = int(np.argmax(np.where(mask, least, -np.inf)))
-        level = patches.isel(level_sigma=index)
-        rival = level.isel(rival=int(level["loss_advantage"].values.argmin()))
-        name, advantage = rival["rival"].item(), text(read(rival, "loss_advantage"))
+        level = nearest.isel(level_sigma=int(np.argmax(np.where(mask, advantage, -np.inf))))
+        share = text(Measured(*(100 * x for x in read(level, "relative_advantage"))))
         return (
-            f"by {advantage} in squared error per pixel (best: {name}) at σ = {plain(float(levels[index]))}"
+            f"most by {text(read(level, 'advantage'))} in squared error per pixel, {share} % of the best "
+            f"({level['rival'].item()}), at σ = {plain(float(level['level_sigma']))}"
         )
 
-    lowest = int(np.argmin(np.where(where, explained, np.inf) if where.any() else explained))
-    clause = _window_clause(dataset, nearest[lowest])
-    far = f"r² down to {text(explained_share(nearest[lowest]))} at σ = {plain(float(levels[lowest]))}"
+    kept = where if where.any() else np.ones_like(where)
+    level = nearest.isel(level_sigma=int(np.argmin(np.where(kept, explained, np.inf))))
+    clause = _window_clause(level, int(dataset["size"].values[-1]))
+    far = f"r² down to {text(read(level, 'explained'))} at σ = {plain(float(level['level_sigma']))}"
     if where.any():
         return (
             f"What no patch model of these images does: at σ = {listed(where)} the network differs from all of "
-            f"them ({far}) and denoises better than all of them, most {gain(where)}.{clause}"
+            f"them ({far}) and denoises better than all of them, {gain(where)}.{clause}"
         )
     if differs.any():
         return (
@@ -122,7 +97,7 @@ def beyond_patches_sentence(dataset: xr.Dataset) -> str:
     if better.any():
         return (
             f"The network does little that patch models do not ({far}): a small correction makes it better than all of "
-            f"them at σ = {listed(better)}, most {gain(better)}.{clause}"
+            f"them at σ = {listed(better)}, {gain(better)}.{clause}"
         )
     return (
         f"The network does nothing that patch models do not: the best of them explains it at every noise level ({far}) "
