@@ -326,8 +326,8 @@ def test_what_no_patch_model_does_is_told_from_what_some_do():
     assert "differs from every patch model of these images (r² down to 0.640" in text
     assert "gains nothing by it" in text and "It looks no further" in text
     text = sentences.beyond_patches_sentence(_beyond(0.2))
-    assert "does little that patch models do not (r² down to 0.960" in text
-    assert "better than all of them at σ = 8.00, 0.500" in text
+    assert "Patch models explain the network at every noise level (r² down to 0.960" in text
+    assert "by what they leave it denoises better than all of them at σ = 8.00, 0.500" in text
     text = sentences.beyond_patches_sentence(_beyond(0.2, advantage=0.0))
     assert "does nothing that patch models do not" in text and "no better beyond error" in text
 

@@ -74,7 +74,7 @@ def softening_figure(dataset: xr.Dataset) -> Figure:
         left.plot(dataset["sigma"].values, values, color=BLUE, linestyle="--", label="Gaussian closure")
         band = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
         left.fill_between(dataset["sigma"].values, values - error, values + error, **band)
-    named_level(left, 1.0, "marginal", colour=BLACK)
+    named_level(left, 1.0, "marginal", colour=BLACK, side="left")
     left.set_ylabel(r"$\lambda_{reg}(k=0)$")
     left.set_title("What drives the structure factor", fontsize=10)
     _ensembles(right, dataset, "gap", "network")

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from critjax.plotting._style import (
     BLACK,
@@ -17,6 +18,7 @@ from critjax.plotting._style import (
     figure_with_axes,
     legend_below,
     noise_axis,
+    plain,
     styled,
 )
 from critjax.studies._compare_nearest import nearest_patch_models
@@ -49,6 +51,9 @@ def patch_error_figure(dataset: xr.Dataset) -> Figure:
         axes.plot(sigma, ideal, color=GREY, linestyle="--", label="ideal" if axes is panels[0] else None)
         axes.set_title(f"{model} models", fontsize=10)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         noise_axis(axes, sigma)
         axes.set_xlabel(r"noise $\sigma$ (image units)")
     panels[0].set_ylabel("relative error to the network")
@@ -66,8 +71,15 @@ def beyond_patches_figure(dataset: xr.Dataset) -> Figure:
     nearest = nearest_patch_models(dataset)
     sigma = nearest["level_sigma"].values
     curves = [
-        (1 - nearest["explained"], "explained", "variance of its output, $1-r^2$", RED, "o", "-"),
-        (nearest["relative_advantage"], "relative_advantage", "loss that it avoids", BLUE, "s", "--"),
+        (1 - nearest["explained"], "explained", "variance unexplained, $1-r^2$", RED, "o", "-"),
+        (
+            nearest["relative_advantage"],
+            "relative_advantage",
+            "loss saved against all patch models",
+            BLUE,
+            "s",
+            "--",
+        ),
     ]
     if "weight_outside" in nearest:
         curves.append(

@@ -96,8 +96,8 @@ def beyond_patches_sentence(dataset: xr.Dataset) -> str:
         )
     if better.any():
         return (
-            f"The network does little that patch models do not ({far}): a small correction makes it better than all of "
-            f"them at σ = {listed(better)}, {gain(better)}.{clause}"
+            f"Patch models explain the network at every noise level ({far}); by what they leave it denoises better "
+            f"than all of them at σ = {listed(better)}, {gain(better)}.{clause}"
         )
     return (
         f"The network does nothing that patch models do not: the best of them explains it at every noise level ({far}) "
