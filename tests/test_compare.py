@@ -350,6 +350,9 @@ def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival()
 def test_reach_shrinks_or_grows():
     text = sentences.reach_sentence(_data())
     assert "shrinks: radius 4.0" in text and "falls (9, 3 px" in text and "ξ_eq is largest, 2.00" in text
+    assert "at σ = 2.00, against 1.00 ± 0.10 at σ = 4.00 and 1.50 ± 0.10 at σ = 1.00" in text
+    falling = sentences.reach_sentence(_data(xi_eq=np.array([3.0, 2.0, np.nan])))
+    assert "largest, 3.00 ± 0.10 px, at σ = 4.00, against 3.00 ± 0.10 at σ = 4.00 and 2.00" in falling
     grown = _data(receptive_radius=np.array([1.0, 3.0, 4.0]), best_size=np.array([[3, 9], [3, 3]]))
     text = sentences.reach_sentence(grown)
     assert "grows" in text and "rises (3, 9 px" in text

@@ -130,7 +130,11 @@ def reach_sentence(dataset: xr.Dataset) -> str:
         peak = int(known[np.argmax(lengths[known])])
         top = part.isel(sigma=peak)
         where = plain(float(top["sigma"]))
-        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}"
+        ends = " and ".join(
+            f"{text(read(part.isel(sigma=i), 'xi_eq'))} at σ = {plain(float(part['sigma'].values[i]))}"
+            for i in (known[0], known[-1])
+        )
+        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}, against {ends}"
     return f"{sentence}."
 
 
