@@ -19,6 +19,7 @@ from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
+from critjax.studies._compare_nearest import nearest_patch_models
 from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
@@ -185,6 +186,21 @@ def test_figures_and_table(result):
     rows = report.content(result).rows
     assert any("p* = 5" in row.note for row in rows)
     assert any(row.quantity.strip().startswith("as ᾱ") for row in rows)
+    level = result.isel(level_sigma=0)
+    theory = {row.quantity.strip(): row.theory for row in rows}
+    shown = float(theory["λ(0), σ = 10.0"].split()[0])
+    assert shown == pytest.approx(float(level.mean_jacobian_patch[0]), rel=0.05)
+    assert "weight of the Jacobian outside the best window, σ = 10.0" in theory
+    nearest = nearest_patch_models(result)
+    assert np.all(nearest["model"] == "ELS") and np.all(nearest["size"] == 5)
+    np.testing.assert_allclose(nearest["explained"], 1, atol=1e-6)
+    np.testing.assert_allclose(
+        nearest["weight_outside"], 0, atol=1e-12
+    )  # a patch model of five pixels sees no more
+    np.testing.assert_allclose(
+        nearest["advantage"], result.loss.min(("model", "size")) - result.loss_network, atol=1e-9
+    )
+    assert np.all(result.weight_outside.sel(window=3) > 0.1 * result.weight_outside.sel(window=1))
 
 
 # --- Sentences: opposite numbers, opposite words
@@ -256,6 +272,15 @@ def test_the_gap_closes_or_not():
     assert "zero within its error" in sentences.softening_sentence(_data(minimal_gap=0.01))
     edge = sentences.softening_sentence(_data(minimal_gap=np.nan))
     assert "0.30 ± 0.01" in edge or "0.300 ± 0.010" in edge
+    assert "softest at σ = 2.00: " in edge
+    curve = {"minimal_gap": np.nan, "mean_jacobian_uniform": np.array([0.2, 0.69, 0.7])}
+    text = sentences.softening_sentence(_data(**curve))  # levels off within error
+    assert (
+        "at σ = 1.00, the end of the ladder, and no softer there than from σ = 2.00 on within error" in text
+    )
+    curve["mean_jacobian_uniform"] = np.array([0.2, 0.5, 0.7])
+    text = sentences.softening_sentence(_data(**curve))
+    assert "softest at σ = 1.00, the end of the ladder: its gap" in text
 
 
 def test_the_regression_symbol_passes_touches_or_stays_below():
@@ -285,6 +310,9 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
     }
     text = sentences.crossing_sentence(_data(**lost))
     assert "closure of the network alone stays below one, nearest to it with 0.900 ± 0.010 at σ = 2" in text
+    assert text.endswith("and diverges from σ = 1.00 on.")
+    lost["regression_uniform_closure"] = np.array([0.2, 0.9, 0.8])
+    assert "diverges" not in sentences.crossing_sentence(_data(**lost))
 
 
 def test_patches_explain_or_not():

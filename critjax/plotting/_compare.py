@@ -28,6 +28,8 @@ from critjax.plotting._style import (
 
 _ENSEMBLES = {"trajectories": (RED, "o", RED), "noised data": (ORANGE, "s", "white")}
 _SHOWN_LEVELS = 4
+#: Sampling error from which the closure's symbol is not drawn.
+_KNOWN = 0.3
 
 
 def window_radius(size: np.ndarray) -> np.ndarray:
@@ -50,17 +52,13 @@ def _ensembles(axes: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
         )
 
 
-def _patch(axes: Axes, dataset: xr.Dataset, name: str) -> None:
-    """Draw the best patch model and the Gaussian model, where they were computed."""
-    if f"{name}_patch" not in dataset:
-        return
-    sigma = dataset["level_sigma"].values
-    values, errors = dataset[f"{name}_patch"].values, dataset[f"{name}_patch_error"].values
+def _patch(
+    axes: Axes, sigma: np.ndarray, values: np.ndarray, errors: np.ndarray, gaussian: np.ndarray
+) -> None:
+    """Draw the best patch model and the Gaussian model."""
     style = {"color": GREEN, "marker": "D", "markersize": 4, "linestyle": "-.", "linewidth": 1.2}
     axes.errorbar(sigma, values, errors, label="best ELS model", **style)
-    axes.plot(
-        sigma, dataset[f"{name}_gaussian"].values, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model"
-    )
+    axes.plot(sigma, gaussian, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model")
 
 
 @styled
@@ -77,10 +75,13 @@ def softening_figure(dataset: xr.Dataset) -> Figure:
     named_level(left, 1.0, "marginal", colour=BLACK, side="left")
     left.set_ylabel(r"$\lambda_{reg}(k=0)$")
     left.set_title("What drives the structure factor", fontsize=10)
-    _ensembles(right, dataset, "gap", "network")
-    _patch(right, dataset, "gap")
-    named_level(right, 0.0, "marginal", colour=BLACK)
-    right.set_ylabel(r"gap $1-\lambda(0)$ of the mean Jacobian")
+    _ensembles(right, dataset, "mean_jacobian_uniform", "network")
+    if "mean_jacobian_patch" in dataset:
+        uniform = dataset.isel(wavenumber=0)
+        names = ("mean_jacobian_patch", "mean_jacobian_patch_error", "mean_jacobian_gaussian")
+        _patch(right, dataset["level_sigma"].values, *(uniform[name].values for name in names))
+    named_level(right, 1.0, "marginal", colour=BLACK, side="left")
+    right.set_ylabel(r"$\lambda(k=0)$ of the mean Jacobian")
     right.set_title("Response to a uniform push", fontsize=10)
     for axes in (left, right):
         noise_axis(axes, dataset["sigma"].values)
@@ -128,7 +129,9 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     left.set_title("Effective receptive field", fontsize=10)
     left.legend(fontsize=8.5)
     _ensembles(right, dataset, "xi_eq", "network")
-    _patch(right, dataset, "xi_eq")
+    if "xi_eq_patch" in dataset:
+        names = ("xi_eq_patch", "xi_eq_patch_error", "xi_eq_gaussian")
+        _patch(right, dataset["level_sigma"].values, *(dataset[name].values for name in names))
     right.set_ylabel(r"$\xi_{eq}=\sqrt{K/|gap|}$ (pixels)")
     right.set_title("Quasi-equilibrium correlation length", fontsize=10)
     limits(
@@ -177,7 +180,8 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
         axes.plot(k, dataset["mean_jacobian_gaussian"].values[index], color=GREY, linestyle=(0, (1, 1.2)), label=(
             "Gaussian model"))  # fmt: skip
         if "regression_closure" in dataset:
-            closure = dataset["regression_closure"].values[near]
+            error = dataset["regression_closure_error"].values[near]
+            closure = np.where(error < _KNOWN, dataset["regression_closure"].values[near], np.nan)
             axes.plot(k, closure, color=BLUE, linestyle="--", label="Gaussian closure")
         named_level(axes, 1.0, "marginal" if axes is panels[0, 0] else "", colour=BLACK)
         axes.set_title(rf"$\sigma={levels[index]:.2g}$", fontsize=10)
@@ -216,8 +220,8 @@ COMPARE_FIGURES = {
         softening_figure,
         ("regression_uniform",),
         "Left: symbol of the regression of D on x at k = 0, on the network's own trajectories and on noised images, "
-        "with the Gaussian closure computed from the network alone. Right: gap of the mean Jacobian, with the best ELS "
-        "model and the Gaussian model with the spectrum of the images.",
+        "with the Gaussian closure computed from the network alone. Right: symbol of the mean Jacobian at k = 0, whose "
+        "distance to one is the gap, with the best ELS model and the Gaussian model with the spectrum of the images.",
     ),
     "patch-errors": FigureKind(
         patch_error_figure,
@@ -238,13 +242,13 @@ COMPARE_FIGURES = {
         ("receptive_radius",),
         "Left: effective radius of the mean kernel; the window that explains the network best, as the root-mean-square "
         "radius of a full window (numbers: its size; bars: sizes that are best when one image is left out). Right: "
-        "quasi-equilibrium length from the lowest shells of the symbol.",
+        "quasi-equilibrium length of a parabola through the lowest shells of the symbol, which need not be one.",
     ),
     "dispersion": FigureKind(
         comparison_dispersion_figure,
         ("mean_jacobian_patch",),
         "Symbol of the mean Jacobian on noised images, shell by shell, beside the best ELS model on the same images, "
-        "the Gaussian model and the symbol of the Gaussian closure.",
+        "the Gaussian model and the symbol of the Gaussian closure, drawn where its sampling error is below 0.3.",
     ),
     "losses": FigureKind(
         loss_figure,

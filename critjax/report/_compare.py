@@ -37,14 +37,19 @@ def softening_sentence(dataset: xr.Dataset) -> str:
     """State where the gap of the mean Jacobian is smallest, and whether it closes."""
     part = dataset.sel(ensemble="trajectories")
     gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
+    where = f" at σ = {text(sigma)}"
     if not gap.known:
-        level = part.isel(sigma=int(np.argmax(part["mean_jacobian_uniform"].values)))
-        largest = read(level, "mean_jacobian_uniform")
-        gap, sigma = Measured(1 - largest.value, largest.error), read(level, "sigma")
-    where = "" if sigma.value > part["sigma"].values[-1] * 1.001 else ", the end of the ladder"
+        values, errors = 1 - part["mean_jacobian_uniform"].values, part["mean_jacobian_uniform_error"].values
+        least = int(np.argmin(values))
+        gap, levels = Measured(float(values[least]), float(errors[least])), part["sigma"].values
+        unlike = np.flatnonzero((values - gap.value > SURE * np.hypot(errors, gap.error))[:least])
+        first = int(unlike[-1]) + 1 if unlike.size else 0
+        end = ", the end of the ladder" if least == len(levels) - 1 else ""
+        where = f" at σ = {plain(float(levels[least]))}{end}"
+        if first < least:
+            where += f", and no softer there than from σ = {plain(float(levels[first]))} on within error"
     sentence = (
-        "Along the network's own trajectories the uniform mode of the mean Jacobian is softest at σ "
-        f"= {text(sigma)}{where}: "
+        f"Along the network's own trajectories the uniform mode of the mean Jacobian is softest{where}: "
         f"its gap 1 - λ(0) is {text(gap)} there"
     )
     if gap.value - SURE * gap.error > 0:
@@ -76,9 +81,11 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     if closure.known:
         return f"{sentence}; the Gaussian closure of the network alone puts the crossing at {text(closure)}."
     top, where = _surest(dataset, "regression_uniform_closure")
+    lost = np.flatnonzero(~np.isfinite(dataset["regression_uniform_closure"].values))
+    end = f" and diverges from σ = {plain(float(dataset['sigma'].values[lost[0]]))} on" if lost.size else ""
     return (
         f"{sentence}; the Gaussian closure of the network alone stays below one, nearest to it with "
-        f"{text(top)} at σ = {plain(where)}."
+        f"{text(top)} at σ = {plain(where)}{end}."
     )
 
 
@@ -240,16 +247,22 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
                     f"p* = {int(best['size'])}" + ("" if low == high else f" ({low} to {high})"),
                 )
             )
-            level = nearest.isel(level_sigma=index)
+            patch = nearest.isel(level_sigma=index)
             outside, note = (
-                read(level, "weight_outside"),
-                f"{level['model'].item()}, p = {int(level['size'])}",
+                read(patch, "weight_outside"),
+                f"{patch['model'].item()}, p = {int(patch['size'])}",
             )
             label = f"   weight of the Jacobian outside the best window, σ = {level}"
             rows.append(_row(label, Measured(math.nan), outside, note))
-            for name, label in (("gap", "gap 1 - λ(0)"), ("xi_eq", "ξ_eq (px)")):
-                theory = read(els, f"{name}_patch")
-                measured = curve_at(part, name, float(sigma))
+            uniform = els.isel(wavenumber=0)
+            for label, theory, measured in (
+                (
+                    "λ(0)",
+                    read(uniform, "mean_jacobian_patch"),
+                    curve_at(part, "mean_jacobian_uniform", float(sigma)),
+                ),
+                ("ξ_eq (px)", read(els, "xi_eq_patch"), curve_at(part, "xi_eq", float(sigma))),
+            ):
                 rows.append(_row(f"   {label}, σ = {level}", theory, measured, "theory: best ELS model"))
     return rows
 
