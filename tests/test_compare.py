@@ -239,6 +239,7 @@ def _data(**changes):
         "loss_advantage": np.array([[-0.1, 0.1], [0.3, 0.5], [-0.1, 0.3]]),
         "loss_advantage_error": np.full((3, 2), 0.02),
         "relative_error_ideal": np.array([0.9, 0.9]),
+        "relative_error_ideal_error": np.array([0.01, 0.01]),
         "effective_images": np.array([5.0, 1.0]),
         "film_explained": np.array([[0.9, 0.8], [0.1, 0.0]]),
     }
@@ -373,6 +374,17 @@ def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival()
     assert "outside the best window there (9 px, the largest tried)" in text
     without = _beyond(error, advantage).drop_vars(["weight_outside", "weight_outside_error"])
     assert "window" not in sentences.beyond_patches_sentence(without)
+
+
+def test_whole_images_explain_the_network_better_than_patches_or_not():
+    assert "whole images" not in sentences.beyond_patches_sentence(_beyond(0.6))
+    dims = ("level_sigma",)
+    nearer = _beyond(0.6).assign(
+        relative_error_ideal=(dims, np.array([0.3, 0.58]))
+    )  # the second within its errors
+    text = sentences.beyond_patches_sentence(nearer)
+    assert "At σ = 8.00 whole images explain it better than any patches" in text
+    assert "up to r² 0.910 ± 0.006 against 0.640 ± 0.012" in text
 
 
 def test_reach_shrinks_or_grows():

@@ -61,6 +61,25 @@ def _window_clause(level: xr.Dataset, largest: int) -> str:
     return f" It looks no further: none of the weight of its Jacobian lies outside {window} beyond error."
 
 
+def _ideal_clause(dataset: xr.Dataset, nearest: xr.Dataset) -> str:
+    """State where the ideal denoiser is nearer to the network than any patch model, for sure."""
+    whole, its_error = (dataset[f"relative_error_ideal{s}"].values for s in ("", "_error"))
+    patch, error = (nearest[f"relative_error{s}"].values for s in ("", "_error"))
+    nearer = np.flatnonzero(patch - whole > SURE * np.hypot(error, its_error))
+    if not nearer.size:
+        return ""
+    levels = ", ".join(plain(float(s)) for s in dataset["level_sigma"].values[nearer])
+    most = int(nearer[np.argmax((patch**2 - whole**2)[nearer])])
+    shares = [
+        text(Measured(1 - value[most] ** 2, 2 * value[most] * spread[most]))
+        for value, spread in ((whole, its_error), (patch, error))
+    ]
+    return (
+        f" At σ = {levels} whole images explain it better than any patches: the ideal denoiser up to r² {shares[0]} "
+        f"against {shares[1]}."
+    )
+
+
 def beyond_patches_sentence(dataset: xr.Dataset) -> str:
     """State what the network does that no patch model does: differ from all of them, gain by it, look further."""
     nearest, levels = nearest_patch_models(dataset), dataset["level_sigma"].values
@@ -82,7 +101,7 @@ def beyond_patches_sentence(dataset: xr.Dataset) -> str:
 
     kept = where if where.any() else np.ones_like(where)
     level = nearest.isel(level_sigma=int(np.argmin(np.where(kept, explained, np.inf))))
-    clause = _window_clause(level, int(dataset["size"].values[-1]))
+    clause = _window_clause(level, int(dataset["size"].values[-1])) + _ideal_clause(dataset, nearest)
     far = f"r² down to {text(read(level, 'explained'))} at σ = {plain(float(level['level_sigma']))}"
     if where.any():
         return (

@@ -21,7 +21,7 @@ def nearest_patch_models(dataset: xr.Dataset) -> xr.Dataset:
     -------
     xarray.Dataset
         On the axis ``level_sigma``, with standard errors as ``*_error``: ``model`` and ``size`` (pixels) of the patch
-        model with the smallest relative error, ``explained`` (1 minus its square: the share of the variance of the
+        model with the smallest ``relative_error``, ``explained`` (1 minus its square: the share of the variance of the
         denoiser's output), ``weight_outside`` (share of the absolute weight of the denoiser's Jacobian on noised images
         outside that window, interpolated in ln sigma; missing from results without it), ``advantage`` (loss of the
         ``rival``, the patch model with the smallest loss, minus that of the denoiser; per pixel) and
@@ -46,6 +46,8 @@ def nearest_patch_models(dataset: xr.Dataset) -> xr.Dataset:
     found = {
         "model": dataset["model"].values[model],
         "size": sizes,
+        "relative_error": least,
+        "relative_error_error": its_error,
         "explained": 1 - least**2,
         "explained_error": 2 * least * its_error,
         "rival": np.array(_PATCHES)[rival],
