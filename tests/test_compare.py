@@ -19,6 +19,7 @@ from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
+from critjax.studies._compare_nearest import nearest_patch_models
 from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
@@ -185,6 +186,21 @@ def test_figures_and_table(result):
     rows = report.content(result).rows
     assert any("p* = 5" in row.note for row in rows)
     assert any(row.quantity.strip().startswith("as ᾱ") for row in rows)
+    level = result.isel(level_sigma=0)
+    theory = {row.quantity.strip(): row.theory for row in rows}
+    shown = float(theory["λ(0), σ = 10.0"].split()[0])
+    assert shown == pytest.approx(float(level.mean_jacobian_patch[0]), rel=0.05)
+    assert "weight of the Jacobian outside the best window, σ = 10.0" in theory
+    nearest = nearest_patch_models(result)
+    assert np.all(nearest["model"] == "ELS") and np.all(nearest["size"] == 5)
+    np.testing.assert_allclose(nearest["explained"], 1, atol=1e-6)
+    np.testing.assert_allclose(
+        nearest["weight_outside"], 0, atol=1e-12
+    )  # a patch model of five pixels sees no more
+    np.testing.assert_allclose(
+        nearest["advantage"], result.loss.min(("model", "size")) - result.loss_network, atol=1e-9
+    )
+    assert np.all(result.weight_outside.sel(window=3) > 0.1 * result.weight_outside.sel(window=1))
 
 
 # --- Sentences: opposite numbers, opposite words
@@ -223,6 +239,7 @@ def _data(**changes):
         "loss_advantage": np.array([[-0.1, 0.1], [0.3, 0.5], [-0.1, 0.3]]),
         "loss_advantage_error": np.full((3, 2), 0.02),
         "relative_error_ideal": np.array([0.9, 0.9]),
+        "relative_error_ideal_error": np.array([0.01, 0.01]),
         "effective_images": np.array([5.0, 1.0]),
         "film_explained": np.array([[0.9, 0.8], [0.1, 0.0]]),
     }
@@ -256,6 +273,15 @@ def test_the_gap_closes_or_not():
     assert "zero within its error" in sentences.softening_sentence(_data(minimal_gap=0.01))
     edge = sentences.softening_sentence(_data(minimal_gap=np.nan))
     assert "0.30 ± 0.01" in edge or "0.300 ± 0.010" in edge
+    assert "softest at σ = 2.00: " in edge
+    curve = {"minimal_gap": np.nan, "mean_jacobian_uniform": np.array([0.2, 0.69, 0.7])}
+    text = sentences.softening_sentence(_data(**curve))  # levels off within error
+    assert (
+        "at σ = 1.00, the end of the ladder, and no softer there than from σ = 2.00 on within error" in text
+    )
+    curve["mean_jacobian_uniform"] = np.array([0.2, 0.5, 0.7])
+    text = sentences.softening_sentence(_data(**curve))
+    assert "softest at σ = 1.00, the end of the ladder: its gap" in text
 
 
 def test_the_regression_symbol_passes_touches_or_stays_below():
@@ -285,6 +311,9 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
     }
     text = sentences.crossing_sentence(_data(**lost))
     assert "closure of the network alone stays below one, nearest to it with 0.900 ± 0.010 at σ = 2" in text
+    assert text.endswith("and diverges from σ = 1.00 on.")
+    lost["regression_uniform_closure"] = np.array([0.2, 0.9, 0.8])
+    assert "diverges" not in sentences.crossing_sentence(_data(**lost))
 
 
 def test_patches_explain_or_not():
@@ -303,9 +332,67 @@ def test_patches_explain_or_not():
     assert sentences.explanation_sentence(_data(relative_error=swapped)).startswith("LS models")
 
 
+def _beyond(error, advantage=0.5, outside=0.3):
+    """Every patch model with one relative error and one loss; a share of the Jacobian outside all windows."""
+    data = _data(relative_error=error, loss_advantage=advantage)
+    shape = (2, 3, 2)
+    dims = ("ensemble", "sigma", "window")
+    found = data.assign(
+        weight_outside=(dims, np.full(shape, outside)), weight_outside_error=(dims, np.full(shape, 0.01))
+    )
+    # Levels of the comparison lie inside the ladder of the measurement.
+    found["loss_network"] = (("level_sigma",), 1 - found["loss_advantage"].values[:2].min(0))
+    return found.assign_coords(sigma=[10.0, 2.0, 0.1], window=[3, 9])
+
+
+def test_what_no_patch_model_does_is_told_from_what_some_do():
+    text = sentences.beyond_patches_sentence(_beyond(0.6))
+    assert "What no patch model of these images does: at σ = 8.00, 0.500 the network differs" in text
+    assert "r² down to 0.640 ± 0.012 at σ = 8.00" in text
+    assert "most by 0.50 ± 0.02 in squared error per pixel, 50 ± 2 % of the best (ELS), at σ = 8.00" in text
+    assert "It looks further: 0.300 ± 0.010 of the absolute weight" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.6, advantage=-0.5, outside=0.0))
+    assert "differs from every patch model of these images (r² down to 0.640" in text
+    assert "gains nothing by it" in text and "It looks no further" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.2))
+    assert "Patch models explain the network at every noise level (r² down to 0.960" in text
+    assert "by what they leave it denoises better than all of them at σ = 8.00, 0.500" in text
+    text = sentences.beyond_patches_sentence(_beyond(0.2, advantage=0.0))
+    assert "does nothing that patch models do not" in text and "no better beyond error" in text
+
+
+def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival():
+    error = np.array([[[0.6, 0.7], [0.8, 0.9]], [[0.65, 0.6], [0.85, 0.7]]])
+    advantage = np.array(
+        [[0.1, -0.1], [0.3, 0.5], [-0.9, -0.9]]
+    )  # ELS, LS, ideal; the last is no patch model
+    text = sentences.beyond_patches_sentence(_beyond(error, advantage))
+    assert "at σ = 8.00 the network differs from all of them (r² down to 0.640 ± 0.012 at σ = 8.00)" in text
+    assert "most by 0.10 ± 0.02" in text and "(3 px)" in text
+    text = sentences.beyond_patches_sentence(_beyond(error, advantage[:, ::-1]))
+    assert "at σ = 0.500 the network differs from all of them (r² down to 0.510 ± 0.014" in text
+    assert "outside the best window there (9 px, the largest tried)" in text
+    without = _beyond(error, advantage).drop_vars(["weight_outside", "weight_outside_error"])
+    assert "window" not in sentences.beyond_patches_sentence(without)
+
+
+def test_whole_images_explain_the_network_better_than_patches_or_not():
+    assert "whole images" not in sentences.beyond_patches_sentence(_beyond(0.6))
+    dims = ("level_sigma",)
+    nearer = _beyond(0.6).assign(
+        relative_error_ideal=(dims, np.array([0.3, 0.58]))
+    )  # the second within its errors
+    text = sentences.beyond_patches_sentence(nearer)
+    assert "At σ = 8.00 whole images explain it better than any patches" in text
+    assert "up to r² 0.910 ± 0.006 against 0.640 ± 0.012" in text
+
+
 def test_reach_shrinks_or_grows():
     text = sentences.reach_sentence(_data())
     assert "shrinks: radius 4.0" in text and "falls (9, 3 px" in text and "ξ_eq is largest, 2.00" in text
+    assert "at σ = 2.00, against 1.00 ± 0.10 at σ = 4.00 and 1.50 ± 0.10 at σ = 1.00" in text
+    falling = sentences.reach_sentence(_data(xi_eq=np.array([3.0, 2.0, np.nan])))
+    assert "largest, 3.00 ± 0.10 px, at σ = 4.00, against 3.00 ± 0.10 at σ = 4.00 and 2.00" in falling
     grown = _data(receptive_radius=np.array([1.0, 3.0, 4.0]), best_size=np.array([[3, 9], [3, 3]]))
     text = sentences.reach_sentence(grown)
     assert "grows" in text and "rises (3, 9 px" in text

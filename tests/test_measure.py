@@ -62,6 +62,40 @@ def test_a_shift_has_its_kernel_on_one_side():
     np.testing.assert_allclose(found.receptive_radius, 1.0, atol=1e-6)
 
 
+def test_the_weight_outside_a_window_counts_what_cancels_in_the_mean():
+    def denoise(x, sigma):
+        """One pixel at distance 2 with weight 0.5; 0.6 at distance 3 with a sign that alternates; nothing beyond."""
+        signs = (-1.0) ** jnp.arange(GRID[1])[:, None]
+        return x - 0.5 * jnp.roll(x, 2, axis=1) + 0.6 * signs * jnp.roll(x, 3, axis=0)
+
+    found = measure(denoise, images(), sigmas=SIGMAS, num_samples=8, probe_samples=4, closure_samples=0)
+    expected = np.array([1.1, 1.1, 0.6, 0.0]) / 2.1  # outside 1, 3, 5, 7 pixels
+    np.testing.assert_array_equal(found.window, [1, 3, 5, 7])
+    np.testing.assert_allclose(found.weight_outside - expected, 0, atol=1e-7)
+    assert np.all(found.weight_outside.sel(window=7) == 0)
+    np.testing.assert_allclose(found.weight_outside_error, 0, atol=1e-7)
+
+
+def test_the_weight_outside_a_window_errs_like_a_ratio_of_means():
+    """The reach of a field is its own: near ones put all weight at distance 0, far ones two thirds at 2."""
+    rng = np.random.default_rng(3)
+    far = rng.integers(0, 2, size=40)
+    clean = (2 * far[:, None, None, None] - 1) * np.ones((40, *GRID, 1))
+    found = measure(
+        lambda x, sigma: x + 2 * (x.mean() > 0) * jnp.roll(x, 2, axis=1),
+        clean,
+        sigmas=SIGMAS / 10,
+        num_samples=40,
+        probe_samples=20,
+        closure_samples=0,
+    ).sel(ensemble="noised data", window=3)
+    outside, total = 2.0 * far[:20], 1 + 2.0 * far[:20]
+    share = outside.mean() / total.mean()
+    error = np.std(outside - share * total, ddof=1) / np.sqrt(20) / total.mean()  # to first order
+    np.testing.assert_allclose(found.weight_outside, share, atol=1e-6)
+    np.testing.assert_allclose(found.weight_outside_error, error, rtol=0.05)
+
+
 def test_a_dense_operator_is_averaged_over_pixels_with_honest_errors():
     rng = np.random.default_rng(1)
     count = int(np.prod(GRID))

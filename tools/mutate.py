@@ -118,6 +118,13 @@ MUTATIONS = [
         ("tests/test_measure.py", "shift_has_its_kernel"),
     ),
     Mutation(
+        "weight outside a window before anything cancels",
+        "critjax/studies/_instruments.py",
+        "jnp.abs(found).mean(0)",
+        "jnp.abs(found.mean(0))",
+        ("tests/test_measure.py", "what_cancels"),
+    ),
+    Mutation(
         "error of the mean Jacobian",
         "critjax/studies/_instruments.py",
         "values.std(0, ddof=1) / np.sqrt(len(values))",

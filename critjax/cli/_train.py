@@ -14,6 +14,8 @@ from critjax._checks import check
 
 WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
+#: Largest and smallest sigma (image units) and Heun steps of the samples.
+SAMPLE_LADDER = (80.0, 0.02, 64)
 
 
 def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -36,8 +38,6 @@ def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def run_train(options: argparse.Namespace, command: str) -> int:
     """Train or go on training, then evaluate, sample and store everything in the output folder."""
-    import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from critjax.networks import (
@@ -46,13 +46,10 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         TrainingConfig,
         apply,
         held_out_loss,
-        network_denoiser,
         save_network,
         train,
     )
-    from critjax.noise import karras_sigmas
     from critjax.report import write_atomically
-    from critjax.sampling import sample
 
     training_set, held_out = load_training_data(options)
     labels = training_set.labels if options.conditional else None
@@ -120,18 +117,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     }
     log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
-    sigmas = karras_sigmas(20.0, 0.02, 40)
-    height, width, channels = images.shape[1:]
-
-    @jax.jit
-    def draw(key: Any, label: Any) -> Any:
-        denoise = network_denoiser(config, result.params, label if config.num_classes else None)
-        return sample(denoise, key, (height, width, channels), sigmas, save_every=40).x[-1]
-
-    keys = jax.random.split(jax.random.key(training.seed + 1), NUM_SAMPLES)
-    classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
-    samples = np.asarray(jax.lax.map(lambda pair: draw(*pair), (keys, classes), batch_size=12))
-    write_atomically(folder / PICTURE, lambda path: _picture(samples, path))
+    samples = draw_samples(config, result.params, images.shape[1:], training.seed + 1)
+    write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))
     # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
     save_network(folder / WEIGHTS, config, result.params, info)
     print(f"held-out loss per pixel, {len(images)} images:")
@@ -141,7 +128,32 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _picture(samples: Any, path: Path) -> None:
+def draw_samples(config: Any, params: Any, shape: tuple[int, ...], seed: int) -> Any:
+    """Draw images (`NUM_SAMPLES`, H, W, C) from a network by the probability flow, of all classes in turn.
+
+    64 Heun steps down Karras' ladder; what is shown is the denoised end, D(x, sigma) at the last noise.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from critjax.networks import network_denoiser
+    from critjax.noise import karras_sigmas
+    from critjax.sampling import sample
+
+    sigmas, size = karras_sigmas(*SAMPLE_LADDER), (shape[0], shape[1], shape[2])
+
+    def draw(pair: tuple[Any, Any]) -> Any:
+        key, label = pair
+        denoise = network_denoiser(config, params, label if config.num_classes else None)
+        return sample(denoise, key, size, sigmas, save_every=len(sigmas) - 1).denoised[-1]
+
+    keys = jax.random.split(jax.random.key(seed), NUM_SAMPLES)
+    classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
+    return np.asarray(jax.jit(lambda pairs: jax.lax.map(draw, pairs, batch_size=12))((keys, classes)))
+
+
+def write_picture(samples: Any, path: Path) -> None:
     """Write a grid of images (N, H, W, C) in [-1, 1] as PNG."""
     import numpy as np
     from PIL import Image

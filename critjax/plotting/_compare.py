@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from critjax.plotting._compare_patches import beyond_patches_figure, loss_figure, patch_error_figure
 from critjax.plotting._compare_pictures import film_figure, kernel_figure, modes_figure
 from critjax.plotting._style import (
     BLACK,
@@ -16,10 +16,10 @@ from critjax.plotting._style import (
     GREY,
     ORANGE,
     POINTS,
-    PURPLE,
     RED,
     FigureKind,
     figure_with_axes,
+    legend_below,
     limits,
     named_level,
     noise_axis,
@@ -28,6 +28,8 @@ from critjax.plotting._style import (
 
 _ENSEMBLES = {"trajectories": (RED, "o", RED), "noised data": (ORANGE, "s", "white")}
 _SHOWN_LEVELS = 4
+#: Sampling error from which the closure's symbol is not drawn.
+_KNOWN = 0.3
 
 
 def window_radius(size: np.ndarray) -> np.ndarray:
@@ -50,21 +52,13 @@ def _ensembles(axes: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
         )
 
 
-def _patch(axes: Axes, dataset: xr.Dataset, name: str) -> None:
-    """Draw the best patch model and the Gaussian model, where they were computed."""
-    if f"{name}_patch" not in dataset:
-        return
-    sigma = dataset["level_sigma"].values
-    values, errors = dataset[f"{name}_patch"].values, dataset[f"{name}_patch_error"].values
+def _patch(
+    axes: Axes, sigma: np.ndarray, values: np.ndarray, errors: np.ndarray, gaussian: np.ndarray
+) -> None:
+    """Draw the best patch model and the Gaussian model."""
     style = {"color": GREEN, "marker": "D", "markersize": 4, "linestyle": "-.", "linewidth": 1.2}
     axes.errorbar(sigma, values, errors, label="best ELS model", **style)
-    axes.plot(
-        sigma, dataset[f"{name}_gaussian"].values, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model"
-    )
-
-
-def _below(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
+    axes.plot(sigma, gaussian, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model")
 
 
 @styled
@@ -78,13 +72,16 @@ def softening_figure(dataset: xr.Dataset) -> Figure:
         left.plot(dataset["sigma"].values, values, color=BLUE, linestyle="--", label="Gaussian closure")
         band = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
         left.fill_between(dataset["sigma"].values, values - error, values + error, **band)
-    named_level(left, 1.0, "marginal", colour=BLACK)
+    named_level(left, 1.0, "marginal", colour=BLACK, side="left")
     left.set_ylabel(r"$\lambda_{reg}(k=0)$")
     left.set_title("What drives the structure factor", fontsize=10)
-    _ensembles(right, dataset, "gap", "network")
-    _patch(right, dataset, "gap")
-    named_level(right, 0.0, "marginal", colour=BLACK)
-    right.set_ylabel(r"gap $1-\lambda(0)$ of the mean Jacobian")
+    _ensembles(right, dataset, "mean_jacobian_uniform", "network")
+    if "mean_jacobian_patch" in dataset:
+        uniform = dataset.isel(wavenumber=0)
+        names = ("mean_jacobian_patch", "mean_jacobian_patch_error", "mean_jacobian_gaussian")
+        _patch(right, dataset["level_sigma"].values, *(uniform[name].values for name in names))
+    named_level(right, 1.0, "marginal", colour=BLACK, side="left")
+    right.set_ylabel(r"$\lambda(k=0)$ of the mean Jacobian")
     right.set_title("Response to a uniform push", fontsize=10)
     for axes in (left, right):
         noise_axis(axes, dataset["sigma"].values)
@@ -132,7 +129,9 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     left.set_title("Effective receptive field", fontsize=10)
     left.legend(fontsize=8.5)
     _ensembles(right, dataset, "xi_eq", "network")
-    _patch(right, dataset, "xi_eq")
+    if "xi_eq_patch" in dataset:
+        names = ("xi_eq_patch", "xi_eq_patch_error", "xi_eq_gaussian")
+        _patch(right, dataset["level_sigma"].values, *(dataset[name].values for name in names))
     right.set_ylabel(r"$\xi_{eq}=\sqrt{K/|gap|}$ (pixels)")
     right.set_title("Quasi-equilibrium correlation length", fontsize=10)
     limits(
@@ -145,43 +144,6 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     for axes in (left, right):
         noise_axis(axes, dataset["sigma"].values)
         axes.set_xlabel(r"noise $\sigma$ (image units)")
-    return figure
-
-
-@styled
-def patch_error_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the relative error between denoiser and patch models of every size against noise."""
-    figure, panels = figure_with_axes(10.0, 4.6, ncols=dataset.sizes["model"], sharey=True)
-    sizes, sigma = dataset["size"].values, dataset["level_sigma"].values
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, len(sizes)))
-    for axes, model in zip(panels, dataset["model"].values, strict=True):
-        part = dataset.sel(model=model)
-        for colour, size, marker in zip(colours, sizes, "osD^vP*X<>" * 3, strict=False):
-            one = part.sel(size=size)
-            axes.errorbar(
-                sigma,
-                one["relative_error"].values,
-                one["relative_error_error"].values,
-                color=colour,
-                marker=marker,
-                markersize=3.5,
-                linewidth=1.1,
-                label=f"p = {size}" if axes is panels[0] else None,
-            )
-        best = part["relative_error"].values.min(-1)
-        ring = {"marker": "o", "markersize": 11, "fillstyle": "none", "color": BLACK, "linestyle": "none"}
-        axes.plot(sigma, best, label="best size" if axes is panels[0] else None, **ring)
-        ideal = part["relative_error_ideal"].values
-        axes.plot(sigma, ideal, color=GREY, linestyle="--", label="ideal" if axes is panels[0] else None)
-        axes.set_title(f"{model} models", fontsize=10)
-        axes.set_yscale("log")
-        noise_axis(axes, sigma)
-        axes.set_xlabel(r"noise $\sigma$ (image units)")
-    panels[0].set_ylabel("relative error to the network")
-    figure.suptitle(
-        "Which patch model explains the network", fontsize=11, fontweight="bold", x=0.01, ha="left"
-    )
-    _below(figure, panels[0], 5)
     return figure
 
 
@@ -218,53 +180,15 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
         axes.plot(k, dataset["mean_jacobian_gaussian"].values[index], color=GREY, linestyle=(0, (1, 1.2)), label=(
             "Gaussian model"))  # fmt: skip
         if "regression_closure" in dataset:
-            closure = dataset["regression_closure"].values[near]
+            error = dataset["regression_closure_error"].values[near]
+            closure = np.where(error < _KNOWN, dataset["regression_closure"].values[near], np.nan)
             axes.plot(k, closure, color=BLUE, linestyle="--", label="Gaussian closure")
         named_level(axes, 1.0, "marginal" if axes is panels[0, 0] else "", colour=BLACK)
         axes.set_title(rf"$\sigma={levels[index]:.2g}$", fontsize=10)
         axes.set_xlabel(r"$|k|$ (rad per pixel)")
     panels[0, 0].set_ylabel(r"$\lambda(k)$ of the mean Jacobian")
     limits(panels[0, 0], [dataset["mean_jacobian"].values, [0.0, 1.0]], low=-0.3, high=1.6)
-    _below(figure, panels[0, 0], 4)
-    return figure
-
-
-@styled
-def loss_figure(dataset: xr.Dataset) -> Figure:
-    """Draw the denoising loss on the noised images against noise."""
-    figure, axes = figure_with_axes(6.6, 4.4)
-    sigma = dataset["level_sigma"].values
-    for name, colour, marker, style, label in (
-        ("loss_network", RED, "o", "-", "network"),
-        ("loss_ideal", GREY, "x", "--", "ideal denoiser of the bank"),
-    ):
-        axes.errorbar(
-            sigma,
-            dataset[name],
-            dataset[f"{name}_error"],
-            color=colour,
-            marker=marker,
-            linestyle=style,
-            label=label,
-        )
-    for model, colour, marker in (("ELS", GREEN, "D"), ("LS", PURPLE, "^")):
-        part = dataset.sel(model=model)
-        best = part["loss"].values.argmin(-1)
-        pick = np.arange(len(sigma)), best
-        axes.errorbar(
-            sigma,
-            part["loss"].values[pick],
-            part["loss_error"].values[pick],
-            color=colour,
-            marker=marker,
-            linestyle="-.",
-            label=f"{model}, best size",
-        )
-    axes.set_yscale("log")
-    noise_axis(axes, sigma)
-    axes.set_ylabel("mean squared error per pixel")
-    axes.set_title("Denoising loss on the noised images")
-    axes.legend()
+    legend_below(figure, panels[0, 0], 4)
     return figure
 
 
@@ -296,8 +220,8 @@ COMPARE_FIGURES = {
         softening_figure,
         ("regression_uniform",),
         "Left: symbol of the regression of D on x at k = 0, on the network's own trajectories and on noised images, "
-        "with the Gaussian closure computed from the network alone. Right: gap of the mean Jacobian, with the best ELS "
-        "model and the Gaussian model with the spectrum of the images.",
+        "with the Gaussian closure computed from the network alone. Right: symbol of the mean Jacobian at k = 0, whose "
+        "distance to one is the gap, with the best ELS model and the Gaussian model with the spectrum of the images.",
     ),
     "patch-errors": FigureKind(
         patch_error_figure,
@@ -305,18 +229,26 @@ COMPARE_FIGURES = {
         "Root-mean-square difference between the network and patch models on the same noised images, over the spread "
         "of the network's output. Its square is the part of the variance that is left unexplained.",
     ),
+    "beyond-patches": FigureKind(
+        beyond_patches_figure,
+        ("relative_error",),
+        "At every noise level, against the patch model of any kind and size that is nearest to the network: the share "
+        "of the variance of the network's output that it leaves unexplained; the share of the absolute weight of the "
+        "network's Jacobian outside its window; and the share of the smallest loss of a patch model that the network "
+        "avoids (below zero: a patch model denoises better).",
+    ),
     "reach": FigureKind(
         reach_figure,
         ("receptive_radius",),
         "Left: effective radius of the mean kernel; the window that explains the network best, as the root-mean-square "
         "radius of a full window (numbers: its size; bars: sizes that are best when one image is left out). Right: "
-        "quasi-equilibrium length from the lowest shells of the symbol.",
+        "quasi-equilibrium length of a parabola through the lowest shells of the symbol, which need not be one.",
     ),
     "dispersion": FigureKind(
         comparison_dispersion_figure,
         ("mean_jacobian_patch",),
         "Symbol of the mean Jacobian on noised images, shell by shell, beside the best ELS model on the same images, "
-        "the Gaussian model and the symbol of the Gaussian closure.",
+        "the Gaussian model and the symbol of the Gaussian closure, drawn where its sampling error is below 0.3.",
     ),
     "losses": FigureKind(
         loss_figure,

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from critjax.plotting._style import picture_panel, styled
+from critjax.plotting._style import GREY, picture_panel, styled
 
 _FILM_COLUMNS = 9
+#: Imaginary part of an eigenvalue that is shown.
+_TURNING = 0.005
+
+
+def _bare(panel: Axes) -> None:
+    """Take ticks off, and draw a thin frame: kernels and modes fade to white at the edge."""
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(True)
+        spine.set_linewidth(0.5)
+        spine.set_color(GREY)
 
 
 @styled
@@ -16,7 +29,7 @@ def film_figure(dataset: xr.Dataset) -> Figure:
     """Show one trajectory of each denoiser from the same noise, as denoised fields."""
     film, sigma = dataset["film"].values[:, 0], dataset["film_sigma"].values
     columns = np.unique(np.rint(np.linspace(0, len(sigma) - 1, _FILM_COLUMNS)).astype(int))
-    figure = Figure(figsize=(9.2, 1.12 * len(film) + 0.75), layout="constrained")
+    figure = Figure(figsize=(9.2, 0.98 * len(film) + 0.5), layout="constrained")
     axes = figure.subplots(len(film), len(columns), squeeze=False)
     for row, name in enumerate(dataset["film_row"].values):
         for column, level in enumerate(columns):
@@ -41,10 +54,14 @@ def modes_figure(dataset: xr.Dataset) -> Figure:
             panel, mode = axes[row, column], modes[row, column]
             width = float(np.abs(mode).max()) or 1.0
             panel.imshow(mode, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            value = dataset["mode_eigenvalue"].values[row, column]
-            panel.set_title(rf"$\lambda={value:.2f}$", fontsize=8.5, fontweight="normal", loc="center")
+            _bare(panel)
+            value, frequency = (
+                float(dataset[name].values[row, column]) for name in ("mode_eigenvalue", "mode_frequency")
+            )
+            # Both modes of a complex pair have the same real part.
+            turning = f"{frequency:+.2f}i" if abs(frequency) >= _TURNING else ""
+            title = rf"$\lambda={value:.2f}{turning}$"
+            panel.set_title(title, fontsize=8.5, fontweight="normal", loc="center")
         axes[row, 0].set_ylabel(rf"$\sigma={sigma[row]:.2g}$", rotation=0, ha="right", va="center")
     text = "Leading eigenmodes of the Jacobian at one noised image"
     figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
@@ -62,8 +79,7 @@ def kernel_figure(dataset: xr.Dataset) -> Figure:
         kernel = part["kernel"].values[level]
         width = float(np.abs(kernel).max()) or 1.0
         panel.imshow(kernel, cmap="RdBu_r", vmin=-width, vmax=width, interpolation="nearest")
-        panel.set_xticks([])
-        panel.set_yticks([])
+        _bare(panel)
         panel.set_title(
             rf"$\sigma={part['sigma'].values[level]:.2g}$", fontsize=9, fontweight="normal", loc="center"
         )

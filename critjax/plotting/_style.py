@@ -63,6 +63,11 @@ def figure_with_axes(width: float = 7.2, height: float = 4.2, **subplots: Any) -
     return figure, figure.subplots(**subplots)
 
 
+def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """Write the legend of the axes below the whole figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
+
+
 def plain(value: float, _: Any = None) -> str:
     return f"{value:g}"
 

@@ -8,15 +8,19 @@ import math
 import numpy as np
 import xarray as xr
 
+from critjax.report._compare_patches import (
+    SURE,
+    better_and_worse,
+    beyond_patches_sentence,
+    explanation_sentence,
+    median_and_range,
+)
 from critjax.report._numbers import Measured, curve_at, plain, read, text
 from critjax.report._table import Row, noise_rows
+from critjax.studies._compare_nearest import nearest_patch_models
 
-#: A patch model explains a network from this share of the variance on (Kamb & Ganguli 2024: median r² ~ 0.9).
-EXPLAINS = 0.9
 #: Effective images below which the ideal denoiser memorises.
 MEMORISES = 2.0
-#: Standard errors that make a difference.
-_SURE = 2.0
 #: Median r² of final images from which trajectories end alike, and below which they part.
 _SAME_IMAGE, _RESEMBLES = 0.75, 0.25
 
@@ -29,28 +33,28 @@ def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float]:
     return read(level, name), float(level["sigma"])
 
 
-def _median_and_range(values: np.ndarray) -> str:
-    median, low, high = (plain(float(f(values))) for f in (np.median, np.min, np.max))
-    return f"{median} ({low} to {high})"
-
-
 def softening_sentence(dataset: xr.Dataset) -> str:
     """State where the gap of the mean Jacobian is smallest, and whether it closes."""
     part = dataset.sel(ensemble="trajectories")
     gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
+    where = f" at σ = {text(sigma)}"
     if not gap.known:
-        level = part.isel(sigma=int(np.argmax(part["mean_jacobian_uniform"].values)))
-        largest = read(level, "mean_jacobian_uniform")
-        gap, sigma = Measured(1 - largest.value, largest.error), read(level, "sigma")
-    where = "" if sigma.value > part["sigma"].values[-1] * 1.001 else ", the end of the ladder"
+        values, errors = 1 - part["mean_jacobian_uniform"].values, part["mean_jacobian_uniform_error"].values
+        least = int(np.argmin(values))
+        gap, levels = Measured(float(values[least]), float(errors[least])), part["sigma"].values
+        unlike = np.flatnonzero((values - gap.value > SURE * np.hypot(errors, gap.error))[:least])
+        first = int(unlike[-1]) + 1 if unlike.size else 0
+        end = ", the end of the ladder" if least == len(levels) - 1 else ""
+        where = f" at σ = {plain(float(levels[least]))}{end}"
+        if first < least:
+            where += f", and no softer there than from σ = {plain(float(levels[first]))} on within error"
     sentence = (
-        "Along the network's own trajectories the uniform mode of the mean Jacobian is softest at σ "
-        f"= {text(sigma)}{where}: "
+        f"Along the network's own trajectories the uniform mode of the mean Jacobian is softest{where}: "
         f"its gap 1 - λ(0) is {text(gap)} there"
     )
-    if gap.value - _SURE * gap.error > 0:
+    if gap.value - SURE * gap.error > 0:
         return f"{sentence}; it does not close."
-    if gap.value + _SURE * gap.error < 0:
+    if gap.value + SURE * gap.error < 0:
         return f"{sentence}: λ(0) exceeds one, a push on all pixels grows."
     return f"{sentence}, zero within its error."
 
@@ -61,7 +65,7 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     found = read(part, "critical_sigma_regression")
     top, where = _surest(part, "regression_uniform")
     at = f"{text(top)} at σ = {plain(where)}"
-    if top.value - 1 > _SURE * top.error:
+    if top.value - 1 > SURE * top.error:
         how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
         sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
     elif found.known:
@@ -77,9 +81,11 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     if closure.known:
         return f"{sentence}; the Gaussian closure of the network alone puts the crossing at {text(closure)}."
     top, where = _surest(dataset, "regression_uniform_closure")
+    lost = np.flatnonzero(~np.isfinite(dataset["regression_uniform_closure"].values))
+    end = f" and diverges from σ = {plain(float(dataset['sigma'].values[lost[0]]))} on" if lost.size else ""
     return (
         f"{sentence}; the Gaussian closure of the network alone stays below one, nearest to it with "
-        f"{text(top)} at σ = {plain(where)}."
+        f"{text(top)} at σ = {plain(where)}{end}."
     )
 
 
@@ -112,7 +118,7 @@ def reach_sentence(dataset: xr.Dataset) -> str:
     lengths = part["xi_eq"].values
     known = np.flatnonzero(np.isfinite(lengths))
     change = radius[1].value - radius[0].value
-    sure = abs(change) > _SURE * math.hypot(radius[0].error, radius[1].error)
+    sure = abs(change) > SURE * math.hypot(radius[0].error, radius[1].error)
     word = ("shrinks" if change < 0 else "grows") if sure else "stays the same within error"
     sentence = (
         f"From σ = {plain(float(part['sigma'].values[0]))} to {plain(float(part['sigma'].values[-1]))} the effective "
@@ -131,34 +137,12 @@ def reach_sentence(dataset: xr.Dataset) -> str:
         peak = int(known[np.argmax(lengths[known])])
         top = part.isel(sigma=peak)
         where = plain(float(top["sigma"]))
-        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}"
+        ends = " and ".join(
+            f"{text(read(part.isel(sigma=i), 'xi_eq'))} at σ = {plain(float(part['sigma'].values[i]))}"
+            for i in (known[0], known[-1])
+        )
+        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}, against {ends}"
     return f"{sentence}."
-
-
-def explanation_sentence(dataset: xr.Dataset) -> str:
-    """State which patch model explains the network, and how much of its output's variance."""
-    explained = 1 - dataset["relative_error"].values.min(-1) ** 2  # model, level
-    models, levels = dataset["model"].values, dataset["level_sigma"].values
-    order = int(np.argmax(np.median(explained, axis=1)))
-    name, other = str(models[order]), str(models[1 - order])
-    worst = int(np.argmin(explained[order]))
-    level = dataset.isel(model=order, level_sigma=worst)
-    error = read(level.isel(size=int(level["relative_error"].values.argmin())), "relative_error")
-    least = Measured(1 - error.value**2, 2 * error.value * error.error)
-    sentence = (
-        f"{name} models of the best size explain the network better than {other} models: median r² (least to most) "
-        f"over noise levels {_median_and_range(explained[order])} against {_median_and_range(explained[1 - order])}, "
-        f"least {text(least)} at σ = {plain(float(levels[worst]))}"
-    )
-    ideal = 1 - dataset["relative_error_ideal"].values ** 2
-    sentence += f"; the ideal denoiser has {_median_and_range(ideal)}"
-    beyond = [plain(float(s)) for s, r in zip(levels, explained.max(0), strict=True) if r < EXPLAINS]
-    if not beyond:
-        return f"{sentence}. Patches explain this network at every noise level."
-    return (
-        f"{sentence}. No patch model reaches r² = {EXPLAINS} at σ = {', '.join(beyond)}: there the "
-        "network does more."
-    )
 
 
 def films_sentence(dataset: xr.Dataset) -> str | None:
@@ -169,7 +153,7 @@ def films_sentence(dataset: xr.Dataset) -> str | None:
     explained = dataset["film_explained"].values  # other denoiser, film
     patches, ideal = (
         f"correlation {text(read(final.isel(film_other=i), 'film_correlation'))}, "
-        f"median r² {_median_and_range(values)}"
+        f"median r² {median_and_range(values)}"
         for i, values in enumerate(explained)
     )
     median = float(np.median(explained[0]))
@@ -182,16 +166,10 @@ def films_sentence(dataset: xr.Dataset) -> str | None:
     )
 
 
-def _better_and_worse(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Tell where (rival, level) the network's loss is below a rival's on the same images, and where above, for sure."""
-    advantage, error = dataset["loss_advantage"].values, dataset["loss_advantage_error"].values
-    return advantage > _SURE * error, advantage < -_SURE * error
-
-
 def loss_sentence(dataset: xr.Dataset) -> str:
     """State where the network denoises better than patch models and than the ideal denoiser that memorises."""
     levels = dataset["level_sigma"].values
-    better, worse = _better_and_worse(dataset.drop_sel(rival="ideal"))
+    better, worse = better_and_worse(dataset.drop_sel(rival="ideal"))
     below, above = (", ".join(plain(float(s)) for s in levels[m]) for m in (better.all(0), worse.any(0)))
     first = (
         "On these images the losses of the network and of the best patch models do not differ beyond error"
@@ -209,7 +187,7 @@ def loss_sentence(dataset: xr.Dataset) -> str:
         return f"{first}; the ideal denoiser nowhere rests on fewer than {MEMORISES:g} images."
     where = f"where the ideal denoiser memorises (σ ≤ {plain(float(levels[memory].max()))})"
     ideal = dataset.sel(rival="ideal")
-    better, worse = (m[0, memory] for m in _better_and_worse(dataset.sel(rival=["ideal"])))
+    better, worse = (m[0, memory] for m in better_and_worse(dataset.sel(rival=["ideal"])))
     last = text(read(ideal.isel(level_sigma=int(np.flatnonzero(memory)[-1])), "loss_advantage"))
     count = f"{int(better.sum())} of {len(better)} levels"
     if worse.any():
@@ -230,6 +208,7 @@ def compare_findings(dataset: xr.Dataset) -> list[str]:
     more = [local_modes_sentence(dataset), films_sentence(dataset)]
     if "loss_advantage" in dataset:
         more.append(loss_sentence(dataset))
+        sentences.insert(1, beyond_patches_sentence(dataset))
     return sentences + [sentence for sentence in more if sentence is not None]
 
 
@@ -254,7 +233,7 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
             _row(f"   non-reciprocal size of the mean kernel there, {ensemble}", Measured(math.nan), fraction)
         )
     if "best_size" in dataset:
-        part = dataset.sel(ensemble="noised data")
+        part, nearest = dataset.sel(ensemble="noised data"), nearest_patch_models(dataset)
         for index, sigma in enumerate(dataset["level_sigma"].values):
             level = plain(float(sigma))
             els = dataset.sel(model="ELS").isel(level_sigma=index)
@@ -268,9 +247,22 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
                     f"p* = {int(best['size'])}" + ("" if low == high else f" ({low} to {high})"),
                 )
             )
-            for name, label in (("gap", "gap 1 - λ(0)"), ("xi_eq", "ξ_eq (px)")):
-                theory = read(els, f"{name}_patch")
-                measured = curve_at(part, name, float(sigma))
+            patch = nearest.isel(level_sigma=index)
+            outside, note = (
+                read(patch, "weight_outside"),
+                f"{patch['model'].item()}, p = {int(patch['size'])}",
+            )
+            label = f"   weight of the Jacobian outside the best window, σ = {level}"
+            rows.append(_row(label, Measured(math.nan), outside, note))
+            uniform = els.isel(wavenumber=0)
+            for label, theory, measured in (
+                (
+                    "λ(0)",
+                    read(uniform, "mean_jacobian_patch"),
+                    curve_at(part, "mean_jacobian_uniform", float(sigma)),
+                ),
+                ("ξ_eq (px)", read(els, "xi_eq_patch"), curve_at(part, "xi_eq", float(sigma))),
+            ):
                 rows.append(_row(f"   {label}, σ = {level}", theory, measured, "theory: best ELS model"))
     return rows
 

@@ -40,10 +40,13 @@ def mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def kernel_columns(denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int) -> Array:
+def kernel_columns(
+    denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int
+) -> tuple[Array, Array]:
     """Average columns of the Jacobian at random pixels into a kernel (p, p, C, C): output channel, input channel.
 
-    Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
+    The second result is the average of their absolute values, summed over channels, (p, p): what cancels in the kernel
+    counts there. Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
     """
     height, width, channels = x.shape
     size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits
@@ -63,11 +66,17 @@ def kernel_columns(denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, co
         i_y, i_x = (row - offsets) % height, (column - offsets) % width
         return jnp.moveaxis(response[:, i_y[:, None], i_x[None, :]], 0, -1)
 
-    return jax.vmap(column)(rows, columns).mean(0)
+    found = jax.vmap(column)(rows, columns)
+    return found.mean(0), jnp.abs(found).mean(0).sum((-2, -1))
 
 
-def jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) -> dict[str, Any]:
-    """Reduce symbols (K, H, W, C, C), kernels (K, p, p, C, C) and values at k = 0 of single fields at one level."""
+def jacobian_row(
+    symbols: np.ndarray, kernels: np.ndarray, weights: np.ndarray, uniform: np.ndarray
+) -> dict[str, Any]:
+    """Reduce what single fields gave at one level.
+
+    Symbols (K, H, W, C, C), kernels (K, p, p, C, C), absolute weights (K, p, p) and values at k = 0.
+    """
     leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
     mean, error = mean_and_error(leading)
     mean[0, 0], error[0, 0] = mean_and_error(uniform)
@@ -75,6 +84,7 @@ def jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) 
     shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
     fit = jax.tree.map(float, fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
     radius, radius_error = _radius(kernels)
+    outside, outside_error = _outside(weights)
     fraction, fraction_error = nonreciprocal_estimate(kernels)
     return {
         "mean_jacobian": shell_mean,
@@ -90,10 +100,20 @@ def jacobian_row(symbols: np.ndarray, kernels: np.ndarray, uniform: np.ndarray) 
         "xi_eq_error": fit.correlation_length_error,
         "receptive_radius": radius,
         "receptive_radius_error": radius_error,
+        "weight_outside": outside,
+        "weight_outside_error": outside_error,
         "nonreciprocal": fraction,
         "nonreciprocal_error": fraction_error,
         "kernel": np.trace(kernels.mean(0), axis1=-2, axis2=-1) / kernels.shape[-1],
     }
+
+
+def _jackknife(statistic: Callable[[np.ndarray], Any], fields: np.ndarray) -> tuple[Any, Any]:
+    """Value of a statistic of fields (axis 0), and its error from leaving one out."""
+    count = len(fields)
+    left_out = np.array([statistic(np.delete(fields, i, axis=0)) for i in range(count)])
+    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean(0)) ** 2, axis=0))
+    return statistic(fields), spread
 
 
 def _radius(kernels: np.ndarray) -> tuple[float, float]:
@@ -104,10 +124,21 @@ def _radius(kernels: np.ndarray) -> tuple[float, float]:
         kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
         return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
 
-    count = len(kernels)
-    left_out = np.array([radius(np.delete(kernels, i, axis=0)) for i in range(count)])
-    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
-    return radius(kernels), float(spread)
+    return _jackknife(radius, kernels)
+
+
+def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of weights (K, p, p) outside centred windows 1, 3, ..., p, and jackknife errors."""
+    offset = np.abs(np.arange(weights.shape[-1]) - weights.shape[-1] // 2)
+    ring = np.maximum(offset[:, None], offset)
+    rings = np.stack([weights[:, ring == d].sum(-1) for d in range(offset.max() + 1)], axis=-1)
+
+    def share(part: np.ndarray) -> np.ndarray:
+        total = part.sum(0)
+        # Summed from the edge inwards: beyond the reach of a local denoiser the share is zero, without round-off.
+        return np.append(np.cumsum(total[:0:-1])[::-1], 0.0) / total.sum()
+
+    return _jackknife(share, rings)
 
 
 def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
@@ -142,6 +173,7 @@ def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Arra
         "regression": ("wavenumber",),
         "mean_jacobian": ("wavenumber",),
         "kernel": ("kernel_y", "kernel_x"),
+        "weight_outside": ("window",),
     }
     found: dict[str, list[float]] = {}
     for part in rows.values():

@@ -96,8 +96,8 @@ def measure(
     Returns
     -------
     xarray.Dataset
-        Axes ``ensemble``, ``sigma``, ``wavenumber`` (shells, rad per pixel), ``kernel_y``, ``kernel_x``. With standard
-        errors as ``*_error``:
+        Axes ``ensemble``, ``sigma``, ``wavenumber`` (shells, rad per pixel), ``kernel_y``, ``kernel_x`` and ``window``
+        (pixels). With standard errors as ``*_error``:
 
         ``mean_jacobian``, ``mean_jacobian_uniform``
             Symbol of the mean Jacobian, shells by random-phase probes and k = 0 exactly; the error is over fields.
@@ -108,6 +108,10 @@ def measure(
         ``receptive_radius``
             Effective receptive field radius of the mean kernel, pixels; entries within 3 standard errors of zero do not
             count, jackknife error.
+        ``weight_outside``
+            Share of the absolute weight of the Jacobian's columns, averaged over pixels and fields before anything
+            cancels, at input pixels outside a centred ``window`` (axis; 1, 3, ... pixels); jackknife error over fields.
+            A patch model of that window has none.
         ``nonreciprocal``
             ||(J - J^T)/2|| / ||J|| of the mean kernel, free of noise bias.
         ``kernel``
@@ -185,11 +189,12 @@ def measure(
         return x, batched(x, sigma)
 
     @jax.jit
-    def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
-        def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+    def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array, Array]:
+        def one(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             probe_key, column_key = jax.random.split(pair[1])
             found = measured_symbol(denoise_fn, pair[0][None], sigma, probe_key, num_probes=num_probes)
-            return found.symbol, kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
+            columns = kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
+            return found.symbol, *columns
 
         return jax.lax.map(one, (x, jax.random.split(key, len(x))))
 
@@ -218,9 +223,10 @@ def measure(
             report("measurement", level * len(ENSEMBLES) + number, total)
             # The same key at all levels: their errors are not independent, the fields are the same.
             values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
-            symbols, kernels = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
+            symbols, kernels, weights = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
+            columns = kernels.astype(np.float64), weights.astype(np.float64)
             ones = np.asarray(uniform(x[: _UNIFORM * probe_samples], sigma), np.float64)
-            row = regression_row(values, resampled) | jacobian_row(symbols, kernels.astype(np.float64), ones)
+            row = regression_row(values, resampled) | jacobian_row(symbols, *columns, ones)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
     report("measurement", total, total)
@@ -230,7 +236,8 @@ def measure(
         variables.update(closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples, window))
         report("closure", 1, 1)
     coordinates = {"ensemble": list(ENSEMBLES), "sigma": ladder, "wavenumber": shells}
-    result = xr.Dataset(variables, coordinates)
+    windows = 1 + 2 * np.arange(np.shape(variables["weight_outside"][1])[-1])
+    result = xr.Dataset(variables, {**coordinates, "window": windows})
     result["sigma"].attrs["units"] = "image units (data in [-1, 1])"
     result["wavenumber"].attrs["units"] = "rad per pixel"
     for name in ("xi_eq", "receptive_radius"):
