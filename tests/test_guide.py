@@ -12,6 +12,7 @@ from scipy import stats
 
 from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
+from critjax.guidance import quadrature_weights
 from critjax.networks import (
     NetworkConfig,
     classifier_features,
@@ -23,11 +24,20 @@ from critjax.networks import (
 from critjax.report import content
 from critjax.report._guide import peak_sentences, verdict_sentences, window_sentence
 from critjax.studies import guide
-from critjax.studies._guide_arms import fixed_arms, pulse_centres, random_positions, searched_arms
+from critjax.studies._guide_arms import (
+    fixed_arms,
+    ladder,
+    pulse_centres,
+    random_positions,
+    sample_seeds,
+    searched_arms,
+)
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import peaks_of
-from critjax.studies._guide_theory import gaussian_response, information_response
+from critjax.studies._guide_systems import load_system
+from critjax.studies._guide_theory import _class_pushes, gaussian_response, information_response
 from critjax.studies._storage import open_store
+from critjax.studies.guide import _player
 
 SMALL = GuideSettings(
     size=3,
@@ -434,3 +444,31 @@ def test_the_miss_of_linear_theory_is_reproduced_by_hand(laboratory):
     assert abs(peak - float(laboratory["peak_amplitude"][0])) < 3 * both + 0.01 * peak
     miss = float(laboratory["peak_predicted_linear"][0]) / peak - 1
     assert 0.10 < miss < 0.22
+
+
+@pytest.mark.slow
+def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_do_not():
+    """Class information is the response per unit of budget as the budget vanishes; a quarter is far from that.
+
+    The excess is largest at low noise, which is why finite pulses have their peak below that of the exact rate.
+    """
+    settings = GuideSettings(
+        model="ideal", eta=1, num_images=200, num_samples=2400, susceptibility_samples=0, batch_size=400
+    ).resolved()
+    system = load_system(settings)
+    play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
+    pushes = _class_pushes(system, settings, *system.bank, 1000)
+    sigmas = np.asarray(ladder(settings), np.float64)
+    chi = information_response(pushes, 0.1, sigmas, 1.0)
+    nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
+    none = play(fixed_arms(settings, 1.0)[0], seeds)["response"].values
+    for budget, position, linear in ((0.03, 5, True), (0.03, 6, True), (0.25, 5, False), (0.25, 6, False)):
+        arm = fixed_arms(settings, budget)[2 + position]
+        change = (play(arm, seeds)["response"].values - none) / budget
+        error = change.std(ddof=1) / np.sqrt(len(change))
+        exact = np.sum(nodes * arm.table * chi) / budget
+        assert exact > 0.1
+        if linear:
+            assert abs(change.mean() - exact) < 3.5 * error
+        else:
+            assert change.mean() - exact > 5 * error
