@@ -153,9 +153,16 @@ MUTATIONS = [
         ("tests/test_compare.py", "passes_touches"),
     ),
     Mutation(
+        "what no patch model does, at the levels of a gain",
+        "critjax/report/_compare_patches.py",
+        "where = differs & better",
+        "where = differs",
+        ("tests/test_compare.py", "patch_model_does"),
+    ),
+    Mutation(
         "sure difference of losses",
-        "critjax/report/_compare.py",
-        "advantage > _SURE * error, advantage < -_SURE * error",
+        "critjax/report/_compare_patches.py",
+        "advantage > SURE * error, advantage < -SURE * error",
         "advantage > 0, advantage < 0",
         ("tests/test_compare.py", "paired_errors"),
     ),
