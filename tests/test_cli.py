@@ -297,10 +297,12 @@ def environment():
 @pytest.mark.slow
 def test_control_c_in_a_real_process(tmp_path):
     """The signal arrives while batches are simulated: a labelled report, status 130."""
+    # Jobs in the background ignore the signal, and their children inherit that.
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [
         sys.executable,
-        "-m",
-        "critjax",
+        "-c",
+        f"import runpy, signal; {listen}; runpy.run_module('critjax', run_name='__main__')",
         *TINY[:-1],
         "--num-samples",
         "400000",
@@ -308,15 +310,22 @@ def test_control_c_in_a_real_process(tmp_path):
         str(tmp_path / "run"),
     ]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
     )
     partial = tmp_path / "run" / "partial"
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and len(list(partial.glob("batch-*.npz"))) < 3:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=240)
+    try:
+        while time.monotonic() < deadline and len(list(partial.glob("batch-*.npz"))) < 3:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "Interrupted" in out
     with xr.open_dataset(tmp_path / "run" / "results.nc", engine="h5netcdf") as data:

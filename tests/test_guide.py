@@ -453,7 +453,7 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
     The excess is largest at low noise, which is why finite pulses have their peak below that of the exact rate.
     """
     settings = GuideSettings(
-        model="ideal", eta=1, num_images=200, num_samples=2400, susceptibility_samples=0, batch_size=400
+        model="ideal", eta=1.0, num_images=200, num_samples=2400, susceptibility_samples=0, batch_size=400
     ).resolved()
     system = load_system(settings)
     play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
