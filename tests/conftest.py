@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -11,3 +12,19 @@ jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 install_import_hook("critjax", "beartype.beartype")
+
+
+@pytest.fixture
+def tiny_network(tmp_path):
+    """Save a network of one block, untrained but for a head that is not zero; returns its file."""
+    from critjax.networks import NetworkConfig, init, save_network
+
+    def save(**options):
+        config = NetworkConfig(width=4, dilations=(1,), sigma_data=0.7, **options)
+        params = init(config, jax.random.key(0))
+        shape = params["head"]["kernel"].shape
+        params["head"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), shape)
+        save_network(tmp_path / "tiny.safetensors", config, params)
+        return str(tmp_path / "tiny.safetensors")
+
+    return save

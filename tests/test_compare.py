@@ -14,7 +14,6 @@ import xarray as xr
 from critjax import cli, report
 from critjax.banks import ImageBank
 from critjax.data import ImageSet
-from critjax.networks import NetworkConfig, init, save_network
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
@@ -476,12 +475,8 @@ def test_more_images_than_are_embedded_come_from_the_whole_set(monkeypatch, tmp_
         load(many, lambda x, s: x)
 
 
-def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures):
-    config = NetworkConfig(width=4, dilations=(1,), sigma_data=0.7)
-    params = init(config, jax.random.key(0))
-    params["head"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)
-    save_network(tmp_path / "tiny.safetensors", config, params)
-    command = [sys.executable, "-m", "critjax", "compare", str(tmp_path / "tiny.safetensors")]
+def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures, tiny_network):
+    command = [sys.executable, "-m", "critjax", "compare", tiny_network()]
     command += ["--data", str(pictures[0]), "--num-images", str(BANK), "--sizes", "3,5", "--quick"]
     command += ["--num-samples", "8", "--num-modes", "2", "--no-progress", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -636,8 +636,8 @@ MUTATIONS = [
     Mutation(
         "guide, rate of class information",
         "critjax/studies/_guide_theory.py",
-        "(1 + eta) * probability * found.mean(0)",
-        "probability * found.mean(0)",
+        "(1 + eta) * probability / sigmas**2",
+        "probability / sigmas**2",
         ("tests/test_guide.py", "class_information"),
     ),
     Mutation(

@@ -7,6 +7,7 @@ configured (precision, compilation cache) before the study is imported.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import shlex
@@ -95,37 +96,37 @@ class _Bar:
             self._bar = None
 
 
-def _print_estimate(command: str, settings: Any) -> None:
-    full = settings.resolved()
+def _study(command: str) -> Any:
+    """Import the study of a command, which imports JAX."""
+    return importlib.import_module(f"critjax.studies.{command}")
+
+
+def _describe(command: str, full: Any) -> str:
+    """Tell in two lines what a run would do, from resolved settings."""
     if command == "landau":
-        from critjax.studies.landau import estimate_cost
-
-        cost = estimate_cost(settings)
-        print(f"banks               {', '.join(full.banks)}, p = {full.size}")
-        print(f"samples             {full.num_samples} a bank, {full.num_levels} noise levels")
-    elif command == "compare":
-        from critjax.studies.compare import estimate_cost
-
-        cost = estimate_cost(settings)
-        print(f"network             {full.network}")
-        print(f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}")
-    elif command == "guide":
-        from critjax.studies.guide import estimate_cost
-
-        cost = estimate_cost(settings)
-        print(f"model               {full.model}")
-        print(
+        return (
+            f"banks               {', '.join(full.banks)}, p = {full.size}\n"
+            f"samples             {full.num_samples} a bank, {full.num_levels} noise levels"
+        )
+    if command == "compare":
+        return (
+            f"network             {full.network}\n"
+            f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}"
+        )
+    if command == "guide":
+        return (
+            f"model               {full.model}\n"
             f"images              {full.num_samples} a schedule, budgets {', '.join(map(str, full.budgets))}"
         )
-    else:
-        from critjax.studies.criticality import estimate_cost
+    return (
+        f"bank                {full.label}, p = {full.size}\n"
+        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise levels"
+    )
 
-        cost = estimate_cost(settings)
-        print(f"bank                {full.label}, p = {full.size}")
-        print(
-            f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise "
-            "levels"
-        )
+
+def _print_estimate(command: str, settings: Any) -> None:
+    cost = _study(command).estimate_cost(settings)
+    print(_describe(command, settings.resolved()))
     print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
     print(f"evaluations         {cost['evaluations']:.0f} batches")
     print(
@@ -136,22 +137,9 @@ def _print_estimate(command: str, settings: Any) -> None:
 
 
 def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> Any:
-    """Run the study of a command, saving as it goes."""
-    if command == "landau":
-        from critjax.studies import landau
-
-        return landau.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
-    if command == "compare":
-        from critjax.studies import compare
-
-        return compare.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
-    if command == "guide":
-        from critjax.studies import guide
-
-        return guide.run(settings, progress=bar, on_checkpoint=store.save_part, saved=store.load_parts())
-    from critjax.studies import criticality
-
-    return criticality.run(settings, progress=bar, on_checkpoint=store.save, saved=store.load())
+    """Run the study of a command, saving as it goes: batches of one simulation, or parts that are datasets."""
+    save, load = (store.save, store.load) if command == "criticality" else (store.save_part, store.load_parts)
+    return _study(command).run(settings, progress=bar, on_checkpoint=save, saved=load())
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -242,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except ImportError as error:
-        needed = options.command in ("train", "compare")
+        needed = options.command in ("train", "train-classifier", "compare", "guide")
         return fail(f"{error}; networks need pip install 'critjax[networks]'" if needed else str(error))
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)

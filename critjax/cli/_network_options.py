@@ -53,21 +53,22 @@ Ask whether a push is best spent where modes soften: guidance schedules of one b
 
 The command
   1. writes down every schedule, seed and the primary statistic, before anything is sampled;
-  2. measures the gap of the uniform mode on the model's own trajectories and recommends a window from it alone;
+  2. measures the softening of the uniform mode on the model's own trajectories and recommends from it alone a pulse,
+     the critical pulse, and a window;
   3. predicts the response to a pulse: linear theory, Gaussian closure, regression; differentiates the sampler;
   4. samples: no guidance, constant, pulses along the ladder, random positions, the best interval of a search on other
-     seeds, the recommended window; judges response, diversity and distance to real images;
+     seeds, critical pulse and window; judges response, diversity and distance to real images;
   5. reports: a table here; report.html, figures/*.png and results.nc in the output folder.
 """
 
 GUIDE_EPILOG = """\
 examples:
-  critjax guide                              plus and minus domains, where everything is known (some minutes)
+  critjax guide                              plus and minus domains, where everything is known (a minute or two)
   critjax guide ideal --eta 1                classes of Fashion-MNIST under the reverse SDE, exact posterior
   critjax guide els                          the same by patches
   critjax guide unet-classes                 a shipped class-conditional network, judged by a shipped classifier
   critjax guide unet-classes --num-samples 500 --num-search 100 --budgets 0.5,1,2
-                                             the full experiment (hours); a killed run goes on from there
+                                             the full experiment (over an hour); a killed run goes on
 """
 
 

@@ -321,46 +321,50 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"critjax {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    criticality = commands.add_parser(
-        "criticality",
-        help="predict, simulate and measure the onset of structure for one bank of patches",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_settings(criticality)
-    _add_output(criticality, "critjax-runs/criticality-BANK")
-    landau = commands.add_parser(
-        "landau",
-        help="replace the exact dynamics of pattern banks by a Ginzburg-Landau equation, and see where that holds",
-        description=_LANDAU_DESCRIPTION,
-        epilog=_LANDAU_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_landau_settings(landau)
-    _add_output(landau, "critjax-runs/landau-BANKS")
-    compare = commands.add_parser(
-        "compare",
-        help="measure a trained network and set it beside patch models, Gaussian model and closure",
-        description=COMPARE_DESCRIPTION,
-        epilog=COMPARE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_compare_settings(compare)
-    _add_output(compare, "critjax-runs/compare-NETWORK")
-    guide = commands.add_parser(
-        "guide",
-        help="ask whether guidance works best where modes soften, for an exact model or a network",
-        description=GUIDE_DESCRIPTION,
-        epilog=GUIDE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_guide_settings(guide)
-    _add_output(guide, "critjax-runs/guide-MODEL")
+    for command, help_line, description, epilog, add_settings, folder in (
+        (
+            "criticality",
+            "predict, simulate and measure the onset of structure for one bank of patches",
+            _DESCRIPTION,
+            _EPILOG,
+            _add_settings,
+            "criticality-BANK",
+        ),
+        (
+            "landau",
+            "replace the exact dynamics of pattern banks by a Ginzburg-Landau equation, and see where that holds",
+            _LANDAU_DESCRIPTION,
+            _LANDAU_EPILOG,
+            _add_landau_settings,
+            "landau-BANKS",
+        ),
+        (
+            "compare",
+            "measure a trained network and set it beside patch models, Gaussian model and closure",
+            COMPARE_DESCRIPTION,
+            COMPARE_EPILOG,
+            add_compare_settings,
+            "compare-NETWORK",
+        ),
+        (
+            "guide",
+            "ask whether guidance works best where modes soften, for an exact model or a network",
+            GUIDE_DESCRIPTION,
+            GUIDE_EPILOG,
+            add_guide_settings,
+            "guide-MODEL",
+        ),
+    ):
+        study = commands.add_parser(
+            command,
+            help=help_line,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add_settings(study)
+        _add_output(study, f"critjax-runs/{folder}")
     training = commands.add_parser(
         "train",
         help="train a denoising network, local or U-Net (needs critjax[networks])",

@@ -11,7 +11,8 @@ from critjax.closed_form import ideal_denoiser
 from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser, scheduled_denoiser
 from critjax.sampling import sample
-from critjax.studies._compare_problem import Problem, Progress
+from critjax.studies._callbacks import Progress
+from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
 
 #: Sampler of the films.

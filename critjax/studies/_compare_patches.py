@@ -15,8 +15,10 @@ from critjax.closed_form import gaussian_symbol, image_spectrum
 from critjax.observables import fit_gap, radial_average
 from critjax.patch_score import patch_denoiser, patch_denoisers
 from critjax.spectra import leading_eigenvalue, measured_symbol
-from critjax.studies._compare_problem import Problem, Progress
+from critjax.studies._callbacks import Progress
+from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
+from critjax.studies._instruments import mean_and_error
 
 #: Patch models: positions of their patches -> name.
 MODELS = {"all": "ELS", "same": "LS"}
@@ -149,10 +151,9 @@ def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
             np.stack([np.asarray(part, np.float64) for part in p]) for p in zip(*found, strict=True)
         )
         gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
-        mean, error = symbols.mean(0), symbols.std(0, ddof=1) / np.sqrt(len(symbols))
-        mean[0, 0], error[0, 0] = uniform.mean(), uniform.std(ddof=1) / np.sqrt(len(uniform))
-        shells = np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols)))
-        shell_mean, shell_error = shells.mean(0), shells.std(0, ddof=1) / np.sqrt(len(shells))
+        mean, error = mean_and_error(symbols)
+        mean[0, 0], error[0, 0] = mean_and_error(uniform)
+        shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols))))
         shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
         fits = {
             "patch": fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,9 +11,6 @@ from critjax._checks import check
 from critjax._typing import Array, DenoiseFn
 from critjax.data import load_dataset
 from critjax.studies._compare_settings import CompareSettings
-
-#: ``(stage, done, total)``.
-Progress = Callable[[str, int, int], None]
 
 
 class Problem(NamedTuple):

@@ -122,7 +122,8 @@ def plan(settings: GuideSettings) -> dict[str, Any]:
             for budget in budgets
         },
         "chosen_during_the_run": [
-            "critical pulse, window: centre and edges of guidance_window of the model at the baseline, seeds 'window'",
+            "critical pulse, window: centre and edges of guidance_window of the model at the baseline (of its first "
+            "class, if the baseline is not 0), seeds 'window'",
             "response window: where linear response predicts at least half of its largest value, seeds 'theory'",
             "interval: the searched interval of the largest mean response on seeds 'search'",
         ],

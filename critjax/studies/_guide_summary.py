@@ -61,7 +61,7 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
             shared[f"{name}_error"] = values.std("differentiated", ddof=1) / math.sqrt(count)
     budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets or ()))]
     budget = xr.DataArray(list(settings.budgets or ()), dims="budget", name="budget")
-    arms = xr.concat([b for b, _ in budgets], budget, join="outer", combine_attrs="drop")
+    arms = xr.concat(budgets, budget, join="outer", combine_attrs="drop")
     pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets or ())]
     result = xr.merge(
         [shared, arms, xr.concat(pulses, budget, combine_attrs="drop")],
@@ -92,8 +92,7 @@ def _arms(parts: Mapping[str, xr.Dataset], number: int, settings: GuideSettings)
     for name in ("response", "amplitude", "correct", "features"):
         picked[name] = (pulses[0][name].dims, np.stack([p[name].values for p in pulses])[chosen, images])
     random = pulses[0].assign(picked).drop_vars("weight")
-    first = np.minimum(chosen[: random.sizes["shown"]], settings.num_positions - 1)
-    kept = np.stack([pulses[c]["kept"].values[i] for i, c in enumerate(first)])
+    kept = np.stack([pulses[c]["kept"].values[i] for i, c in enumerate(chosen[: random.sizes["shown"]])])
     random["kept"] = (pulses[0]["kept"].dims, kept)
     random.attrs = {"name": "random positions", "kind": "random", "low": math.nan, "high": math.nan}
     found["random positions"] = random
@@ -107,7 +106,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 def _one_budget(
     parts: Mapping[str, xr.Dataset], number: int, system: System, settings: GuideSettings
-) -> tuple[xr.Dataset, list[str]]:
+) -> xr.Dataset:
     found = _arms(parts, number, settings)
     rows: dict[str, list[Any]] = {}
     num_levels = (settings.num_levels or 0) + 1
@@ -128,7 +127,7 @@ def _one_budget(
     dims = {"weight": ("arm", "sigma"), "kept": ("arm", "shown", "y", "x", "channel")}
     dims |= {name: ("arm", "judged") for name in rows if name.startswith("advantage")}
     variables = {n: (dims.get(n, ("arm",)), np.asarray(v)) for n, v in rows.items()}
-    return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)}), list(found)
+    return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)})
 
 
 def _quality(features: np.ndarray, labels: np.ndarray, references: np.ndarray | None) -> dict[str, float]:

@@ -19,7 +19,6 @@ the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from critjax.fluctuations import gaussian_closure
 from critjax.guidance import constant, guided, linear_response
 from critjax.observables import bootstrap_values
 from critjax.sampling import sample
+from critjax.studies._callbacks import Progress
 from critjax.studies._guide_arms import ladder, sample_seeds
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_systems import System
@@ -39,8 +39,6 @@ from critjax.studies._guide_systems import System
 _NUM_RESAMPLES = 200
 #: Fields a level of the closure, and of the average of D_c - D_u over its Gaussian field.
 _CLOSURE_FIELDS = 64
-
-Progress = Callable[[str, int, int], None]
 
 
 def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
@@ -184,9 +182,15 @@ def gaussian_response(
     return result
 
 
-def information_response(found: np.ndarray, probability: float, sigmas: np.ndarray, eta: float) -> np.ndarray:
-    """Return chi of the class probability from |D_c - D_u|^2 (images, levels) at noised images of the class."""
-    return (1 + eta) * probability * found.mean(0) / sigmas**2
+def information_response(
+    pushes: np.ndarray, probability: float, sigmas: np.ndarray, eta: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return chi of the class probability (levels,), and its error.
+
+    From |D_c - D_u|^2 (images, levels) at noised images of the class.
+    """
+    scale = (1 + eta) * probability / sigmas**2
+    return scale * pushes.mean(0), scale * pushes.std(0, ddof=1) / np.sqrt(len(pushes))
 
 
 def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
@@ -208,10 +212,8 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
         )
         if settings.eta == 1:
             pushes = _class_pushes(system, settings, images, of, count)
-            values["chi_information"] = information_response(pushes, 1 / num_classes, levels, 1.0)
-            values["chi_information_error"] = (
-                2 / num_classes * pushes.std(0, ddof=1) / np.sqrt(count) / levels**2
-            )
+            chi, error = information_response(pushes, 1 / num_classes, levels, settings.eta)
+            values |= {"chi_information": chi, "chi_information_error": error}
     return xr.Dataset({n: (("sigma",), np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
 
 

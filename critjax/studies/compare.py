@@ -24,9 +24,10 @@ from critjax._typing import DenoiseFn
 from critjax.banks import ImageBank
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoiser, patch_denoisers
+from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._compare_films import FILM_STEPS, follow
 from critjax.studies._compare_patches import MODELS, PATCH_PROBES, compare_patches
-from critjax.studies._compare_problem import Problem, Progress, load
+from critjax.studies._compare_problem import Problem, load
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._results import attributes, stored_settings
@@ -39,9 +40,6 @@ _SPAN, _NUM_LADDER, _NUM_QUICK = (20.0, 0.05), 21, 9
 #: Images of the network's timed batch.
 _COST_BATCH = 8
 _MODE_LEVELS = 4
-
-#: ``(part, its dataset)``; called after every part.
-Checkpoint = Callable[[str, xr.Dataset], None]
 
 
 def run(

@@ -27,6 +27,7 @@ import xarray as xr
 from critjax.observables import jackknife_error
 from critjax.patch_score import patch_denoiser
 from critjax.studies import _prediction as theory
+from critjax.studies._callbacks import Progress
 from critjax.studies._cost import estimate_cost
 from critjax.studies._ensemble import (
     BatchSums,
@@ -46,8 +47,6 @@ from critjax.studies._settings import CriticalitySettings, ladder_ends
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run", "settings_of"]
 
-#: ``(stage, done, total)``; called before the first and after every unit of work.
-Progress = Callable[[str, int, int], None]
 #: ``(batch index, sums, kept fields)``; called after every batch.
 Checkpoint = Callable[[int, BatchSums, Kept], None]
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ import xarray as xr
 from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolves_freeze_out
 from critjax.observables import binder_cumulant, first_crossing, jackknife_error
 from critjax.studies import _quench as quench
+from critjax.studies._callbacks import Progress
 from critjax.studies._freeze_out_settings import FreezeOutSettings
 from critjax.studies._results import attributes, stored_settings
 
@@ -36,9 +36,6 @@ __all__ = ["ISING_BINDER", "FreezeOutSettings", "run", "settings_of"]
 
 #: Binder cumulant of the Ising model at its critical point, periodic square (Kamieniarz & Blote 1993): a landmark.
 ISING_BINDER = 0.6107
-
-#: ``(stage, done, total)``; called before the first and after every unit of work.
-Progress = Callable[[str, int, int], None]
 
 
 def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None = None) -> xr.Dataset:

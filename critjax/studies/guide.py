@@ -1,10 +1,10 @@
 r"""The guidance study: schedules of one budget compared, to see whether a push is best spent where modes soften.
 
 The same seeds for all schedules (`critjax.guidance`): none, constant, pulses along the ladder, random pulse positions,
-the best interval of a grid search on other seeds, the window recommended from lambda(k) alone, and the window of linear
-response. Exact models (``patterns``, ``ideal``, ``els``), where theory predicts the response curve, and
-class-conditional networks, judged by a classifier that is not the generator. Parts are saved one by one; the plan, with
-every schedule, seed and the primary statistic, before anything is sampled.
+the best interval of a grid search on other seeds, the critical pulse and the window recommended from lambda(k) alone,
+and the window of linear response. Exact models (``patterns``, ``ideal``, ``els``), where theory predicts the response
+curve, and class-conditional networks, judged by a classifier that is not the generator. Parts are saved one by one; the
+plan, with every schedule, seed and the primary statistic, before anything is sampled.
 
 >>> GuideSettings(model="patterns", budgets=[0.5]).resolved().budgets
 (0.5,)
@@ -27,6 +27,7 @@ import xarray as xr
 from critjax._typing import Array
 from critjax.guidance import guidance_window, guided, susceptibility, weights_on, window_status
 from critjax.sampling import sample
+from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._guide_arms import (
     PRIMARY,
@@ -42,16 +43,13 @@ from critjax.studies._guide_arms import (
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import summarise
 from critjax.studies._guide_systems import System, load_system
-from critjax.studies._guide_theory import Progress, baseline_denoiser, predict
+from critjax.studies._guide_theory import baseline_denoiser, predict
 from critjax.studies._results import attributes, stored_settings
 
 __all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
 
 #: Images of every schedule that are kept, for pictures.
 _KEPT = 20
-
-#: ``(part, its dataset)``; called after every part.
-Checkpoint = Callable[[str, xr.Dataset], None]
 
 
 def run(

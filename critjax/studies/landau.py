@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
 from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
+from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._landau_settings import LandauSettings
 from critjax.studies._problem import build_problem, check_precision, largest_sigma
@@ -80,11 +81,6 @@ _UNITS = {
     "structure_factor": "image units^2",
     "plateau_squared": "image units^2",
 }
-
-#: ``(stage, done, total)``.
-Progress = Callable[[str, int, int], None]
-#: ``(bank, its part of the result)``; called after every bank.
-Checkpoint = Callable[[str, xr.Dataset], None]
 
 
 def run(

@@ -16,7 +16,6 @@ THEORY sections 5 to 7.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import radial_shells
 from critjax.sampling import sample
 from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.studies._callbacks import Progress
 from critjax.studies._instruments import (
     REPLICAS,
     closure,
@@ -48,8 +48,6 @@ SIGMAS = np.geomspace(20.0, 0.05, 21)
 _BATCH = 8
 #: Columns of the Jacobian for one random-phase probe, and fields at k = 0 for one that is probed.
 _COLUMNS, _UNIFORM = 2, 2
-
-Progress = Callable[[str, int, int], None]
 
 
 def measure(
