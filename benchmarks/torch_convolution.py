@@ -8,12 +8,10 @@ into a running softmax; float32, all threads. Its unfolded patches are made befo
 from __future__ import annotations
 
 import argparse
-import time
 
-import jax
 import numpy as np
 import torch
-from _timing import machine, table, windows
+from _timing import interleaved, machine, table, windows
 from patch_scores import CASES, data, evaluation
 from torch.nn import functional
 
@@ -47,17 +45,6 @@ def torch_evaluation(images: np.ndarray, x: np.ndarray, size: int, sigma: float,
     return run
 
 
-def median_seconds(function, repeats: int) -> float:
-    """Return the median of the seconds of a warmed-up call."""
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -66,19 +53,17 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=400)
     parser.add_argument("--filters", type=int, nargs="+", default=[784, 3136, 0], help="a block; 0: all")
     parser.add_argument("--sigma", type=float, default=2.0)
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(f"{machine()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
     rows = []
     for side, channels, size, _ in CASES:
         images, x = data(side, channels, options.num_images)
         ours = evaluation(images, x, size, options.sigma)
-        seconds = median_seconds(ours, options.repeats)
         for filters in options.filters:
             filters = filters or images.shape[0] * side**2
             baseline = torch_evaluation(images, x, size, options.sigma, filters)
             difference = np.abs(np.asarray(ours()) - baseline()).max()
-            taken = median_seconds(baseline, options.repeats)
+            taken, seconds = interleaved({"torch": baseline, "critjax": ours}).values()
             name = f"{side} x {side} x {channels}"
             row = [name, size, filters, f"{taken:.2f}", f"{seconds:.3f}", f"{taken / seconds:.1f}", 10]
             rows.append([*row, f"{difference:.0e}"])

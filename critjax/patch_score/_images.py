@@ -9,8 +9,9 @@ noisy window in row i with the training window in row j,
 
 a product over ``2 p C`` numbers a pair instead of ``p^2 C``. The walk goes down the training rows in segments; each
 segment starts from a full product, so that rounding does not pile up, and the sums live in slots: during step t of a
-segment, slot s holds the noisy windows of row s + t. A segment of one row is the plain blocked product, and the only
-one that serves reductions with fixed arrays, because those are not turned.
+segment, slot s holds the noisy windows of row s + t. Segments of about two windows spread the full product over its
+rows, so that the cost of a pair grows with p, not with p^2. A segment of one row is the plain blocked product, and the
+only one that serves reductions with fixed arrays, because those are not turned.
 """
 
 from __future__ import annotations
@@ -39,15 +40,12 @@ from critjax.patch_score._scores import (
 )
 from critjax.patch_score._windows import pad, unfold, unfold_rows
 
-#: Training rows that share one full product in plain arithmetic, so that rounding does not pile up.
-SEGMENT_TARGET = 8
-
 
 def _segment(plan: Plan, split: bool) -> int:
     """Return how many training rows a segment has; compensated sums do not round, and go through."""
     if plan.method != "box":
         return 1
-    return plan.num_rows if split else -(-plan.num_rows // -(-plan.num_rows // SEGMENT_TARGET))
+    return plan.num_rows if split else -(-plan.num_rows // -(-plan.num_rows // (2 * plan.size + 2)))
 
 
 class Layout(NamedTuple):
