@@ -224,6 +224,42 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
         train(LOCAL, training, images, folder=tmp_path)
 
 
+def test_a_run_starts_from_stored_weights_and_takes_their_architecture(tmp_path):
+    images, _ = _data(30)
+    np.save(tmp_path / "images.npy", images)
+    params, path = random_parameters(LOCAL), str(tmp_path / "first.safetensors")
+    save_network(path, LOCAL, params)
+    # Adam's first step moves every parameter by at most its rate: after one tiny step the weights are still those.
+    command = [
+        "train",
+        "--data",
+        str(tmp_path / "images.npy"),
+        "--from",
+        path,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command += ["--num-steps", "1", "--learning-rate", "1e-6", "--batch-size", "2", "--no-progress"]
+    assert run_train(build_parser().parse_args(command), "critjax train") == 0
+    found = load_network(tmp_path / "run" / "network.safetensors")
+    assert found.config == LOCAL and found.info["training"]["start"] == path
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(found.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    with pytest.raises(ValueError, match=r"--from: expected no options of the architecture, got --width"):
+        run_train(build_parser().parse_args([*command, "--width", "4"]), "critjax train")
+    with pytest.raises(ValueError, match="start: expected a network with"):
+        train(UNET, TrainingConfig(num_steps=1, batch_size=2, start=path), *_data(8))
+    with pytest.raises(
+        ValueError, match=r"checkpoint: expected one of the same settings, got one with start = "
+    ):
+        train(
+            LOCAL,
+            TrainingConfig(num_steps=1, batch_size=2, learning_rate=1e-6),
+            images,
+            folder=tmp_path / "run",
+        )
+
+
 def test_weights_survive_storage(tmp_path):
     params = random_parameters(UNET)
     path = tmp_path / "net.safetensors"

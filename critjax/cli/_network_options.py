@@ -146,6 +146,23 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
     add("--conditional", action="store_true", help="train with the labels of the images")
     add(
+        "--from",
+        dest="start",
+        metavar="NETWORK",
+        help="go on from a stored network, by name or file: its architecture, its weights",
+    )
+    shape = (
+        "architecture",
+        "width",
+        "dilations",
+        "multipliers",
+        "blocks",
+        "attention",
+        "padding",
+        "conditional",
+    )
+    parser.set_defaults(architecture_defaults={name: parser.get_default(name) for name in shape})
+    add(
         "--data",
         default="fashion-mnist",
         metavar="NAME|PATH",

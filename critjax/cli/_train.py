@@ -46,21 +46,29 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         TrainingConfig,
         apply,
         held_out_loss,
+        load_network,
         save_network,
         train,
     )
     from critjax.report import write_atomically
 
+    start = None if options.start is None else load_network(options.start).config
+    own = options.architecture_defaults
+    chosen = [f"--{name}" for name, value in own.items() if getattr(options, name) != value]
+    advice = "leave them out: the architecture is that of the network"
+    expected = "no options of the architecture"
+    check(start is None or not chosen, "--from", expected, ", ".join(chosen), advice)
+    conditional = options.conditional if start is None else start.num_classes > 0
     training_set, held_out = load_training_data(options)
-    labels = training_set.labels if options.conditional else None
+    labels = training_set.labels if conditional else None
     check(
-        not options.conditional or labels is not None,
+        not conditional or labels is not None,
         "--conditional",
         "images with labels",
         "none",
         "leave it out",
     )
-    config = NetworkConfig(
+    config = start or NetworkConfig(
         architecture=options.architecture,
         channels=training_set.images.shape[-1],
         width=options.width,
@@ -78,6 +86,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         learning_rate=options.learning_rate,
         flip=options.flip,
         seed=options.seed,
+        start=options.start,
     )
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)

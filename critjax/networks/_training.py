@@ -25,7 +25,7 @@ import optax
 from critjax._checks import check, check_integer, check_rank, message
 from critjax._typing import Array
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
-from critjax.networks._weights import flatten, read, unflatten, write
+from critjax.networks._weights import flatten, load_network, read, unflatten, write
 
 CHECKPOINT = "checkpoint.safetensors"
 #: Images whose gradient is computed at once on CPUs.
@@ -58,6 +58,8 @@ class TrainingConfig:
     flip : bool
         Mirror images at random; off, because clothes and the theory both know left from right.
     seed : int
+    start : str, optional
+        Stored network, by name or file, whose parameters the run starts from; without it they are random.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class TrainingConfig:
     label_dropout: float = 0.1
     flip: bool = False
     seed: int = 0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Validate every value."""
@@ -120,7 +123,13 @@ def _optimiser(training: TrainingConfig) -> optax.GradientTransformation:
 
 def start_training(config: NetworkConfig, training: TrainingConfig) -> TrainingState:
     """Return the state before the first step."""
-    params = init(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
+    if training.start is None:
+        params = init(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
+    else:
+        stored = load_network(training.start)
+        got = stored.config.to_json()
+        check(stored.config == config, "start", f"a network with {config.to_json()}", got, "take its config")
+        params = jax.tree.map(jnp.asarray, stored.params)
     average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
     return TrainingState(jnp.zeros((), jnp.int32), params, average, _optimiser(training).init(params))
 
