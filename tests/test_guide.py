@@ -28,7 +28,13 @@ from critjax.studies._guide_arms import (
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import peaks_of
 from critjax.studies._guide_systems import load_system
-from critjax.studies._guide_theory import _class_pushes, gaussian_response, information_response
+from critjax.studies._guide_theory import (
+    class_pushes,
+    gaussian_response,
+    image_pushes,
+    image_response,
+    information_response,
+)
 from critjax.studies._storage import open_store
 from critjax.studies.guide import _player
 
@@ -192,6 +198,50 @@ def test_susceptibility_of_the_reverse_sde_is_the_rate_of_class_information():
     assert exact.max() > 20 * error[exact.argmax()]
     # Euler steps of 0.03 in tau bias both sides by about as much.
     assert np.all(np.abs(measured.mean(0) - exact) < 4.5 * error + 0.04 * exact.max())
+
+
+def test_susceptibility_of_an_amplitude_under_the_reverse_sde_is_that_of_the_expected_image():
+    """Images of 2 x 2 pixels: reverse mode through the sampler against noised images, without a trajectory."""
+    settings = GuideSettings(
+        model="ideal",
+        eta=1.0,
+        num_images=20,
+        pool=14,
+        sigma_max=20.0,
+        sigma_min=0.3,
+        num_levels=70,
+        solver="euler",
+    ).resolved()
+    system, sigmas, count = load_system(settings), ladder(settings), 3000
+    assert system.bank is not None
+    labels = jnp.arange(count) % 10
+    half = np.asarray(
+        labels < 5
+    )  # over all classes, what D_u does to one cancels against what it does to another
+    pushes = image_pushes(system, settings, system.bank[0], count)[half]
+    exact, its_error = image_response(pushes, 1.0)
+
+    @jax.jit
+    @jax.vmap
+    def chi(key, label):
+        along = lambda x: jnp.vdot(system.direction[label], system.unconditional(x, sigmas[-1]))  # noqa: E731
+        return susceptibility(
+            system.unconditional,
+            system.conditional(label),
+            along,
+            key,
+            system.shape,
+            sigmas,
+            eta=1.0,
+            solver="euler",
+        ).value
+
+    measured = np.asarray(chi(jax.random.split(jax.random.key(1), count), labels))[half, :-1]
+    error = np.hypot(measured.std(0) / np.sqrt(half.sum()), its_error[:-1])
+    exact = exact[:-1]
+    assert exact.max() > 15 * error[exact.argmax()]
+    # Euler steps of 0.06 in tau bias both sides by about as much.
+    assert np.all(np.abs(measured.mean(0) - exact) < 4.5 * error + 0.08 * exact.max())
 
 
 def test_linear_theory_of_images_is_that_of_gaussians_in_one_dimension():
@@ -443,7 +493,7 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
     ).resolved()
     system = load_system(settings)
     play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
-    pushes = _class_pushes(system, settings, *system.bank, 1000)
+    pushes = class_pushes(system, settings, *system.bank, 1000)
     sigmas = np.asarray(ladder(settings), np.float64)
     chi, _ = information_response(pushes, 0.1, sigmas, 1.0)
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)

@@ -634,6 +634,20 @@ MUTATIONS = [
         ("tests/test_guide.py", "same_budget"),
     ),
     Mutation(
+        "guide, response of the expected image",
+        "critjax/studies/_guide_theory.py",
+        "return (1 + eta) * pushes.mean(0), scale",
+        "return pushes.mean(0), scale",
+        ("tests/test_guide.py", "expected_image"),
+    ),
+    Mutation(
+        "guide, Jacobian of the expected image",
+        "critjax/studies/_guide_theory.py",
+        "response(system.conditional(label)(x, sigma) - free)",
+        "response(system.conditional(label)(x, sigma))",
+        ("tests/test_guide.py", "expected_image"),
+    ),
+    Mutation(
         "guide, rate of class information",
         "critjax/studies/_guide_theory.py",
         "(1 + eta) * probability / sigmas**2",

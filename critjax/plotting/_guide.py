@@ -31,6 +31,8 @@ _THEORY = {
     "linear": ("linear theory", {"color": BLACK, "linestyle": "-"}),
     "closure": ("Gaussian closure", {"color": BLUE, "linestyle": "--"}),
     "regression": ("regression on own trajectories", {"color": GREEN, "linestyle": "-."}),
+    "image": ("expected image, exact for small pulses", {"color": ORANGE, "linestyle": "-"}),
+    "amplitude": ("derivatives of single images", {"color": GREY, "linestyle": ":"}),
 }
 _RESPONSE_THEORY = {
     "information": ("class information, exact", {"color": BLACK, "linestyle": "-"}),

@@ -17,7 +17,13 @@ from critjax.report._table import Row, noise_rows
 SIGNIFICANT, AGREES = 0.01, 0.15
 _RIVALS = ("random positions", "constant", "best interval", "response window", "none")
 _JUDGED = {"critical pulse": "the critical pulse", "window": "guidance in the recommended window"}
-_THEORIES = {"regression": "regression", "closure": "Gaussian closure", "linear": "linear theory"}
+_THEORIES = {
+    "regression": "regression",
+    "closure": "Gaussian closure",
+    "linear": "linear theory",
+    "image": "the expected image, exact for small pulses,",
+    "amplitude": "derivatives along single trajectories",
+}
 #: What predicts the response itself, not the amplitude of a mode.
 _RESPONSES = {"information": "class information", "response": "derivatives along single trajectories"}
 #: Derivatives that hold less than this share of what pulses do do not see the response.

@@ -14,11 +14,17 @@ exactly (*information*):
 .. math:: \chi_P(\tau) = \frac{1+\eta}{\sigma^2} \Big\langle \pi_c\,|D_c - D_u|^2 \Big\rangle
                        = (1+\eta)\,P_c\,\frac{d}{d\tau} KL(p_c\,\|\,p)
 
-the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu 2005). THEORY section 8.
+the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu 2005). The expected final image, D
+itself, is a martingale as well, and J is its gradient, so that the amplitude's susceptibility is exact too (*image*):
+
+.. math:: \chi(\tau) = (1+\eta)\, \big\langle v \cdot J\,(D_c - D_u) \big\rangle
+
+both at noised images, without a trajectory. THEORY section 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -193,6 +199,12 @@ def information_response(
     return scale * pushes.mean(0), scale * pushes.std(0, ddof=1) / np.sqrt(len(pushes))
 
 
+def image_response(pushes: np.ndarray, eta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return chi of the amplitude (levels,), and its error, from v.J(D_c - D_u) (images, levels) at noised images."""
+    scale = (1 + eta) / np.sqrt(len(pushes))
+    return (1 + eta) * pushes.mean(0), scale * pushes.std(0, ddof=1)
+
+
 def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
     """Compute every prediction that applies; dimension ``sigma``."""
     sigmas = ladder(settings)
@@ -211,31 +223,54 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
             images, of, np.asarray(system.direction), levels, float(settings.eta)
         )
         if settings.eta == 1:
-            pushes = _class_pushes(system, settings, images, of, count)
-            chi, error = information_response(pushes, 1 / num_classes, levels, settings.eta)
+            chi, error = information_response(
+                class_pushes(system, settings, images, of, count), 1 / num_classes, levels, settings.eta
+            )
             values |= {"chi_information": chi, "chi_information_error": error}
+            chi, error = image_response(image_pushes(system, settings, images, count), settings.eta)
+            values |= {"chi_image": chi, "chi_image_error": error}
     return xr.Dataset({n: (("sigma",), np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
 
 
-def _class_pushes(
+def class_pushes(
     system: System, settings: GuideSettings, images: np.ndarray, of: np.ndarray, count: int
 ) -> np.ndarray:
     """Return |D_c - D_u|^2 (images, levels) at noised images of the class c itself."""
-    sigmas = ladder(settings)
     rng = np.random.default_rng([settings.seed, 7])
     chosen = np.array([rng.choice(np.flatnonzero(of == i % len(system.class_names))) for i in range(count)])
-    clean, labels = jnp.asarray(images[chosen]), jnp.asarray(of[chosen])
+
+    def square(x: Array, sigma: Array, label: Array) -> Array:
+        push = system.conditional(label)(x, sigma) - system.unconditional(x, sigma)
+        return jnp.vdot(push, push)
+
+    return _at_noised_images(square, settings, images[chosen], of[chosen])
+
+
+def image_pushes(system: System, settings: GuideSettings, images: np.ndarray, count: int) -> np.ndarray:
+    """Return v.J(D_c - D_u) (images, levels), all classes in turn, at noised images of any class."""
+    chosen = np.random.default_rng([settings.seed, 10]).integers(0, len(images), count)
+
+    def decided(x: Array, sigma: Array, label: Array) -> Array:
+        free, response = jax.linearize(lambda x: system.unconditional(x, sigma), x)
+        return jnp.vdot(system.direction[label], response(system.conditional(label)(x, sigma) - free))
+
+    return _at_noised_images(decided, settings, images[chosen], np.arange(count) % len(system.class_names))
+
+
+def _at_noised_images(
+    quantity: Callable[[Array, Array, Array], Array],
+    settings: GuideSettings,
+    clean: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray:
+    """Return ``quantity(x, sigma, label)`` (images, levels) at noised images, one draw of noise an image."""
+    sigmas = ladder(settings)
 
     @jax.jit
     def one(x0: Array, label: Array, key: Array) -> Array:
         noise = jax.random.normal(key, x0.shape)
+        return jax.lax.map(lambda sigma: quantity(x0 + sigma * noise, sigma, label), sigmas)
 
-        def level(sigma: Array) -> Array:
-            x = x0 + sigma * noise
-            push = system.conditional(label)(x, sigma) - system.unconditional(x, sigma)
-            return jnp.vdot(push, push)
-
-        return jax.lax.map(level, sigmas)
-
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 8), count)
-    return np.stack([np.asarray(one(*item), np.float64) for item in zip(clean, labels, keys, strict=True)])
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 8), len(clean))
+    items = zip(jnp.asarray(clean), jnp.asarray(labels), keys, strict=True)
+    return np.stack([np.asarray(one(*item), np.float64) for item in items])
