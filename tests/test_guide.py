@@ -523,7 +523,7 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
 def test_tangent_dynamics_put_the_peak_of_a_patch_model_where_pulses_do_and_regression_does_not():
     """The miss of the regression, a quarter in sigma, is its own: reverse mode on the same model does not have it.
 
-    Differences between whole trajectories, which the regression reads, relax otherwise than infinitesimal ones.
+    Differences between whole trajectories, which the regression reads, need not relax as infinitesimal ones do.
     """
     settings = GuideSettings(
         model="els", budgets=(2.0,), num_samples=60, susceptibility_samples=40
