@@ -34,10 +34,9 @@ from critjax.studies._guide_theory import (
     image_pushes,
     image_response,
     information_response,
-    predict,
 )
 from critjax.studies._storage import open_store
-from critjax.studies.guide import _player, _susceptibilities
+from critjax.studies.guide import _player
 
 SMALL = GuideSettings(
     size=3,
@@ -517,35 +516,3 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
             assert abs(amplitude.mean() - np.sum(spent * chi_image)) < 3.5 * its_error
         else:
             assert change.mean() - exact > 5 * error
-
-
-@pytest.mark.slow
-def test_tangent_dynamics_put_the_peak_of_a_patch_model_where_pulses_do_and_regression_does_not():
-    """The miss of the regression, a quarter in sigma, is its own: reverse mode on the same model does not have it.
-
-    Differences between whole trajectories, which the regression reads, need not relax as infinitesimal ones do.
-    """
-    settings = GuideSettings(
-        model="els", budgets=(2.0,), num_samples=60, susceptibility_samples=40
-    ).resolved()
-    system = load_system(settings)
-    play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
-    arms = fixed_arms(settings, 2.0)
-    pulses = [arm for arm in arms if arm.kind == "pulse"]
-    none = play(arms[0], seeds)["amplitude"].values
-    change = np.stack([play(arm, seeds)["amplitude"].values - none for arm in pulses])
-    log_sigma = np.log(pulse_centres(settings))
-    measured = np.exp(peaks_of(log_sigma, change.mean(1)))
-    draws = np.random.default_rng(1).integers(0, change.shape[1], (500, change.shape[1]))
-    error = np.exp(peaks_of(log_sigma, change[:, draws].mean(2).T)).std(ddof=1)
-    nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
-    spent = np.stack([nodes * arm.table for arm in pulses])
-
-    def peak(chi):
-        return np.exp(peaks_of(log_sigma, spent @ chi))
-
-    assert error < 0.1 * measured
-    tangent = _susceptibilities(system, settings, lambda *_: None)["chi_amplitude"].values.mean(0)
-    assert abs(peak(tangent) / measured - 1) < 0.15
-    regression = predict(system, settings, lambda *_: None)["chi_regression"].values
-    assert -0.35 < peak(regression) / measured - 1 < -0.15
