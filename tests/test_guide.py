@@ -215,9 +215,8 @@ def test_susceptibility_of_an_amplitude_under_the_reverse_sde_is_that_of_the_exp
     system, sigmas, count = load_system(settings), ladder(settings), 3000
     assert system.bank is not None
     labels = jnp.arange(count) % 10
-    half = np.asarray(
-        labels < 5
-    )  # over all classes, what D_u does to one cancels against what it does to another
+    # Over all classes what D_u does to one cancels against what it does to another, and J D_c alone would pass.
+    half = np.asarray(labels < 5)
     pushes = image_pushes(system, settings, system.bank[0], count)[half]
     exact, its_error = image_response(pushes, 1.0)
 

@@ -21,7 +21,7 @@ _THEORIES = {
     "regression": "regression",
     "closure": "Gaussian closure",
     "linear": "linear theory",
-    "image": "the expected image, exact for small pulses,",
+    "image": "expected image (exact for small pulses)",
     "amplitude": "derivatives along single trajectories",
 }
 #: What predicts the response itself, not the amplitude of a mode.
