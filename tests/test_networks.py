@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -296,6 +297,37 @@ def test_training_lowers_the_held_out_loss():
     c = config.sigma_data**2 / (np.array([0.25, 1.0]) + config.sigma_data**2)
     expected = (1 - c) ** 2 * np.mean(images[300:] ** 2) + c**2 * np.array([0.25, 1.0])
     np.testing.assert_allclose(losses["start"][:, 0], expected, rtol=0.03)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.7, 1e-6), (-0.3, 0.4)])
+def test_the_loss_and_its_noise_are_those_of_karras(mean, std, tmp_path):
+    """An untrained network is c x with c = s_d^2/(s^2 + s_d^2), whose error is known at every noise level."""
+    images, _ = _data(64)
+    np.save(tmp_path / "images.npy", images)
+    command = [
+        "train",
+        "--data",
+        str(tmp_path / "images.npy"),
+        "--out",
+        str(tmp_path / "run"),
+        "--width",
+        "4",
+    ]
+    command += ["--dilations", "1", "--num-steps", "200", "--log-every", "200", "--batch-size", "32"]
+    command += ["--log-noise-mean", str(mean), "--log-noise-std", str(std), "--learning-rate", "1e-12"]
+    options = build_parser().parse_args([*command, "--no-progress"])
+    assert run_train(options, "critjax train") == 0
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    sigma_data = log["config"]["sigma_data"]
+    normal, weights = np.polynomial.hermite_e.hermegauss(60)
+    sigma = np.exp(mean + std * normal)
+    square = np.mean(training_data(options)[0].images ** 2)
+    error = (sigma**2 * square + sigma_data**4) * sigma**2 / (sigma**2 + sigma_data**2) ** 2
+    expected = (
+        np.sum(weights * error * (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2) / weights.sum()
+    )
+    # 6,400 noised images; whole images differ most, by the spread of their mean squares.
+    assert log["losses"][0][1] == pytest.approx(expected, rel=0.03)
 
 
 def test_weights_are_written_last_because_they_say_done(tmp_path, monkeypatch):

@@ -12,16 +12,28 @@ Exit status: 0 if every mutant was noticed, 1 if one survived, a text no longer 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
+import pytest
+from hypothesis import Phase
+
 ROOT = Path(__file__).resolve().parents[1]
+# A server imports once what all tests need, never critjax itself, and every run is a fork of it.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["jax.numpy", "flax.nnx", "optax", "xarray", "jaxtyping", "beartype", "pytest"]
+)
+_SECONDS = itertools.count(1_000_000_000)
 ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
     f"tests/{name}.py"
     for name in (
@@ -797,34 +809,59 @@ MUTATIONS = [
 ]
 
 
+def _in_child(copy: Path, tests: tuple[str, ...], output: Path) -> None:
+    """Run pytest in this fresh process, write what it prints, exit with its status."""
+    path, expression = tests
+    with output.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.chdir(copy)
+    # The copy comes first on the path, before any installed critjax; tests may start processes of their own.
+    sys.path.insert(0, str(copy))
+    os.environ["PYTHONPATH"] = str(copy)
+    # A failure is enough: hypothesis need not look for its smallest example.
+    hypothesis.settings.register_profile("any failure", phases=[Phase.explicit, Phase.generate])
+    hypothesis.settings.load_profile("any failure")
+    arguments = [path, "-k", expression, "-x", "-q", "--no-header", "--tb=line", "-m", "not slow"]
+    arguments += ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    status = (
+        pytest.ExitCode.INTERNAL_ERROR
+    )  # what an exception in pytest itself counts as, never as "noticed"
+    with contextlib.suppress(Exception):
+        status = pytest.main(arguments)
+    sys.exit(int(status))
+
+
 def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, str]:
     """Run tests against the package in ``copy``; return pytest's exit status and the end of its output."""
-    path, expression = tests
-    command = [sys.executable, "-m", "pytest", path, "-k", expression, "-x", "-q", "--no-header", "--tb=line"]
-    command += ["-m", "not slow", "-p", "no:cacheprovider"]
-    # The copy comes first on the path, before any installed critjax.
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"no result within {timeout:.0f} s"
-    return done.returncode, "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+    with tempfile.TemporaryDirectory(prefix="critjax-mutant-output-") as folder:
+        output = Path(folder) / "output"
+        child = _SERVER.Process(target=_in_child, args=(copy, tests, output))
+        child.start()
+        child.join(timeout)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            return -1, f"no result within {timeout:.0f} s"
+        printed = output.read_text(encoding="utf-8") if output.exists() else ""
+        return child.exitcode, "\n".join(printed.strip().splitlines()[-5:])
 
 
 def judge(mutation: Mutation, copy: Path, timeout: float) -> tuple[str, str]:
     """Apply one mutation to the copy, run its tests, undo it; return a verdict and an explanation."""
     target = copy / mutation.path
-    original = target.read_text(encoding="utf-8")
+    original, times = target.read_text(encoding="utf-8"), target.stat()
     occurrences = original.count(mutation.old)
     if occurrences != 1:
         return "NO MATCH", f"text occurs {occurrences} times in {mutation.path}"
     target.write_text(original.replace(mutation.old, mutation.new), encoding="utf-8")
+    # Python takes bytecode for current if the source's second and length agree: no two versions share a second.
+    os.utime(target, (times.st_atime, next(_SECONDS)))
     try:
         status, output = run_tests(copy, mutation.tests, timeout)
     finally:
         target.write_text(original, encoding="utf-8")
+        os.utime(target, (times.st_atime, times.st_mtime))
     if status == 1:
         return "noticed", ""
     return ("SURVIVED", "") if status == 0 else ("BROKEN RUN", output)
@@ -863,7 +900,9 @@ def main(arguments: list[str] | None = None) -> int:
         # Unperturbed, the same tests must pass: a test that always fails notices nothing.
         for path in dict.fromkeys(m.tests[0] for m in chosen):
             expressions = dict.fromkeys(f"({m.tests[1]})" for m in chosen if m.tests[0] == path)
+            start = time.perf_counter()
             status, output = run_tests(copy, (path, " or ".join(expressions)), options.timeout)
+            print(f"{path:<{width}}  {time.perf_counter() - start:7.1f}  unperturbed", flush=True)
             if status != 0:
                 good = False
                 print(f"{path} fails without any mutation\n{output}", flush=True)

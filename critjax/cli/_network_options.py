@@ -174,6 +174,20 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add(
         "--learning-rate", type=float, default=1e-3, metavar="R", help="peak of Adam's (default: %(default)s)"
     )
+    add(
+        "--log-noise-mean",
+        type=float,
+        default=-0.6,
+        metavar="M",
+        help="mean of ln sigma in training; larger for form, smaller for texture (default: %(default)s)",
+    )
+    add(
+        "--log-noise-std",
+        type=float,
+        default=1.4,
+        metavar="S",
+        help="standard deviation of ln sigma (default: %(default)s)",
+    )
     add("--flip", action="store_true", help="mirror images at random")
     add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     add(

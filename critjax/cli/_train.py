@@ -84,6 +84,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         num_steps=options.num_steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        log_noise_mean=options.log_noise_mean,
+        log_noise_std=options.log_noise_std,
         flip=options.flip,
         seed=options.seed,
         start=options.start,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,13 @@ class TrainingConfig:
                 getattr(self, name),
                 "leave it out for the default",
             )
+        check(
+            math.isfinite(self.log_noise_mean),
+            "log_noise_mean",
+            "a finite number",
+            self.log_noise_mean,
+            "it is the mean of ln sigma",
+        )
         check(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay, "use 0.999")
         check(0 <= self.label_dropout <= 1, "label_dropout", "a probability", self.label_dropout, "use 0.1")
 
