@@ -84,6 +84,49 @@ def test_feature_variance_against_loops():
     assert float(error) == pytest.approx(np.sqrt(np.sum(squares)) / 3, rel=1e-12)
 
 
+def test_change_of_the_feature_variance_leaves_out_pairs():
+    rng = np.random.default_rng(7)
+    labels = np.array([3, 1, 3, 1, 1, 3, 3, 3])
+    pairs = rng.normal(size=(2, 8, 3))
+    pairs[1] += 0.7 * pairs[0]
+    total, squares = 0.0, 0.0
+    for label in (1, 3):
+        first, second = pairs[:, labels == label]
+        count = len(first)
+
+        def change(rows, first=first, second=second):
+            return np.trace(np.cov(first[rows], rowvar=False)) - np.trace(np.cov(second[rows], rowvar=False))
+
+        total += change(np.arange(count)) / 2
+        left_out = np.array([change(np.delete(np.arange(count), i)) for i in range(count)]) / 2
+        squares += (count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)
+    found, error = obs.feature_variance_change(*pairs, labels)
+    assert float(found) == pytest.approx(total, rel=1e-12)
+    assert float(error) == pytest.approx(np.sqrt(squares), rel=1e-12)
+
+
+def test_change_of_the_frechet_distance_leaves_out_pairs_and_references():
+    rng = np.random.default_rng(8)
+    a, real = rng.normal(size=(12, 2)), 2 * rng.normal(size=(8, 2))
+    b = a + 0.5 * rng.normal(size=(12, 2)) + 1
+
+    def change(rows, others):
+        return brute_force(a[rows], real[others]) - brute_force(b[rows], real[others])
+
+    every, all_real, squares = np.arange(12), np.arange(8), 0.0
+    for count, left in (
+        (12, lambda block: change(np.delete(every, block), all_real)),
+        (8, lambda block: change(every, np.delete(all_real, block))),
+    ):
+        left_out = np.array([left(block) for block in np.array_split(np.arange(count), 4)])
+        squares += 3 / 4 * np.sum((left_out - left_out.mean()) ** 2)
+    found, error = obs.frechet_change(a, b, real, num_blocks=4)
+    assert float(found) == pytest.approx(change(every, all_real), rel=1e-8)
+    assert float(error) == pytest.approx(np.sqrt(squares), rel=1e-8)
+    with pytest.raises(ValueError, match=r"others: expected shape \(12, 2\), got shape \(8, 2\)"):
+        inspect.unwrap(obs.frechet_change)(a, real, real)
+
+
 def test_feature_variance_of_known_gaussians():
     """Class means are no diversity; the trace of the covariances is, and the error is the spread over draws."""
     rng = np.random.default_rng(5)

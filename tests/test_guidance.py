@@ -7,12 +7,14 @@ import pytest
 
 from critjax.banks import PatchBank, random_pattern_bank, select
 from critjax.guidance import (
+    SAMPLERS,
     constant,
     describe_window,
     guidance_budget,
     guided,
     pulse,
     quadrature_weights,
+    sampler_levels,
     smooth_pulse,
     weights_on,
     window_from,
@@ -374,6 +376,36 @@ def test_steps_of_a_window_are_those_that_a_pulse_guides(name):
     assert describe_window(sigmas[4] * 0.99, sigmas[4] * 0.999, sigmas=sigmas)["step"] is None
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_of_common_samplers_are_counted_there_and_back(name):
+    """Levels by the papers' formulas, and every window of whole steps returns from its steps."""
+    num = 10
+    levels = sampler_levels(name, num)
+    if name == "edm":
+        n = np.arange(num) / (num - 1)
+        starts = (80 ** (1 / 7) + n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    elif name == "rectified_flow":
+        starts = np.array([np.inf, *(t / (1 - t) for t in np.arange(9, 0, -1) / 10)])
+    elif name == "ddpm_linear":
+        alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+        starts = np.sqrt(1 / alpha_bar[999::-100] - 1)
+    else:  # Nichol & Dhariwal 2021, equation 17, with the betas clipped at 0.999
+        u = np.arange(1001) / 1000
+        f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+        alpha_bar = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
+        starts = np.sqrt(1 / alpha_bar[999::-100] - 1)
+    np.testing.assert_allclose(levels, [*starts, 0.0], rtol=1e-6)
+    for first, last in ((0, num - 1), (0, 3), (2, 2), (3, 7), (6, num - 1)):
+        low, high = window_from("step", first, last, sigmas=levels)
+        assert (low, high) == (levels[last + 1], levels[first])
+        if np.isfinite(high):
+            assert describe_window(low, high, sigmas=levels)["step"] == (first, last)
+            assert describe_window((low + levels[last]) / 2, high * 1.0001, sigmas=levels)["step"] == (
+                first,
+                last,
+            )
+
+
 SIGMAS = np.array([4.0, 2.0, 1.0])
 
 
@@ -400,6 +432,13 @@ SIGMAS = np.array([4.0, 2.0, 1.0])
         (lambda: window_from("ddpm_timestep", 0, 1000), "expected timesteps of 0 ... 999"),
         (lambda: window_from("alpha_bar", 0.5, 1.5), "alpha_bar: expected values in"),
         (lambda: window_from("step", 0, 1), "pass sigmas="),
+        (
+            lambda: window_from("step", 0, 1, sigmas=np.array([1.0, 2.0, 0.0])),
+            "strictly decreasing noise levels",
+        ),
+        (lambda: sampler_levels("ddim", 10), "sampler: expected 'ddpm_linear' or"),
+        (lambda: sampler_levels("edm", 1), "num_steps: expected an integer >= 2"),
+        (lambda: sampler_levels("ddpm_cosine", 60, num_timesteps=50), "at most 50 timesteps"),
         (lambda: window_from("step", 0, 2, sigmas=SIGMAS), "expected steps of 0 ... 1"),
         (lambda: window_from("step", 0.5, 1, sigmas=SIGMAS), "expected steps of 0 ... 1"),
     ],

@@ -508,13 +508,27 @@ def test_the_cost_is_what_was_spent(solver, per_step):
         jax.debug.callback(count, x[0, 0, 0])
         return bump(sigma, jnp) * x
 
-    ladder = LADDER[::6]
-    window = guidance_window(denoise, KEY, SHAPE, ladder, num_samples=3, solver=solver)
-    jax.block_until_ready(window.gap)
-    jax.effects_barrier()
-    assert window.jacobian_products == 3 * 11
-    assert window.evaluations == 3 * (10 * per_step + 1)
-    assert calls[0] == window.evaluations + window.jacobian_products
+    ladder, before = LADDER[::6], 0
+    for probes in (None, 4):
+        window = guidance_window(denoise, KEY, SHAPE, ladder, num_samples=3, num_probes=probes, solver=solver)
+        jax.block_until_ready(window.gap)
+        jax.effects_barrier()
+        assert window.jacobian_products == 3 * (probes or 11)
+        assert window.evaluations == 3 * (10 * per_step + 1)
+        assert calls[0] - before == window.evaluations + window.jacobian_products
+        before = calls[0]
+
+
+def test_a_few_dozen_products_find_the_centre():
+    """Twelve probes in place of 61: lambda between them is interpolated, within a few per cent of the exact centre."""
+    exact = from_softening(bump, 0.0)
+    window = guidance_window(prescribed, KEY, SHAPE, LADDER, num_samples=4, num_probes=12, num_resamples=20)
+    assert window.jacobian_products == 48 and window_status(window) == FOUND
+    probed = np.round(np.linspace(0, len(LADDER) - 1, 12)).astype(int)
+    np.testing.assert_allclose(window.gap[probed], 1 - bump(LADDER[probed]), atol=1e-12)
+    between = np.interp(np.log(LADDER[::-1]), np.log(LADDER[probed][::-1]), bump(LADDER[probed])[::-1])[::-1]
+    np.testing.assert_allclose(window.gap, 1 - between, atol=1e-12)
+    np.testing.assert_allclose(three(window), exact, rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -523,6 +537,8 @@ def test_the_cost_is_what_was_spent(solver, per_step):
         ({"sigmas": np.array([2.0, 1.0])}, "at least 3 noise levels"),
         ({"num_samples": 1}, "num_samples: expected an integer >= 2"),
         ({"num_resamples": 1}, "num_resamples: expected an integer >= 2"),
+        ({"num_probes": 2}, "num_probes: expected an integer of 3 ... "),
+        ({"num_probes": 1000}, "num_probes: expected an integer of 3 ... "),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1"),
         ({"direction": np.zeros(SHAPE)}, "direction: expected a nonzero image"),
         ({"direction": np.ones((2, 2, 1))}, r"direction: expected shape \(3, 4, 1\)"),

@@ -12,10 +12,16 @@ from scipy import stats
 
 from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
-from critjax.guidance import quadrature_weights
+from critjax.guidance import WINDOW_STATUS, pulse, quadrature_weights, with_budget
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.report import content
-from critjax.report._guide import peak_sentences, verdict_sentences, window_sentence
+from critjax.report._guide import (
+    diversity_sentences,
+    peak_sentences,
+    units_sentence,
+    verdict_sentences,
+    window_sentence,
+)
 from critjax.studies import guide
 from critjax.studies._guide_arms import (
     fixed_arms,
@@ -34,9 +40,10 @@ from critjax.studies._guide_theory import (
     image_pushes,
     image_response,
     information_response,
+    predict,
 )
 from critjax.studies._storage import open_store
-from critjax.studies.guide import _player
+from critjax.studies.guide import _player, _resolved, _susceptibilities
 
 SMALL = GuideSettings(
     size=3,
@@ -118,11 +125,60 @@ def test_judged_schedules_are_compared_image_by_image(small):
         assert float(row["advantage"]) == pytest.approx(difference.mean())
         assert float(row["advantage_error"]) == pytest.approx(difference.std(ddof=1) / np.sqrt(24))
         assert float(row["advantage_p"]) == pytest.approx(stats.ttest_1samp(difference, 0.0).pvalue)
+        # McNemar: of the images that one schedule gets right and the other wrong, each has half on average.
+        ours, theirs = (parts[f"1-{n}"]["correct"].values for n in (judged.replace(" ", "-"), "constant"))
+        differ = ours != theirs
+        exact = stats.binomtest(int(ours[differ].sum()), int(differ.sum())).pvalue if differ.any() else 1.0
+        assert float(row["advantage_accuracy_p"]) == pytest.approx(exact)
+        change = float(budget.sel(arm=judged)["diversity"] - budget.sel(arm="constant")["diversity"])
+        assert float(row["change_diversity"]) == pytest.approx(change)
+        assert float(row["change_diversity_error"]) > 0
         assert float(budget.sel(arm=judged, judged=judged)["advantage"]) == 0.0
     # The critical pulse has the common width and sits where the window has its centre.
     arm = budget.sel(arm="critical pulse")
     assert np.log(arm["arm_high"] / arm["arm_low"]) == pytest.approx(SMALL.pulse_width)
     assert np.sqrt(arm["arm_high"] * arm["arm_low"]) == pytest.approx(float(result["window_centre"]))
+
+
+def test_diversity_of_correct_images_is_that_of_those_alone(small):
+    result, parts = small
+    part = parts["1-critical-pulse"]
+    kept, labels = part["correct"].values, part["label"].values
+    variances = []
+    for label in (0, 1):
+        own = part["features"].values[kept & (labels == label)].astype(np.float64)
+        if len(own) >= 3:
+            variances.append(np.trace(np.cov(own, rowvar=False)))
+    row = result.isel(budget=1).sel(arm="critical pulse")
+    assert int(row["classes_correct"]) == len(variances) > 0
+    assert float(row["diversity_correct"]) == pytest.approx(np.mean(variances), rel=1e-6)
+
+
+def test_a_pulse_is_placed_where_it_spends(small):
+    """On a coarse ladder that is not where its edges have their middle."""
+    result, _ = small
+    tau = -np.log(result["sigma"].values)
+    nodes = np.concatenate([[tau[1] - tau[0]], tau[2:] - tau[:-2], [tau[-1] - tau[-2]]]) / 2
+    for number, position in enumerate(result["position_sigma"].values):
+        weight = result["weight"].isel(budget=0).sel(arm=f"pulse {number:02d}").values
+        assert -np.log(position) == pytest.approx(np.sum(nodes * weight * tau) / np.sum(nodes * weight))
+    assert np.abs(np.log(result["position_sigma"].values / pulse_centres(SMALL.resolved()))).max() > 0.01
+
+
+def test_windows_are_cut_to_the_ladder_and_widened_to_a_step():
+    sigma = np.geomspace(16.0, 1.0, 5)  # steps of a factor two
+    assert _resolved(np.nan, np.nan, sigma) is None
+    assert _resolved(3.0, 7.0, sigma) == pytest.approx((3.0, 7.0))
+    assert _resolved(0.1, 7.0, sigma) == pytest.approx((1.0, 7.0))
+    assert _resolved(3.9, 4.1, sigma) == pytest.approx(
+        tuple(np.sqrt(3.9 * 4.1) * 2.0 ** np.array([-0.5, 0.5]))
+    )
+    assert _resolved(12.0, 22.0, sigma) == pytest.approx((8.0, 16.0))
+    assert _resolved(0.7, 1.4, sigma) == pytest.approx((1.0, 2.0))
+    for low, high in ((3.9, 4.1), (12.0, 22.0), (0.7, 1.4)):
+        edges = _resolved(low, high, sigma)
+        assert edges is not None
+        with_budget(pulse(*edges, 1.0), np.float32(sigma), 1.0)  # not refused
 
 
 def test_an_interrupted_run_goes_on_to_the_same_result(small, tmp_path):
@@ -270,6 +326,7 @@ def _verdict(advantage, p_value):
     """The critical pulse against three arms; no window was recommended."""
     names = ["critical pulse", "constant", "random positions"]
     values = {"advantage": advantage, "advantage_error": 0.01, "advantage_p": p_value}
+    values["advantage_accuracy_p"] = p_value
     data = {n: (("budget", "arm", "judged"), np.full((1, 3, 2), [v, np.nan])) for n, v in values.items()}
     coordinates = {"budget": [1.0], "arm": names, "judged": ["critical pulse", "window"]}
     return xr.Dataset(data, coordinates, {"response": "magnetisation"})
@@ -282,6 +339,48 @@ def test_opposite_differences_give_opposite_verdicts():
     assert "the critical pulse is better than random positions (by 0.20" in better and "worse" not in better
     assert "worse than random positions (by 0.20" in worse and "better" not in worse
     assert "not distinguishable from constant" in equal
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [(-30.0, "below"), (30.0, "above"), (1.0, "not distinguishable")]
+)
+def test_opposite_costs_in_diversity_give_opposite_sentences(change, word):
+    arms = ["none", "pulse 00", "critical pulse"]
+    values = {"diversity": [100.0, 90.0, 100 + change], "frechet": [5.0, 6.0, 5 + change / 10]}
+    values["diversity_correct"] = [50.0, 50.0, 40.0]
+    values |= {f"{n}_error": [1.0] * 3 for n in tuple(values)} | {"classes_correct": [9.0] * 3}
+    data = {n: (("budget", "arm"), [v]) for n, v in values.items()}
+    for name, scale in (("diversity", 1.0), ("frechet", 0.1)):
+        for end, value in (("", scale * change), ("_error", scale)):
+            data[f"change_{name}{end}"] = (("budget", "arm", "judged"), np.full((1, 3, 1), value))
+    coordinates = {"budget": [2.0], "arm": arms, "judged": ["critical pulse"]}
+    dataset = xr.Dataset(data, coordinates, {"references": "held-out images"})
+    dataset = dataset.assign(real_diversity=60.0, real_diversity_error=0.5)
+    (sentence,) = diversity_sentences(dataset)
+    others = {"below", "above", "not distinguishable"} - {word}
+    assert sentence.count(word) == 2 and not any(other in sentence for other in others)
+    assert "(9 classes) the diversity is 40.0 ± 1.0, that of held-out images 60.0 ± 0.5" in sentence
+
+
+def test_a_window_is_told_in_every_unit_and_a_truncated_one_is_called_so():
+    data = {"window_sigma_low": 1.0, "window_sigma_high": 3.0, "window_centre": 2.0, "window_softest": np.nan}
+    cost = '{"evaluations": 7, "jacobian_products": 9}'
+    dataset = xr.Dataset(data, {"sigma": np.geomspace(16.0, 1.0, 5)})
+    dataset.attrs = {"cost": cost, "window_status": WINDOW_STATUS[0]}
+    assert "cuts it off" not in window_sentence(dataset)
+    dataset.attrs["window_status"] = WINDOW_STATUS[1]
+    assert "to 1.00, where the ladder cuts it off," in window_sentence(dataset)
+    sentence = units_sentence(dataset)
+    for piece in (
+        "OU time 1.15 to 0.347",
+        "ᾱ 0.1 to 0.5",
+        "rectified-flow time 0.75 to 0.5",
+        "of this ladder of 4: 3 to 3",
+    ):
+        assert piece in sentence
+    # Of 50 steps t = 1 - n/50: from t = 0.75 to above 0.5.
+    assert "rectified-flow steps of 50: 13 to 24" in sentence
+    assert "EDM steps of 50: 24 to 29" in sentence
 
 
 def test_peaks_off_by_more_than_the_margin_are_said_to_be():
@@ -332,6 +431,7 @@ def test_the_report_of_a_run_has_verdict_and_table(small):
     [
         ({"budgets": (0.5, -1.0)}, "budgets: expected one or more different numbers > 0"),
         ({"pulse_width": 0.01}, "pulse_width: expected at least one step of the ladder"),
+        ({"num_positions": 60}, "num_positions: expected at most 37, a step of the ladder apart"),
         ({"sigma_min": 30.0}, "sigma_min: expected less than sigma_max"),
         ({"model": "ideal", "grid": 16}, "grid: expected a model of patterns"),
         ({"size": 4}, "size: expected an odd window"),
@@ -515,3 +615,39 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
             its_error = np.hypot(amplitude.std(ddof=1) / np.sqrt(len(amplitude)), np.sum(spent * image_error))
             assert np.sum(spent * chi_image) > 5 * its_error
             assert abs(amplitude.mean() - np.sum(spent * chi_image)) < 3.5 * its_error
+
+
+@pytest.mark.slow
+def test_tangent_dynamics_put_the_peak_of_a_patch_model_where_pulses_do_and_regression_does_not():
+    """The miss of the regression, a quarter in sigma, is its own: reverse mode on the same model does not have it.
+
+    Differences between whole trajectories, which the regression reads, need not relax as infinitesimal ones do.
+    """
+    settings = GuideSettings(
+        model="els", budgets=(2.0,), num_samples=40, susceptibility_samples=40, batch_size=40
+    ).resolved()
+    system = load_system(settings)
+    play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
+    near = np.flatnonzero(np.abs(np.log(pulse_centres(settings) / 2.4)) < 1.2)  # a range of eleven in sigma
+    arms = fixed_arms(settings, 2.0)
+    pulses = [[arm for arm in arms if arm.kind == "pulse"][i] for i in near]
+    none = play(arms[0], seeds)["amplitude"].values
+    change = np.stack([play(arm, seeds)["amplitude"].values - none for arm in pulses])
+    log_sigma = np.log(pulse_centres(settings))[near]
+    nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
+    spent = np.stack([nodes * arm.table for arm in pulses])
+    tangent = spent @ _susceptibilities(system, settings, lambda *_: None)["chi_amplitude"].values.T
+
+    def peaks(curves):
+        return np.exp(peaks_of(log_sigma, np.moveaxis(curves, 0, -1)))
+
+    measured = peaks(change.mean(1))
+    # The same noise on both sides: their ratio is known better than either.
+    draws = np.random.default_rng(1).integers(0, change.shape[1], (500, change.shape[1]))
+    ratios = peaks(tangent[:, draws].mean(2)) / peaks(change[:, draws].mean(2))
+    miss = peaks(tangent.mean(1)) / measured - 1
+    print(f"pulses {measured:.3f}, tangent dynamics {miss:+.3f} +- {ratios.std(ddof=1):.3f}")
+    assert abs(miss) < 0.15 and ratios.std(ddof=1) < 0.1
+    regression = peaks(spent @ predict(system, settings, lambda *_: None)["chi_regression"].values)
+    print(f"regression {regression / measured - 1:+.3f}")
+    assert -0.35 < regression / measured - 1 < -0.15

@@ -10,11 +10,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "mutate.py"
 
 
-def _mutate(*arguments, timeout):
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT)
-
-
 def _load():
     sys.path.insert(0, str(SCRIPT.parent))
     try:
@@ -56,5 +51,7 @@ def test_the_script_reports_survivors_and_lost_texts(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
 def test_every_mutant_is_noticed():
-    done = _mutate(timeout=1500)
+    # No time limit here: the script has one for each mutant.
+    command = [sys.executable, str(SCRIPT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

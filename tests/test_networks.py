@@ -229,7 +229,7 @@ def test_a_run_starts_from_stored_weights_and_takes_their_architecture(tmp_path)
     images, _ = _data(30)
     np.save(tmp_path / "images.npy", images)
     params, path = random_parameters(LOCAL), str(tmp_path / "first.safetensors")
-    save_network(path, LOCAL, params)
+    save_network(path, LOCAL, params, {"command": "the first"})
     # Adam's first step moves every parameter by at most its rate: after one tiny step the weights are still those.
     command = [
         "train",
@@ -244,6 +244,7 @@ def test_a_run_starts_from_stored_weights_and_takes_their_architecture(tmp_path)
     assert run_train(build_parser().parse_args(command), "critjax train") == 0
     found = load_network(tmp_path / "run" / "network.safetensors")
     assert found.config == LOCAL and found.info["training"]["start"] == path
+    assert found.info["earlier"] == {"command": "the first"} and len(found.info["losses"]) == 1
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(found.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
     with pytest.raises(ValueError, match=r"--from: expected no options of the architecture, got --width"):

@@ -8,6 +8,7 @@ import pytest
 from critjax.banks import PatchBank, random_pattern_bank, select
 from critjax.closed_form import gaussian_denoiser
 from critjax.guidance import guided, linear_response, susceptibility, weights_on
+from critjax.networks import NetworkConfig, init, network_denoiser
 from critjax.noise import geometric_sigmas, karras_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
@@ -50,6 +51,30 @@ def test_labelled_bank_against_central_differences_at_every_node(solver, eta, we
     np.testing.assert_array_equal(result.weights, np.full(8, weights))
     if solver == "euler":  # the sampler never asks the last level
         assert slopes[-1] == 0 and result.quadrature[-1] == 0 and np.isnan(result.value[-1])
+
+
+@pytest.mark.parametrize("architecture", ["local", "unet"])
+def test_a_class_conditional_network_against_central_differences(architecture):
+    shape = {"dilations": (1,)} if architecture == "local" else {"multipliers": (1, 2), "blocks": 1}
+    config = NetworkConfig(architecture=architecture, width=4, num_classes=2, **shape)
+    leaves, structure = jax.tree.flatten(init(config, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [a + 0.3 * jax.random.normal(k, a.shape, jnp.float64) for a, k in zip(leaves, keys, strict=True)]
+    params = jax.tree.unflatten(structure, drawn)
+    plain, classy = network_denoiser(config, params), network_denoiser(config, params, 1)
+    sigmas, size = geometric_sigmas(6.0, 0.5, 4, dtype=np.float64), (4, 4, 1)
+    start = 6 * jax.random.normal(jax.random.key(5), size, jnp.float64)
+    result = susceptibility(plain, classy, cubed, jax.random.key(4), size, sigmas, weights=0.3, x_init=start)
+
+    @jax.jit
+    def response(table):
+        denoise = guided(plain, classy, weights_on(sigmas, table), skip=False)
+        return cubed(sample(denoise, jax.random.key(4), size, sigmas, x_init=start).x[-1])
+
+    step = 1e-5
+    slopes = np.array([(response(0.3 + step * e) - response(0.3 - step * e)) / (2 * step) for e in np.eye(5)])
+    assert np.all(np.abs(slopes) > 1e-7)
+    np.testing.assert_allclose(result.value * result.quadrature, slopes, rtol=1e-3)
 
 
 def gaussian_pair(variance, mean_c):

@@ -816,6 +816,7 @@ def _in_child(copy: Path, tests: tuple[str, ...], output: Path) -> None:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(copy)
+    sys.dont_write_bytecode = False  # compile the copy once, not in every run
     # The copy comes first on the path, before any installed critjax; tests may start processes of their own.
     sys.path.insert(0, str(copy))
     os.environ["PYTHONPATH"] = str(copy)

@@ -52,7 +52,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     )
     from critjax.report import write_atomically
 
-    start = None if options.start is None else load_network(options.start).config
+    stored = None if options.start is None else load_network(options.start)
+    start = None if stored is None else stored.config
     own = options.architecture_defaults
     chosen = [f"--{name}" for name, value in own.items() if getattr(options, name) != value]
     advice = "leave them out: the architecture is that of the network"
@@ -125,8 +126,11 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "held_out_images": len(images),
         "held_out_loss": [[s, *row] for s, row in zip(EVALUATION_SIGMAS, losses.tolist(), strict=True)],
         "seconds": round(time.perf_counter() - started, 1),
+        "losses": result.losses.tolist(),
     }
-    log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
+    if stored is not None:  # what the run started from has its own command, settings and log
+        info["earlier"] = stored.info
+    log = {**info, "config": json.loads(config.to_json())}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
     samples = draw_samples(config, result.params, images.shape[1:], training.seed + 1)
     write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))

@@ -11,7 +11,8 @@ quadrature sum (`guidance_budget`, `with_budget`). What one unit of weight at ta
 susceptibility, measured by one reverse pass through the sampler (`susceptibility`) and known in linear theory
 (`linear_response`). `guidance_window` measures the softening of a mode on a denoiser's own trajectories, guesses from
 it alone where a push works best and recommends a window there, with errors, or says that it cannot tell.
-`describe_window` tells a window in timesteps of every convention, `window_from` reads one.
+`describe_window` tells a window in timesteps of every convention, `window_from` reads one, `sampler_levels` knows the
+steps of common samplers.
 
 Patch models, networks and closed forms are all denoisers, so that any two can be mixed; a class of a bank, for
 example, is guided with
@@ -28,7 +29,7 @@ and a network with ``network_denoiser(config, params)`` beside ``network_denoise
 
 from critjax.guidance._budget import guidance_budget, quadrature_weights, with_budget
 from critjax.guidance._susceptibility import Susceptibility, linear_response, susceptibility
-from critjax.guidance._units import WINDOW_UNITS, describe_window, window_from
+from critjax.guidance._units import SAMPLERS, WINDOW_UNITS, describe_window, sampler_levels, window_from
 from critjax.guidance._weights import (
     Pulse,
     SmoothPulse,
@@ -42,6 +43,7 @@ from critjax.guidance._weights import (
 from critjax.guidance._window import WINDOW_STATUS, GuidanceWindow, guidance_window, window_status
 
 __all__ = [
+    "SAMPLERS",
     "WINDOW_STATUS",
     "WINDOW_UNITS",
     "GuidanceWindow",
@@ -57,6 +59,7 @@ __all__ = [
     "linear_response",
     "pulse",
     "quadrature_weights",
+    "sampler_levels",
     "smooth_pulse",
     "susceptibility",
     "weights_on",

@@ -13,6 +13,7 @@ from critjax.noise import (
     DDPM_SCHEDULES,
     alpha_bar_to_sigma,
     ddpm_timestep_to_sigma,
+    karras_sigmas,
     log_snr_to_sigma,
     rectified_flow_time_to_sigma,
     sigma_to_alpha_bar,
@@ -35,7 +36,66 @@ _TO_SIGMA = {
     "log_snr": log_snr_to_sigma,
     "rectified_flow_time": rectified_flow_time_to_sigma,
 }
+#: Samplers whose levels `sampler_levels` knows.
+SAMPLERS = ("ddpm_linear", "ddpm_cosine", "edm", "rectified_flow")
 WINDOW_UNITS = ("sigma", *_TO_SIGMA, "ddpm_timestep", "step")
+
+
+def sampler_levels(sampler: str, num_steps: int, *, num_timesteps: int = 1000) -> np.ndarray:
+    r"""Give the noise levels that a common sampler visits, so that its steps can be counted.
+
+    Parameters
+    ----------
+    sampler : str
+        ``"ddpm_linear"`` or ``"ddpm_cosine"``: DDIM on evenly spaced timesteps from the last one on ("trailing");
+        ``"edm"``: `karras_sigmas` from 80 to 0.002; ``"rectified_flow"``: t = 1 - n/num_steps, sigma = t/(1 - t).
+    num_steps : int
+        Steps of the sampler; each of those levels starts one, and the last step ends without noise.
+    num_timesteps : int
+        Length of the DDPM schedules.
+
+    Returns
+    -------
+    array (num_steps + 1,)
+        Falling standard deviations, float64; the first of rectified flow is infinite, the last of all is 0. Not a
+        ladder for `sample`, which takes finite levels, but for ``sigmas`` of `describe_window` and `window_from`.
+
+    Raises
+    ------
+    ValueError
+        If the sampler is unknown, or there are too few or too many steps.
+
+    Notes
+    -----
+    Song et al. 2021, arXiv:2010.02502 (DDIM); Lin et al. 2024, arXiv:2305.08891 (trailing timesteps); Karras et al.
+    2022, arXiv:2206.00364; Liu et al. 2023, arXiv:2209.03003. Samplers of other packages may place their steps
+    otherwise: pass their own levels then.
+
+    Example
+    -------
+    >>> sampler_levels("rectified_flow", 4).tolist()
+    [inf, 3.0, 1.0, 0.3333333333333333, 0.0]
+    >>> describe_window(0.3, 2.0, sigmas=sampler_levels("rectified_flow", 4))["step"]
+    (2, 3)
+    """
+    check_option("sampler", sampler, SAMPLERS)
+    whole = isinstance(num_steps, (int, np.integer)) and not isinstance(num_steps, bool)
+    most = num_timesteps if sampler.startswith("ddpm") else None
+    good = whole and num_steps >= 2 and (most is None or num_steps <= most)
+    expected = "an integer >= 2" + ("" if most is None else f", at most {most} timesteps")
+    check(good, "num_steps", expected, repr(num_steps), "count the steps of the sampler")
+    if sampler == "edm":
+        starts = np.asarray(karras_sigmas(80.0, 0.002, num_steps - 1), np.float64)
+    elif sampler == "rectified_flow":
+        left = np.arange(num_steps) / num_steps  # 1 - t
+        starts = np.divide(1 - left, left, out=np.full(num_steps, np.inf), where=left > 0)
+    else:
+        timesteps = np.round(num_timesteps * (1 - np.arange(num_steps) / num_steps)) - 1
+        schedule = sampler.removeprefix("ddpm_")
+        starts = np.asarray(
+            ddpm_timestep_to_sigma(timesteps, schedule=schedule, num_timesteps=num_timesteps), np.float64
+        )
+    return np.append(starts, 0.0)
 
 
 def describe_window(
@@ -52,7 +112,7 @@ def describe_window(
     sigma_low, sigma_high : scalars
         Edges of the window, standard deviations, ``0 <= sigma_low <= sigma_high``; concrete.
     sigmas : float array (num + 1,), optional
-        A sampler's levels; an EDM sampler's are `karras_sigmas`.
+        A sampler's levels, its own or those of `sampler_levels`; the first may be infinite, the last 0.
     num_timesteps : int
         Length of the DDPM schedules.
 
@@ -64,7 +124,8 @@ def describe_window(
         ``rectified_flow_time`` (falls), ``ddpm_timestep_linear`` and ``ddpm_timestep_cosine`` (fall; counted from 0;
         NaN for an edge outside the schedule). With a ladder also ``step``, the first and the last index n of the
         steps ``sigmas[n] -> sigmas[n+1]`` that start in the window, sigma_low < sigmas[n] <= sigma_high, as `pulse`
-        weighs them, or None if none does.
+        weighs them, or None if none does. (A Heun step also looks at its end: with `pulse` the second stage of the
+        step before the first one is guided, too.)
 
     Raises
     ------
@@ -104,8 +165,7 @@ def describe_window(
         options = {"schedule": schedule, "num_timesteps": num_timesteps}
         window[f"ddpm_timestep_{schedule}"] = both(sigma_to_ddpm_timestep, **options)
     if sigmas is not None:
-        check_sigmas("sigmas", sigmas, minimum=2)
-        starts = np.asarray(sigmas)[:-1]
+        starts = _checked_levels(sigmas)[:-1]
         inside = np.flatnonzero((starts > low) & (starts <= high))
         window["step"] = (int(inside[0]), int(inside[-1])) if inside.size else None
     return window
@@ -132,7 +192,7 @@ def window_from(
     schedule, num_timesteps
         The DDPM schedule, for ``"ddpm_timestep"``, see `sigma_to_ddpm_timestep`.
     sigmas : float array (num + 1,), optional
-        The sampler's levels, for ``"step"``.
+        The sampler's levels, as in `describe_window`, for ``"step"``.
 
     Returns
     -------
@@ -172,9 +232,20 @@ def window_from(
 
 def _levels_of_steps(start: Any, stop: Any, sigmas: Any) -> tuple[float, float]:
     check(sigmas is not None, "sigmas", "the sampler's levels, to count its steps", None, "pass sigmas=")
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = _checked_levels(sigmas)
     first, last = sorted((start, stop))
     num = len(sigmas) - 1
     good = float(first).is_integer() and float(last).is_integer() and first >= 0 and last < num
     check(good, "start, stop", f"steps of 0 ... {num - 1}", (start, stop), "count steps from 0")
     return float(sigmas[int(last) + 1]), float(sigmas[int(first)])
+
+
+def _checked_levels(sigmas: Any) -> np.ndarray:
+    """Return levels that fall, from infinity to zero at most."""
+    values = np.asarray(sigmas, np.float64)
+    inner = values[
+        1 if values[:1].tolist() == [np.inf] else 0 : -1 if values[-1:].tolist() == [0.0] else None
+    ]
+    check_sigmas("sigmas", inner)
+    check(len(values) >= 2, "sigmas", "at least 2 noise levels", len(values), "pass both ends of the steps")
+    return values

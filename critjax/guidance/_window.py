@@ -52,7 +52,7 @@ class GuidanceWindow(NamedTuple):
     sigma: Float[Array, " levels"]
     """The ladder."""
     gap: Float[Array, " levels"]
-    """1 - lambda on the ladder, mean over trajectories."""
+    """1 - lambda on the ladder, mean over trajectories; between probes interpolated."""
     gap_error: Float[Array, " levels"]
     """Its standard error over trajectories."""
     response: Float[Array, " levels"]
@@ -70,6 +70,7 @@ def guidance_window(
     sigmas: Float[ArrayLike, " levels"],
     *,
     num_samples: int = 8,
+    num_probes: int | None = None,
     direction: Float[ArrayLike, "*image"] | None = None,
     num_resamples: int = 200,
     eta: Any = 0.0,
@@ -124,6 +125,10 @@ def guidance_window(
         As in `sample`; the ladder, at least three levels, bounds and resolves the window.
     num_samples : int
         Trajectories, at least 2.
+    num_probes : int, optional
+        Levels at which lambda is measured, at least 3, spread evenly over the ladder's indices with both ends; between
+        them it is interpolated linearly in ln sigma. Default: every level. Four trajectories with twelve probes cost 48
+        Jacobian-vector products.
     direction : float array (H, W, C), optional
         v, any norm: a class difference for example. Default: the uniform mode k = 0.
     num_resamples : int
@@ -143,7 +148,7 @@ def guidance_window(
 
     Notes
     -----
-    num_samples times (2 num + 1 evaluations with Heun, num + 1 with Euler, and num + 1 Jacobian-vector products).
+    num_samples times (2 num + 1 evaluations with Heun, num + 1 with Euler, and num_probes Jacobian-vector products).
     Memory: batch_size trajectories. Works under `jax.jit`. The softening of J along trajectories is that of the mean
     Jacobian, whose gap need not cross zero where the regression symbol's does. THEORY sections 5, 6 and 8.
 
@@ -165,6 +170,12 @@ def guidance_window(
     ):
         good = isinstance(value, (int, np.integer)) and value >= low
         check(good, name, f"an integer >= {low}", repr(value), "one trajectory has no standard error")
+    levels = sigmas.shape[0]
+    if num_probes is not None:
+        good = isinstance(num_probes, (int, np.integer)) and 3 <= num_probes <= levels
+        expected = f"an integer of 3 ... {levels}, the levels of the ladder"
+        check(good, "num_probes", expected, repr(num_probes), "leave it out for every level")
+    probed = np.unique(np.round(np.linspace(0, levels - 1, num_probes or levels)).astype(int))
     probe = jnp.ones(tuple(shape), sigmas.dtype) if direction is None else jnp.asarray(direction)
     _check_direction(probe, tuple(shape))
     sample_key, bootstrap_key = jax.random.split(key)
@@ -179,13 +190,16 @@ def guidance_window(
             product = jax.jvp(lambda y: denoise_fn(y, sigma), (x,), (v,))[1]
             return jnp.sum(v * product) / jnp.sum(v * v)
 
-        return jax.lax.map(softening, (path.x, path.sigma))
+        return jax.lax.map(softening, (path.x[probed], path.sigma[probed]))
 
-    softenings = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
+    measured = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
+    depth = -jnp.log(sigmas).astype(measured.dtype)
+    softenings = jax.vmap(lambda values: jnp.interp(depth, depth[probed], values))(measured)
     per_step = {"heun": 2, "euler": 1}[solver]
     steps = sigmas.shape[0] - 1
     evaluations = num_samples * (per_step * steps + 1)
-    return _judge(softenings, sigmas, eta, bootstrap_key, num_resamples, evaluations)
+    window = _judge(softenings, sigmas, eta, bootstrap_key, num_resamples, evaluations)
+    return window._replace(jacobian_products=measured.size)
 
 
 def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:

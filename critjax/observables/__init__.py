@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from critjax.observables.curves import first_crossing, interior_minimum
 from critjax.observables.errors import bootstrap_error, bootstrap_values, jackknife_error
-from critjax.observables.features import feature_variance, frechet_distance, frechet_error
+from critjax.observables.features import (
+    feature_variance,
+    feature_variance_change,
+    frechet_change,
+    frechet_distance,
+    frechet_error,
+)
 from critjax.observables.kernels import (
     GapFit,
     equilibrium_length,
@@ -30,8 +36,10 @@ __all__ = [
     "correlation_length",
     "equilibrium_length",
     "feature_variance",
+    "feature_variance_change",
     "first_crossing",
     "fit_gap",
+    "frechet_change",
     "frechet_distance",
     "frechet_error",
     "interior_minimum",

@@ -113,6 +113,53 @@ def frechet_error(
     return jnp.sqrt(error_a**2 + error_b**2)
 
 
+def frechet_change(
+    features: Float[ArrayLike, "n d"],
+    others: Float[ArrayLike, "n d"],
+    references: Float[ArrayLike, "m d"],
+    *,
+    num_blocks: int | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""Give the difference of the Frechet distances of two paired sets to one reference, with its paired error.
+
+    Parameters
+    ----------
+    features, others : arrays (n, d)
+        Features of independent pairs: the same seeds under two schedules, for example.
+    references : array (m, d)
+        Features of the samples that both are compared with.
+    num_blocks : int, optional
+        As in `frechet_error`.
+
+    Returns
+    -------
+    change : scalar
+        ``frechet_distance(features, references) - frechet_distance(others, references)``; most of the bias drops out.
+    error : scalar
+        Its standard error, by the jackknife over pairs and over references.
+
+    Raises
+    ------
+    ValueError
+        As `frechet_error`, or if the two sets differ in shape.
+
+    Example
+    -------
+    >>> features = jax.random.normal(jax.random.key(0), (40, 2))
+    >>> change, error = frechet_change(features + 1.0, features - 1.0, jnp.zeros((8, 2)) + jnp.arange(8.0)[:, None])
+    >>> print(f"{change:.1f}")
+    -28.2
+    """
+    pairs, references = _paired(features, others), jnp.asarray(references)
+
+    def change(pairs: Array, references: Array) -> Array:
+        return frechet_distance(pairs[:, 0], references) - frechet_distance(pairs[:, 1], references)
+
+    of_pairs = jackknife_error(lambda s: change(s, references), pairs, num_blocks=num_blocks)
+    of_references = jackknife_error(lambda s: change(pairs, s), references, num_blocks=num_blocks)
+    return change(pairs, references), jnp.sqrt(of_pairs**2 + of_references**2)
+
+
 def feature_variance(
     features: Float[ArrayLike, "n d"], labels: ArrayLike
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -154,6 +201,53 @@ def feature_variance(
     """
     features = jnp.asarray(features)
     check_rank("features", features, "n d")
+    return _over_classes(features[:, None], (1,), labels)
+
+
+def feature_variance_change(
+    features: Float[ArrayLike, "n d"], others: Float[ArrayLike, "n d"], labels: ArrayLike
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""Give the difference of the diversity within classes between two paired sets, with its paired error.
+
+    Parameters
+    ----------
+    features, others : arrays (n, d)
+        Features of independent pairs: the same seeds under two schedules, for example.
+    labels : integer array (n,)
+        Classes of the pairs, as in `feature_variance`.
+
+    Returns
+    -------
+    change : scalar
+        ``feature_variance(features) - feature_variance(others)``.
+    error : scalar
+        Its standard error, by the jackknife over pairs within each class; what the two have in common drops out.
+
+    Raises
+    ------
+    ValueError
+        As `feature_variance`, or if the two sets differ in shape.
+
+    Example
+    -------
+    >>> features = jax.random.normal(jax.random.key(0), (30, 2))
+    >>> change, error = feature_variance_change(features, features + 5.0, np.zeros(30, int))
+    >>> print(f"{abs(change):.4f} {error:.4f}")
+    0.0000 0.0000
+    """
+    return _over_classes(_paired(features, others), (1, -1), labels)
+
+
+def _paired(features: ArrayLike, others: ArrayLike) -> Array:
+    """Stack two sets of equal shape as pairs (n, 2, d)."""
+    a, b = jnp.asarray(features), jnp.asarray(others)
+    check_rank("features", a, "n d")
+    check(a.shape == b.shape, "others", f"shape {a.shape}", f"shape {b.shape}", "pass samples in pairs")
+    return jnp.stack([a, b], axis=1)
+
+
+def _over_classes(features: Array, signs: tuple[int, ...], labels: ArrayLike) -> tuple[Array, Array]:
+    """Sum the diversities of the sets (n, sets, d) with their signs; jackknife over rows."""
     check(is_concrete(labels), "labels", "known numbers", "traced ones", "close over them, or do not compile")
     labels = np.asarray(labels)
     count = features.shape[0]
@@ -169,7 +263,7 @@ def feature_variance(
     variances, errors = [], []
     for label, size in zip(classes, sizes.tolist(), strict=True):
         own = features[np.flatnonzero(labels == label)]
-        squared = ((own - own.mean(axis=0)) ** 2).sum(axis=1)
+        squared = ((own - own.mean(axis=0)) ** 2).sum(axis=2) @ jnp.asarray(signs, own.dtype)
         variances.append(squared.sum() / (size - 1))
         factor = size / ((size - 1) * (size - 2) ** 2)
         errors.append(factor * ((squared - squared.mean()) ** 2).sum())

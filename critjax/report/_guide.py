@@ -9,7 +9,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.guidance import describe_window
+from critjax.guidance import WINDOW_STATUS, describe_window, sampler_levels
 from critjax.report._numbers import Measured, plain, read, text, with_error
 from critjax.report._table import Row, noise_rows
 
@@ -26,6 +26,22 @@ _THEORIES = {
 }
 #: What predicts the response itself, not the amplitude of a mode.
 _RESPONSES = {"information": "class information", "response": "derivatives along single trajectories"}
+#: Units of a window and what they are called.
+_UNITS = {
+    "t_ou": "OU time",
+    "alpha_bar": "ᾱ",
+    "rectified_flow_time": "rectified-flow time",
+    "ddpm_timestep_linear": "DDPM timestep (linear, of 1000)",
+    "ddpm_timestep_cosine": "DDPM timestep (cosine, of 1000)",
+}
+_SAMPLERS = {
+    "ddpm_linear": "DDIM steps (linear)",
+    "ddpm_cosine": "DDIM steps (cosine)",
+    "edm": "EDM steps",
+    "rectified_flow": "rectified-flow steps",
+}
+#: Steps of the samplers that a window is told in.
+_STEPS = 50
 #: Derivatives that hold less than this share of what pulses do do not see the response.
 _SEEN = 0.1
 
@@ -37,13 +53,33 @@ def window_sentence(dataset: xr.Dataset) -> str:
     price = f"({cost['jacobian_products']} Jacobian-vector products, {cost['evaluations']} evaluations)"
     if not (low.known and high.known):
         return f"The softening of the uniform mode recommends no window: {dataset.attrs['window_status']} {price}."
-    units = describe_window(low.value, high.value, sigmas=dataset["sigma"].values)
-    ddpm = sorted(float(v) for v in units["ddpm_timestep_linear"])
-    where = f"DDPM steps {ddpm[0]:.0f} to {ddpm[1]:.0f} of 1000 (linear schedule)"
+    cut = "" if dataset.attrs["window_status"] == WINDOW_STATUS[0] else ", where the ladder cuts it off,"
     return (
-        f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}, {where}, or a "
+        f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}{cut} or a "
         f"pulse at σ = {text(read(dataset, 'window_centre'))} {price}. {_softest(dataset)}"
     )
+
+
+def units_sentence(dataset: xr.Dataset) -> str | None:
+    """Tell the recommended window in the units and steps of the common samplers."""
+    low, high = read(dataset, "window_sigma_low"), read(dataset, "window_sigma_high")
+    if not (low.known and high.known):
+        return None
+    units = describe_window(low.value, high.value, sigmas=dataset["sigma"].values)
+    pieces = [
+        f"{label} {units[unit][0]:.3g} to {units[unit][1]:.3g}"
+        for unit, label in _UNITS.items()
+        if np.isfinite(units[unit]).all()
+    ]
+    for sampler, label in _SAMPLERS.items():
+        step = describe_window(low.value, high.value, sigmas=sampler_levels(sampler, _STEPS))["step"]
+        pieces.append(f"{label} of {_STEPS}: {_steps(step)}")
+    pieces.append(f"steps of this ladder of {dataset.sizes['sigma'] - 1}: {_steps(units['step'])}")
+    return f"In other units the window is {'; '.join(pieces)} (steps count from 0)."
+
+
+def _steps(step: tuple[int, int] | None) -> str:
+    return "none" if step is None else f"{step[0]} to {step[1]}"
 
 
 def _softest(dataset: xr.Dataset) -> str:
@@ -66,7 +102,11 @@ def _against(part: xr.Dataset, rival: str) -> str | None:
     if p_value >= SIGNIFICANT:
         return f"not distinguishable from {rival} ({text(difference)}, {chance})"
     word = "better than" if difference.value > 0 else "worse than"
-    return f"{word} {rival} (by {text(Measured(abs(difference.value), difference.error))}, {chance})"
+    exact = float(row["advantage_accuracy_p"])
+    accuracy = f"; accuracy p = {exact:.1g}" if exact >= 1e-4 else "; accuracy p < 0.0001"
+    return (
+        f"{word} {rival} (by {text(Measured(abs(difference.value), difference.error))}, {chance}{accuracy})"
+    )
 
 
 def verdict_sentences(dataset: xr.Dataset) -> list[str]:
@@ -83,33 +123,54 @@ def verdict_sentences(dataset: xr.Dataset) -> list[str]:
     return found
 
 
-def diversity_sentence(dataset: xr.Dataset) -> str | None:
-    """State what the critical pulse, or else the best pulse, costs in diversity."""
-    part = dataset.isel(budget=0)
-    arms = [str(a) for a in part["arm"].values]
-    pulses = [a for a in arms if a.startswith("pulse")]
-    best = pulses[int(np.argmax(part["response"].sel(arm=pulses).values))]
-    arm = "critical pulse" if "critical pulse" in arms else best
-    name = "the critical pulse" if arm == "critical pulse" else "the best pulse"
-    spread, free = (read(part.sel(arm=a), "diversity") for a in (arm, "none"))
-    if not spread.known or not free.known:
-        return None
-    change = spread.value - free.value
-    error = math.hypot(spread.error, free.error)  # too large: the two share their seeds
-    share = Measured(100 * abs(change) / free.value, 100 * error / free.value)
-    real = read(dataset, "real_diversity")
-    among = f" (that of {dataset.attrs['references']}: {text(real)})" if real.known else ""
-    level = f"{text(spread)}{among}"
-    if abs(change) < 2 * error:
-        return (
-            f"The diversity within classes under {name}, {level}, is that without guidance within error "
-            f"({text(share)} %)."
+def diversity_sentences(dataset: xr.Dataset) -> list[str]:
+    """State, for every budget, what the critical pulse, or else the best pulse, costs in diversity and distance."""
+    found = []
+    for budget in dataset["budget"].values:
+        part = dataset.sel(budget=budget)
+        arms = [str(a) for a in part["arm"].values]
+        pulses = [a for a in arms if a.startswith("pulse")]
+        arm, name = "critical pulse", "the critical pulse"
+        if arm not in arms:
+            arm, name = pulses[int(np.argmax(part["response"].sel(arm=pulses).values))], "the best pulse"
+        chosen, none = part.sel(arm=arm), part.sel(arm="none")
+        if not read(chosen, "diversity").known:
+            continue
+        changes = {}
+        for quantity in ("diversity", "frechet"):
+            before, after = read(none, quantity), read(chosen, quantity)
+            if arm == "critical pulse":
+                changes[quantity] = read(none.sel(judged=arm), f"change_{quantity}")
+            else:  # too large: the two share their seeds
+                changes[quantity] = Measured(
+                    after.value - before.value, math.hypot(after.error, before.error)
+                )
+        sentence = f"Budget {budget:g}: under {name} the diversity within classes is "
+        sentence += f"{text(read(chosen, 'diversity'))}, " + _changed(
+            changes["diversity"], read(none, "diversity")
         )
-    word = "lowers" if change < 0 else "raises"
-    return (
-        f"At budget {float(part['budget']):g} {name} {word} the diversity within classes by {text(share)} % to "
-        f"{level}. Images of another class than the one asked for count towards it."
-    )
+        if read(chosen, "frechet").known:
+            sentence += f"; the Frechet distance to {dataset.attrs['references']} is {text(read(chosen, 'frechet'))}, "
+            sentence += _changed(changes["frechet"], read(none, "frechet"))
+        correct = read(chosen, "diversity_correct")
+        if correct.known:
+            sentence += (
+                f". Among its images that are judged to be of the class asked for ({int(chosen['classes_correct'])} "
+                f"classes) the diversity is {text(correct)}"
+            )
+            real = read(dataset, "real_diversity")
+            if real.known:
+                sentence += f", that of {dataset.attrs['references']} {text(real)}"
+        found.append(f"{sentence}.")
+    return found
+
+
+def _changed(change: Measured, before: Measured) -> str:
+    """Tell a change against the value without guidance."""
+    level = f"the {text(before)} without guidance"
+    if abs(change.value) < 2 * change.error:
+        return f"not distinguishable from {level} (change {text(change)})"
+    return f"{'below' if change.value < 0 else 'above'} {level} by {text(Measured(abs(change.value), change.error))}"
 
 
 def peak_sentences(dataset: xr.Dataset) -> list[str]:
@@ -154,9 +215,9 @@ def _derivatives_see(part: xr.Dataset) -> bool:
 
 def guide_findings(dataset: xr.Dataset) -> list[str]:
     """Return the sentences of a guidance study, the verdict first."""
-    found = [*verdict_sentences(dataset), window_sentence(dataset), *peak_sentences(dataset)]
-    diversity = diversity_sentence(dataset)
-    return found + ([diversity] if diversity is not None else [])
+    units = units_sentence(dataset)
+    window = [window_sentence(dataset)] + ([] if units is None else [units])
+    return [*verdict_sentences(dataset), *window, *peak_sentences(dataset), *diversity_sentences(dataset)]
 
 
 def guide_table(dataset: xr.Dataset) -> list[Row]:

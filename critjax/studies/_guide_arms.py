@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax.guidance import WeightFn, constant, pulse, with_budget
+from critjax.guidance import WeightFn, constant, pulse, quadrature_weights, with_budget
 from critjax.noise import geometric_sigmas
 from critjax.studies._guide_settings import GuideSettings
 
@@ -92,6 +92,14 @@ def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
         window_arm("interval", float(b), float(a), settings, budget, f"interval {i:02d}")
         for i, (a, b) in enumerate(pairs)
     ]
+
+
+def pulse_positions(settings: GuideSettings) -> np.ndarray:
+    """Return the mean of ln sigma, as sigma, over what every pulse spends: where it acts on a coarse ladder."""
+    nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
+    arms = [pulse_arm("pulse", centre, settings, 1.0) for centre in pulse_centres(settings)]
+    spent = nodes * (np.stack([a.table for a in arms]) - settings.baseline)
+    return np.exp(spent @ np.log(np.asarray(ladder(settings), np.float64)) / spent.sum(1))
 
 
 def sample_seeds(settings: GuideSettings, purpose: str, count: int) -> jax.Array:

@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "num_images": (60, 20),
         "pool": (2, 2),
         "num_samples": (60, 20),
-        "num_levels": (18, 12),
+        "num_levels": (18, 15),
         "sigma_max": (20.0, 20.0),
         "sigma_min": (0.1, 0.1),
         "budgets": ((2.0,), (2.0,)),
@@ -214,4 +214,7 @@ class GuideSettings(Stored):
         step = math.log(high / low) / (full.num_levels or 1)
         expected = f"at least one step of the ladder, {step:.3g}"
         check(full.pulse_width >= step, "pulse_width", expected, full.pulse_width, "widen it or add levels")
+        most = 1 + math.floor((step * (full.num_levels or 1) - full.pulse_width) / step + 1e-9)
+        expected = f"at most {most}, a step of the ladder apart"
+        check(full.num_positions <= most, "num_positions", expected, full.num_positions, "add levels")
         return full

@@ -13,14 +13,23 @@ import xarray as xr
 from scipy import stats
 
 from critjax.guidance import quadrature_weights
-from critjax.observables import feature_variance, frechet_distance, frechet_error, interior_minimum
-from critjax.studies._guide_arms import ladder, pulse_centres, random_positions
+from critjax.observables import (
+    feature_variance,
+    feature_variance_change,
+    frechet_change,
+    frechet_distance,
+    frechet_error,
+    interior_minimum,
+)
+from critjax.studies._guide_arms import ladder, pulse_positions, random_positions
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_systems import System
 
 _NUM_RESAMPLES = 1000
 #: Most blocks of the jackknife of a Frechet distance.
 _MAX_BLOCKS = 25
+#: Images of a class that a variance with an error needs.
+_FEWEST = 3
 #: The schedules that are judged, both recommended from the softening alone; all others are compared with them.
 JUDGED = ("critical pulse", "window")
 
@@ -36,19 +45,23 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
         ``response``, ``accuracy``, ``diversity``, ``frechet``
             Mean response; share of images of the target class; trace of the covariance of the features within a class;
             Frechet distance of the features to held-out images (biased by the finite number, equally for all arms).
+        ``diversity_correct``, ``classes_correct``
+            The same diversity among those images only that are judged to be of the target class, over the classes that
+            have at least three of them, and how many these are.
         ``advantage``, ``advantage_p``
             Also on ``judged``, "critical pulse" and "window": mean paired difference of the response of the judged arm
             and of this arm, same seeds, and the two-sided p-value of Student's paired t; ``advantage_accuracy_p`` of
-            McNemar's exact test for the accuracy. NaN where nothing was recommended.
+            McNemar's exact test for the accuracy; ``change_diversity`` and ``change_frechet`` with paired jackknife
+            errors. NaN where nothing was recommended.
         ``weight``, ``arm_low``, ``arm_high``
             The schedule on the levels ``sigma``, and its edges.
 
         ``real_diversity`` is the diversity within classes of the real images that distances are taken to.
 
-        On ``budget`` and ``position_sigma``: ``pulse_response`` and ``pulse_amplitude``, the change of response and of
-        the class mode's amplitude per unit of budget, with paired errors, and ``predicted_*``, the same from every chi
-        of ``theory``. ``peak_*`` are the noise levels of their largest values (parabola in ln sigma), with bootstrap
-        errors for those that are measured.
+        On ``budget`` and ``position_sigma``, the mean of ln sigma over what a pulse spends: ``pulse_response`` and
+        ``pulse_amplitude``, the change of response and of the class mode's amplitude per unit of budget, with paired
+        errors, and ``predicted_*``, the same from every chi of ``theory``. ``peak_*`` are the noise levels of their
+        largest values (parabola in ln sigma), with bootstrap errors for those that are measured.
         On ``sigma``: ``gap``, the predictions, and the means of the susceptibilities with standard errors.
     """
     shared = parts["window"].merge(parts["theory"], combine_attrs="drop")
@@ -115,8 +128,8 @@ def _one_budget(
         for name, values in (("response", arm["response"]), ("accuracy", arm["correct"])):
             row[name], row[f"{name}_error"] = _mean_and_error(values.values)
         features, labels = arm["features"].values.astype(np.float64), arm["label"].values
-        row |= _quality(features, labels, system.references)
-        against = [_comparison(found.get(name), arm) for name in JUDGED]
+        row |= _quality(features, labels, arm["correct"].values, system.references)
+        against = [_comparison(found.get(name), arm, system.references) for name in JUDGED]
         row |= {name: [values[name] for values in against] for name in against[0]}
         row["weight"] = arm["weight"].values if "weight" in arm else np.full(num_levels, np.nan)
         row["arm_low"], row["arm_high"] = arm.attrs["low"], arm.attrs["high"]
@@ -125,40 +138,64 @@ def _one_budget(
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     dims = {"weight": ("arm", "sigma"), "kept": ("arm", "shown", "y", "x", "channel")}
-    dims |= {name: ("arm", "judged") for name in rows if name.startswith("advantage")}
+    dims |= {name: ("arm", "judged") for name in rows if name.startswith(("advantage", "change"))}
     variables = {n: (dims.get(n, ("arm",)), np.asarray(v)) for n, v in rows.items()}
     return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)})
 
 
-def _quality(features: np.ndarray, labels: np.ndarray, references: np.ndarray | None) -> dict[str, float]:
-    """Diversity within classes, and distance to held-out images."""
-    row: dict[str, float] = {
-        n: math.nan for n in ("diversity", "diversity_error", "frechet", "frechet_error")
-    }
-    if np.bincount(labels).min() >= 3:
+def _quality(
+    features: np.ndarray, labels: np.ndarray, correct: np.ndarray, references: np.ndarray | None
+) -> dict[str, float]:
+    """Diversity within classes, also of correct images alone, and distance to held-out images."""
+    names = ("diversity", "diversity_correct", "frechet")
+    row = dict.fromkeys([*names, *(f"{n}_error" for n in names)], math.nan)
+    if np.bincount(labels).min() >= _FEWEST:
         row["diversity"], row["diversity_error"] = map(float, feature_variance(features, labels))
+    enough = np.flatnonzero(np.bincount(labels[correct], minlength=1) >= _FEWEST)
+    kept = correct & np.isin(labels, enough)
+    row["classes_correct"] = len(enough)
+    if len(enough):
+        found = feature_variance(features[kept], labels[kept])
+        row["diversity_correct"], row["diversity_correct_error"] = map(float, found)
     if references is not None:
-        other = references.astype(np.float64)
-        row["frechet"] = float(frechet_distance(features, other))
-        both = math.gcd(len(features), len(other))
-        blocks = max(b for b in range(1, _MAX_BLOCKS + 1) if both % b == 0)
-        if blocks > 1:
-            row["frechet_error"] = float(frechet_error(features, other, num_blocks=blocks))
+        row["frechet"] = float(frechet_distance(features, references.astype(np.float64)))
+        blocks, a, b = _in_blocks(features, references)
+        row["frechet_error"] = float(frechet_error(a, b, num_blocks=blocks))
     return row
 
 
-def _comparison(judged: xr.Dataset | None, arm: xr.Dataset) -> dict[str, float]:
+def _in_blocks(features: np.ndarray, references: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return a number of blocks for the jackknife, and both sets without what is left over."""
+    blocks = min(_MAX_BLOCKS, len(features), len(references))
+    a, b = (f[: len(f) - len(f) % blocks].astype(np.float64) for f in (features, references))
+    return blocks, a, b
+
+
+def _comparison(
+    judged: xr.Dataset | None, arm: xr.Dataset, references: np.ndarray | None
+) -> dict[str, float]:
     """Compare an arm with the judged one, image by image."""
     names = ("advantage", "advantage_error", "advantage_p", "advantage_accuracy_p")
+    changes = ("change_diversity", "change_diversity_error", "change_frechet", "change_frechet_error")
+    found = dict.fromkeys((*names, *changes), math.nan)
     if judged is None:
-        return dict.fromkeys(names, math.nan)
+        return found
     difference = judged["response"].values - arm["response"].values
     mean, error = _mean_and_error(difference)
     test = 2 * stats.t.sf(abs(mean) / error, len(difference) - 1) if error > 0 else 1.0
     better = int((judged["correct"].values & ~arm["correct"].values).sum())
     worse = int((~judged["correct"].values & arm["correct"].values).sum())
     exact = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
-    return dict(zip(names, (mean, error, float(test), float(exact)), strict=True))
+    found |= zip(names, (mean, error, float(test), float(exact)), strict=True)
+    features, others = (part["features"].values.astype(np.float64) for part in (judged, arm))
+    labels = arm["label"].values
+    if np.bincount(labels).min() >= _FEWEST:
+        found |= zip(changes[:2], map(float, feature_variance_change(features, others, labels)), strict=True)
+    if references is not None:
+        blocks, pairs, real = _in_blocks(np.stack([features, others], axis=1), references)
+        change = frechet_change(pairs[:, 0], pairs[:, 1], real, num_blocks=blocks)
+        found |= zip(changes[2:], map(float, change), strict=True)
+    return found
 
 
 def peaks_of(log_sigma: np.ndarray, curves: np.ndarray) -> np.ndarray:
@@ -175,8 +212,8 @@ def _pulses(
     """Measured and predicted response to a pulse against its position."""
     none = parts["0-none"]
     arms = [parts[f"{number}-pulse-{i:02d}"] for i in range(settings.num_positions)]
-    centres = pulse_centres(settings)
-    log_centres = np.log(centres)
+    positions = pulse_positions(settings)
+    log_positions = np.log(positions)
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
     spent = np.stack([nodes * (a["weight"].values - settings.baseline) for a in arms]) / budget
     rng = np.random.default_rng([settings.seed, 9])
@@ -187,8 +224,8 @@ def _pulses(
         error = change.std(1, ddof=1) / math.sqrt(change.shape[1])
         variables[f"pulse_{name}_error"] = (("position_sigma",), error)
         draws = rng.integers(0, change.shape[1], (_NUM_RESAMPLES, change.shape[1]))
-        peaks = np.exp(peaks_of(log_centres, change[:, draws].mean(2).T))
-        variables[f"peak_{name}"] = ((), float(np.exp(peaks_of(log_centres, change.mean(1)))))
+        peaks = np.exp(peaks_of(log_positions, change[:, draws].mean(2).T))
+        variables[f"peak_{name}"] = ((), float(np.exp(peaks_of(log_positions, change.mean(1)))))
         variables[f"peak_{name}_error"] = ((), float(peaks.std(ddof=1)))
     for name, chi in shared.data_vars.items():
         kind = str(name).removeprefix("chi_")
@@ -196,5 +233,5 @@ def _pulses(
             continue
         predicted = spent @ np.nan_to_num(chi.values)
         variables[f"predicted_{kind}"] = (("position_sigma",), predicted)
-        variables[f"peak_predicted_{kind}"] = ((), float(np.exp(peaks_of(log_centres, predicted))))
-    return xr.Dataset(variables, {"position_sigma": centres})
+        variables[f"peak_predicted_{kind}"] = ((), float(np.exp(peaks_of(log_positions, predicted))))
+    return xr.Dataset(variables, {"position_sigma": positions})

@@ -29,8 +29,8 @@ class System(NamedTuple):
     unconditional: DenoiseFn
     conditional: Callable[[Any], DenoiseFn]
     """Label, traced or not, to the denoiser of its class."""
-    finish: Callable[[Array, Any], Array]
-    """Last state (H, W, C) of the sampler and its sigma to the final image."""
+    denoised_end: bool
+    """Whether the final image is the last state denoised once more, by the model at the baseline."""
     respond: Callable[[Array, Any], Array]
     """Final image and label to the response, differentiable."""
     classify: Callable[[Array], Array]
@@ -76,7 +76,7 @@ def pattern_system(settings: GuideSettings) -> System:
         ("plus", "minus"),
         patch_denoiser(bank),
         lambda label: patch_denoiser(select(bank, label)),
-        lambda x, sigma: x,
+        False,
         lambda x, label: sign[label] * x.mean(),
         lambda x: (x.mean() < 0).astype(jnp.int32),
         lambda x: x.reshape(-1),
@@ -157,7 +157,7 @@ def image_system(settings: GuideSettings) -> System:
         names,
         unconditional,
         conditional,
-        unconditional,
+        True,
         lambda x, label: posterior(x)[label],
         lambda x: jnp.argmax(posterior(x)).astype(jnp.int32),
         lambda x: x.reshape(-1),
@@ -208,7 +208,7 @@ def network_system(settings: GuideSettings) -> System:
         tuple(FASHION_MNIST_CLASSES),
         unconditional,
         lambda label: network_denoiser(config, params, label),
-        unconditional,
+        True,
         lambda x, label: probabilities(x)[label],
         lambda x: jnp.argmax(probabilities(x)).astype(jnp.int32),
         features,

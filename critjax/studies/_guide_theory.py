@@ -54,6 +54,11 @@ def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> An
     return guided(system.unconditional, system.conditional(label), constant(settings.baseline))
 
 
+def final_image(system: System, settings: GuideSettings, x: Array, sigma: Any, label: Any) -> Array:
+    """Return the image that is judged: the last state, or what the model at the baseline makes of it."""
+    return baseline_denoiser(system, settings, label)(x, sigma) if system.denoised_end else x
+
+
 def projections(
     system: System, settings: GuideSettings, keys: Array, labels: Array, report: Progress
 ) -> np.ndarray:

@@ -43,7 +43,7 @@ from critjax.studies._guide_arms import (
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import summarise
 from critjax.studies._guide_systems import System, load_system
-from critjax.studies._guide_theory import baseline_denoiser, predict
+from critjax.studies._guide_theory import baseline_denoiser, final_image, predict
 from critjax.studies._results import attributes, stored_settings
 
 __all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
@@ -154,10 +154,11 @@ def _compare(
     arms.append(best._replace(name="best interval"))
     if np.isfinite(float(window["centre"])):
         arms.append(pulse_arm("critical pulse", float(window["centre"]), settings, budget))
+    sigma = np.asarray(ladder(settings), np.float64)
     for kind, span in (("window", window), ("response window", _response_window(theory))):
-        low, high = float(span["sigma_low"]), float(span["sigma_high"])
-        if np.isfinite(low) and np.isfinite(high):
-            arms.append(window_arm(kind, low, high, settings, budget))
+        edges = _resolved(float(span["sigma_low"]), float(span["sigma_high"]), sigma)
+        if edges is not None:
+            arms.append(window_arm(kind, *edges, settings, budget))
     seeds = sample_seeds(settings, "test", settings.num_samples or 0)
     for done, arm in enumerate(arms):
         report(stage, len(searched) + done, total)
@@ -181,7 +182,7 @@ def _player(system: System, settings: GuideSettings) -> Callable[[Arm, Array], x
                 denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver, save_every=10**6
             )
             x = path.x[-1]
-            image = system.finish(x, sigmas[-1])
+            image = final_image(system, settings, x, sigmas[-1], label)
             amplitude = jnp.vdot(system.direction[label], x)
             return (
                 system.respond(image, label),
@@ -253,6 +254,17 @@ def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     )
 
 
+def _resolved(low: float, high: float, sigma: np.ndarray) -> tuple[float, float] | None:
+    """Cut a window to the ladder, and widen what is narrower than a step to one step; None if there is none."""
+    step = np.log(sigma[0] / sigma[1])
+    if not low < high:  # NaN: there is none
+        return None
+    ends = np.log([max(low, sigma[-1]), min(high, sigma[0])])
+    half = max(ends[1] - ends[0], step) / 2
+    middle = np.clip(ends.mean(), np.log(sigma[-1]) + half, np.log(sigma[0]) - half)
+    return float(np.exp(middle - half)), float(np.exp(middle + half))
+
+
 def _response_window(theory: xr.Dataset) -> dict[str, float]:
     """Return the levels around the largest predicted susceptibility where it is at least half of that."""
     curve, sigma = theory["chi_regression"].values, theory["sigma"].values
@@ -261,7 +273,7 @@ def _response_window(theory: xr.Dataset) -> dict[str, float]:
     outside = np.flatnonzero(~inside)
     first = max([i for i in outside if i < peak], default=-1) + 1
     last = min([i for i in outside if i > peak], default=len(curve)) - 1
-    # Edges half a step outside, so that a single level is a pulse of one step.
+    # Edges half a step outside: between the levels that are in and those that are not.
     step = np.sqrt(sigma[0] / sigma[1])
     return {"sigma_low": sigma[last] / step, "sigma_high": sigma[first] * step}
 
@@ -288,7 +300,7 @@ def _susceptibilities(system: System, settings: GuideSettings, report: Progress)
                 solver=settings.solver,
             ).value
 
-        response = along(lambda x: system.respond(system.finish(x, sigmas[-1]), label))
+        response = along(lambda x: system.respond(final_image(system, settings, x, sigmas[-1], label), label))
         return response, along(lambda x: jnp.vdot(system.direction[label], x))
 
     rows = []
