@@ -12,6 +12,7 @@ from critjax.networks import torch_denoiser
 from critjax.noise import ddpm_timestep_to_sigma, geometric_sigmas
 from critjax.sampling import sample
 from critjax.spectra import measured_symbol
+from critjax.studies.measure import measure
 
 torch = pytest.importorskip("torch")
 
@@ -344,6 +345,22 @@ def test_sampling_and_its_gradient():
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-9)
 
 
+def test_a_module_is_measured_like_the_native_denoiser():
+    """Callbacks under jit, scan, map, vmap and linearize."""
+    images = field(13, (4, *GRID, 3))
+    settings = {
+        "sigmas": np.array([4.0, 2.0, 1.0]),
+        "num_samples": 24,
+        "probe_samples": 3,
+        "closure_samples": 16,
+    }
+    module = torch_denoiser(Wiener("v").eval(), parameterisation="v")
+    adapter, native = (measure(f, images, **settings) for f in (module, gaussian_denoiser(MEAN, SPECTRUM)))
+    assert set(adapter) == set(native)
+    for name in native:
+        np.testing.assert_allclose(adapter[name], native[name], rtol=1e-6, atol=1e-8, err_msg=str(name))
+
+
 def test_a_u_net_of_diffusers():
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
@@ -404,6 +421,10 @@ def test_messages_before_anything_runs():
         torch_denoiser(Identity().eval(), mode="reverse")
     with pytest.raises(ValueError, match="schedule: expected 'linear' or 'cosine', got 'karras'"):
         torch_denoiser(Identity().eval(), parameterisation="v", schedule="karras")
+    with pytest.raises(ValueError, match="schedule: expected none beside time_fn, got 'linear'; leave one"):
+        torch_denoiser(Identity().eval(), parameterisation="v", schedule="linear", time_fn=jnp.log)
+    with pytest.raises(ValueError, match="num_timesteps: expected none beside parameterisation 'edm', got 9"):
+        torch_denoiser(Identity().eval(), num_timesteps=9)
     with pytest.raises(
         ValueError, match=r"module: expected evaluation mode, got training mode in Identity; call mod"
     ):

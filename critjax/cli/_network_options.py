@@ -116,6 +116,52 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(message) from None
 
 
+def _add_training_config(parser: argparse.ArgumentParser) -> None:
+    """Add one option per value of `TrainingConfig` but its start; what is not given is left to its defaults."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("--num-steps", type=int, metavar="N", help="(default: 20000)")
+    add("--batch-size", type=int, metavar="N", help="(default: 64)")
+    add(
+        "--learning-rate",
+        type=float,
+        metavar="R",
+        help="peak of Adam's, from which it falls to zero by a cosine (default: 0.001)",
+    )
+    add(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="steps in which the learning rate rises from zero (default: 500)",
+    )
+    add(
+        "--clip-norm",
+        type=float,
+        metavar="R",
+        help="bound on the gradient's norm; smaller where the loss jumps (default: 1.0)",
+    )
+    add(
+        "--ema-decay",
+        type=float,
+        metavar="R",
+        help="of the average of weights that is kept; it forgets after 1/(1 - R) steps (default: 0.999)",
+    )
+    add(
+        "--log-noise-mean",
+        type=float,
+        metavar="M",
+        help="mean of ln sigma in training; larger for form, smaller for texture (default: -0.6)",
+    )
+    add("--log-noise-std", type=float, metavar="S", help="standard deviation of ln sigma (default: 1.4)")
+    add(
+        "--label-dropout",
+        type=float,
+        metavar="P",
+        help="probability of training without the label, which guidance needs (default: 0.1)",
+    )
+    add("--flip", action="store_true", help="mirror images at random")
+    add("--seed", type=int, metavar="N", help="(default: 0)")
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``critjax train``."""
     add = parser.add_argument
@@ -169,27 +215,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="fashion-mnist or your images (default: it)",
     )
     add("--num-images", type=int, metavar="N", help="images taken, a tenth of them held out (default: all)")
-    add("--num-steps", type=int, default=20_000, metavar="N", help="(default: %(default)s)")
-    add("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
-    add(
-        "--learning-rate", type=float, default=1e-3, metavar="R", help="peak of Adam's (default: %(default)s)"
-    )
-    add(
-        "--log-noise-mean",
-        type=float,
-        default=-0.6,
-        metavar="M",
-        help="mean of ln sigma in training; larger for form, smaller for texture (default: %(default)s)",
-    )
-    add(
-        "--log-noise-std",
-        type=float,
-        default=1.4,
-        metavar="S",
-        help="standard deviation of ln sigma (default: %(default)s)",
-    )
-    add("--flip", action="store_true", help="mirror images at random")
-    add("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    _add_training_config(parser)
     add(
         "--num-held-out",
         type=int,

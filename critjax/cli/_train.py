@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -81,16 +82,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         num_classes=0 if labels is None else int(np.max(labels)) + 1,
         sigma_data=round(float(np.std(training_set.images)), 4),
     )
-    training = TrainingConfig(
-        num_steps=options.num_steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        log_noise_mean=options.log_noise_mean,
-        log_noise_std=options.log_noise_std,
-        flip=options.flip,
-        seed=options.seed,
-        start=options.start,
-    )
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    training = TrainingConfig(**{name: value for name, value in vars(options).items() if name in names})
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
     check(
@@ -103,9 +96,12 @@ def run_train(options: argparse.Namespace, command: str) -> int:
 
     def show(step: int, steps: int, loss: float, left: float) -> None:
         if not options.no_progress:
-            text = f"\rstep {step} of {steps}, loss {loss:.4f}, {left / 60:.1f} min left   "
+            remaining = "" if math.isnan(left) else f", {left / 60:.1f} min left"
+            text = f"\rstep {step} of {steps}, loss {loss:.4f}{remaining}   "
             print(text, end="", file=sys.stderr, flush=True)
 
+    if not options.no_progress:
+        print("compiling the training step", end="", file=sys.stderr, flush=True)
     started = time.perf_counter()
     result = train(
         config,

@@ -1,5 +1,6 @@
 """Networks in Flax: denoisers and a classifier, training, stored weights. Needs ``pip install critjax[networks]``."""
 
+from critjax.networks._adapters import jax_denoiser
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init, network_denoiser
 from critjax.networks._calibration import (
     ClassifierReport,
@@ -52,6 +53,7 @@ __all__ = [
     "held_out_loss",
     "init",
     "init_classifier",
+    "jax_denoiser",
     "load_classifier",
     "load_network",
     "network_denoiser",

@@ -16,9 +16,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from critjax._checks import check, check_integer, check_option, check_rank
+from critjax._checks import check, check_integer, check_option, check_rank, is_concrete
 from critjax._stored import Stored
 from critjax._typing import Array, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
@@ -310,12 +311,17 @@ def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = Non
     config, params
         As of `init` or of a stored network.
     label : integer, optional
-        Class; default none.
+        Class, 0 ... num_classes - 1; default none, which is a condition of its own.
 
     Returns
     -------
     DenoiseFn
         ``(x (H, W, C), sigma ()) -> (H, W, C)``, forward and reverse differentiable.
+
+    Raises
+    ------
+    ValueError
+        If the label is no class of the network; labels that are traced cannot be checked.
 
     Example
     -------
@@ -324,6 +330,11 @@ def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = Non
     >>> print(f"{denoise(jnp.ones((6, 5, 1)), 0.5)[0, 0, 0]:.3f}")  # untrained, sigma = sigma_data: half
     0.500
     """
+    if label is not None and is_concrete(label):
+        value, classes = np.asarray(label), range(config.num_classes)
+        known = value.ndim == 0 and value.dtype.kind in "iu" and int(value) in classes
+        expected = f"an integer from 0 to {classes[-1]}" if classes else "none for an unconditional network"
+        check(known, "label", expected, label, "leave it out for no class")
 
     def denoise(x: Array, sigma: Any) -> Array:
         check_rank("x", x, "H W C")

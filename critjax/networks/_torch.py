@@ -1,19 +1,4 @@
-r"""PyTorch modules as denoisers: values and derivatives cross over by host callbacks.
-
-Three parameterisations are read, all for x = x0 + sigma n (variance exploding), with alpha_bar = 1/(1 + sigma^2) and
-x_vp = x/sqrt(1 + sigma^2):
-
-=================  =====================  ================================================
-parameterisation   module                 denoised image
-=================  =====================  ================================================
-``"edm"``          (x, sigma) -> x0       D = output
-``"vp-epsilon"``   (x_vp, t) -> noise     D = x - sigma output
-``"v"``            (x_vp, t) -> v         D = sqrt(alpha_bar) x_vp - sqrt(1 - alpha_bar) v
-=================  =====================  ================================================
-
-EDM: Karras et al. 2022, arXiv:2206.00364; epsilon: Ho et al. 2020, arXiv:2006.11239; v = sqrt(alpha_bar) n -
-sqrt(1 - alpha_bar) x0: Salimans & Ho 2022, arXiv:2202.00512.
-"""
+"""PyTorch modules as denoisers: values and derivatives cross over by host callbacks."""
 
 from __future__ import annotations
 
@@ -29,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from critjax._checks import check, check_floating, check_option, check_rank, is_concrete, message
+from critjax._checks import check, check_option, message
 from critjax._typing import Array, DenoiseFn
-from critjax.closed_form._inputs import check_sigma
-from critjax.noise import ddpm_sigma_range, sigma_to_ddpm_timestep
+from critjax.networks._adapters import adapt
 
-PARAMETERISATIONS = ("edm", "vp-epsilon", "v")
 MODES = ("auto", "forward", "double-backward")
 
 #: Forward-mode levels and the choice of attention kernels are global in torch; JAX may call from several threads.
@@ -54,8 +37,8 @@ def torch_denoiser(
     module: Any,
     *,
     parameterisation: str = "edm",
-    schedule: str = "linear",
-    num_timesteps: int = 1000,
+    schedule: str | None = None,
+    num_timesteps: int | None = None,
     time_fn: Callable[[Array], Array] | None = None,
     call: Callable[..., Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -66,16 +49,12 @@ def torch_denoiser(
     Parameters
     ----------
     module : torch.nn.Module
-        Maps (B, C, H, W) images and (B,) times to (B, C, H, W), see the table of this file; in evaluation mode. An
-        output with an attribute ``sample``, or the first of a tuple, is taken.
+        Maps (B, C, H, W) images and (B,) times to (B, C, H, W), in evaluation mode; `jax_denoiser` tells what
+        they mean. An output with an attribute ``sample``, or the first of a tuple, is taken.
     parameterisation : "edm", "vp-epsilon" or "v"
         What the module takes and predicts.
-    schedule : "linear" or "cosine"
-        For the last two: the DDPM schedule whose timestep, fractional, is the module's time.
-    num_timesteps : int
-        Its length.
-    time_fn : callable, optional
-        ``sigma () -> t ()`` in JAX, in place of the schedule (and of t = sigma for ``"edm"``).
+    schedule, num_timesteps, time_fn : optional
+        How its time follows from sigma, as in `jax_denoiser`.
     call : callable, optional
         ``(module, x, t, **arguments) -> output``, for modules with another signature; default
         ``module(x, t, **arguments)``.
@@ -97,9 +76,10 @@ def torch_denoiser(
     ImportError
         If torch is not installed.
     ValueError, TypeError
-        For an unknown option, an object that is no module, a module in training mode, wrong shapes, or a sigma outside
-        the schedule. While running, the same as JAX's runtime error: an output of wrong shape or cut from its input,
-        a traced sigma outside the schedule, and the derivative in sigma of a module that rounds its time.
+        For an unknown option, a schedule where no timestep is asked for, an object that is no module, a module in
+        training mode, wrong shapes, or a concrete sigma that has no finite time. While running, the same as JAX's
+        runtime error: an output of wrong shape or cut from its input, a traced sigma without a finite time, and the
+        derivative in sigma of a module that rounds its time.
 
     Notes
     -----
@@ -123,45 +103,10 @@ def torch_denoiser(
     if not isinstance(module, torch.nn.Module):
         got = type(module).__name__
         raise TypeError(message("module", "a torch.nn.Module", got, "wrap functions in a module"))
-    check_option("parameterisation", parameterisation, PARAMETERISATIONS)
     check_option("mode", mode, MODES)
     _check_evaluating(module)
-    levels = ddpm_sigma_range(schedule=schedule, num_timesteps=num_timesteps)
     host = _host_functions(module, call or _plain_call, dict(arguments or {}), mode)
-    apply = _differentiable(host)
-
-    def time(sigma: Array) -> Array:
-        if time_fn is not None:
-            t = jnp.asarray(time_fn(sigma)).astype(sigma.dtype)
-            got = f"shape {t.shape}"
-            check(t.shape == (), "time_fn", "a scalar", got, "return one time for one sigma")
-            return t
-        if parameterisation == "edm":
-            return sigma
-        if is_concrete(sigma):
-            expected = f"a noise level of the schedule, {levels[0]:.4g} ... {levels[1]:.4g}"
-            inside = bool(
-                np.isfinite(sigma_to_ddpm_timestep(sigma, schedule=schedule, num_timesteps=num_timesteps))
-            )
-            check(inside, "sigma", expected, float(sigma), "choose another schedule or pass time_fn")
-        return sigma_to_ddpm_timestep(sigma, schedule=schedule, num_timesteps=num_timesteps)
-
-    def denoise(x: Any, sigma: Any) -> Array:
-        check_floating("x", x)
-        check_rank("x", x, "H W C")
-        check_sigma(sigma)
-        work = jnp.promote_types(x.dtype, jnp.float32)
-        y, noise = jnp.asarray(x, work), jnp.asarray(sigma).astype(work)
-        t = time(noise)
-        if parameterisation == "edm":
-            return apply(y, t).astype(x.dtype)
-        signal = 1 / jnp.sqrt(1 + noise**2)  # sqrt(alpha_bar); sqrt(1 - alpha_bar) = sigma signal
-        output = apply(signal * y, t)
-        if parameterisation == "vp-epsilon":
-            return (y - noise * output).astype(x.dtype)
-        return (signal**2 * y - noise * signal * output).astype(x.dtype)
-
-    return denoise
+    return adapt(_differentiable(host), parameterisation, schedule, num_timesteps, time_fn)
 
 
 def _import_torch() -> Any:

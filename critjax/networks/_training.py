@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_integer, check_rank, message
+from critjax._checks import check, check_integer, check_rank
 from critjax._typing import Array
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import flatten, load_network, read, unflatten, write
@@ -34,7 +34,7 @@ _CPU_PART = 4
 #: Noise levels of the held-out loss, image units.
 EVALUATION_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-#: ``(step, steps, loss, seconds left)``.
+#: ``(step, steps, loss, seconds left)``; the seconds are nan after a run's first step, most of which is compilation.
 Progress = Callable[[int, int, float, float], None]
 
 
@@ -211,31 +211,29 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[str, np.ndarray]:
+    """Name all that a run needs to go on; ``recent`` are the losses since the last entry of the log."""
+    memory = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.optimiser))}
+    log = {"losses": np.asarray(losses, np.float64).reshape(-1, 2), "recent": np.asarray(recent, np.float64)}
+    return flatten({**state._asdict(), "optimiser": memory, **log})
+
+
 def save_checkpoint(
-    path: Path, config: NetworkConfig, training: TrainingConfig, state: TrainingState, losses: list
+    path: Path, config: NetworkConfig, training: TrainingConfig, arrays: dict[str, np.ndarray]
 ) -> None:
     """Write everything that the run needs to go on; the file appears whole or not at all."""
-    arrays = {f"params.{n}": a for n, a in flatten(state.params).items()}
-    arrays |= {f"average.{n}": a for n, a in flatten(state.average).items()}
-    arrays |= {f"optimiser.{i}": np.asarray(a) for i, a in enumerate(jax.tree.leaves(state.optimiser))}
-    arrays["losses"] = np.asarray(losses, np.float64).reshape(-1, 2)
-    header = {
-        "step": str(int(state.step)),
-        "config": config.to_json(),
-        "training": json.dumps(dataclasses.asdict(training)),
-    }
-    write(path, arrays, header)
+    write(path, arrays, {"config": config.to_json(), "training": json.dumps(dataclasses.asdict(training))})
 
 
 def load_checkpoint(
     path: Path, config: NetworkConfig, training: TrainingConfig
-) -> tuple[TrainingState, list]:
+) -> tuple[TrainingState, list, list]:
     """Read a checkpoint of the very same run.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is none, it is corrupt, or it belongs to other settings.
+        If there is none, it is corrupt or of another version, or it belongs to other settings.
     """
     arrays, header = read(path, "checkpoint")
     advice = "repeat the settings, or choose another folder"
@@ -246,22 +244,24 @@ def load_checkpoint(
         shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)
         check(not differing, "checkpoint", "one of the same settings", f"one with {shown}", advice)
     template = start_training(config, training)
-    groups: dict[str, dict[str, Any]] = {"params": {}, "average": {}, "optimiser": {}}
-    for name, array in arrays.items():
-        group, _, rest = name.partition(".")
-        if group in groups:
-            groups[group][rest] = jnp.asarray(array)
-    leaves, structure = jax.tree.flatten(template.optimiser)
-    whole = set(groups["optimiser"]) == {str(i) for i in range(len(leaves))}
-    whole = whole and all(set(groups[g]) == set(flatten(template.params)) for g in ("params", "average"))
-    if not whole:
-        raise ValueError(
-            message("checkpoint", "all arrays of the run", f"{path} with others", "remove the file")
-        )
-    memory = jax.tree.unflatten(structure, [groups["optimiser"][str(i)] for i in range(len(leaves))])
-    step = jnp.asarray(int(header["step"]), jnp.int32)
-    state = TrainingState(step, unflatten(groups["params"]), unflatten(groups["average"]), memory)
-    return state, arrays["losses"].tolist()
+    differing = sorted(set(arrays) ^ set(checkpoint_arrays(template, [], [])))
+    got = f"{path}, which differs in {', '.join(differing)}"
+    advice = "it is of another version or damaged: remove it to train anew"
+    check(not differing, "checkpoint", "exactly the arrays of the run", got, advice)
+    tree = unflatten(arrays)
+    structure = jax.tree.structure(template.optimiser)
+    memory = structure.unflatten([tree["optimiser"][str(i)] for i in range(structure.num_leaves)])
+    state = TrainingState(tree["step"], tree["params"], tree["average"], memory)
+    return jax.tree.map(jnp.asarray, state), arrays["losses"].tolist(), arrays["recent"].tolist()
+
+
+def _check_finite(recent: list[float], params: Parameters, step: int) -> None:
+    """Stop a run that has lost its way after ``step``, whose losses end with ``recent``, before that is kept."""
+    advice = "lower the learning rate"
+    for number, value in enumerate(recent, step - len(recent) + 1):
+        check(math.isfinite(value), "training", "a finite loss", f"{value} at step {number}", advice)
+    good = all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(params))
+    check(good, "training", "finite parameters", f"others after step {step}", advice)
 
 
 def train(
@@ -290,18 +290,22 @@ def train(
     checkpoint_every, log_every : int
         Steps between checkpoints, and between entries of the log.
     progress : callable, optional
-        ``(step, steps, loss, seconds left)`` at every entry of the log.
+        ``(step, steps, loss, seconds left)`` at every entry of the log, and after the first step, whose own loss it
+        gets, with nan seconds.
 
     Returns
     -------
     TrainedNetwork
-        Averaged parameters and the log.
+        Averaged parameters and the log; those of a run that was killed and went on are the same.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If images, labels or a checkpoint do not fit.
+        If images, labels or a checkpoint do not fit, or the loss or a parameter is no longer finite, which is noticed
+        at every entry of the log and before every checkpoint.
     """
+    for name, value in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
+        check(value >= 1, name, "a number of steps >= 1", value, "use 100")
     check_rank("images", images, "N H W C")
     images = jnp.asarray(images, jnp.float32)
     got = f"{images.shape[-1]} channels"
@@ -327,24 +331,30 @@ def train(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
     if path is not None and path.exists():
-        state, losses = load_checkpoint(path, config, training)
+        state, losses, recent = load_checkpoint(path, config, training)
     else:
-        state, losses = start_training(config, training), []
-    step_fn, recent = make_step(config, training), []
-    first, began = int(state.step), time.perf_counter()
-    for number in range(first, training.num_steps):
+        state, losses, recent = start_training(config, training), [], []
+    step_fn, steps = make_step(config, training), training.num_steps
+    first, began = int(state.step) + 1, math.nan
+    for step in range(first, steps + 1):
         state, value = step_fn(state, images, labels)
         recent.append(value)
-        if (number + 1) % log_every == 0 or number + 1 == training.num_steps:
-            mean = float(np.mean([float(v) for v in recent]))
-            check(bool(np.isfinite(mean)), "training", "a finite loss", mean, "lower the learning rate")
-            losses.append([number + 1, mean])
+        logged = step % log_every == 0 or step == steps
+        saved = step % checkpoint_every == 0 or step == steps
+        if logged or saved:  # only then is the device waited for
+            recent[:] = map(float, recent)
+            _check_finite(recent, state.params, step)
+        if logged:
+            losses.append([step, float(np.mean(recent))])
             recent = []
-            left = (time.perf_counter() - began) / (number + 1 - first) * (training.num_steps - number - 1)
-            if progress is not None:
-                progress(number + 1, training.num_steps, mean, left)
-        if path is not None and ((number + 1) % checkpoint_every == 0 or number + 1 == training.num_steps):
-            save_checkpoint(path, config, training, state, losses)
+        if progress is not None and (logged or step == first):
+            rate = (time.perf_counter() - began) / max(step - first, 1)
+            shown = losses[-1][1] if logged else float(value)
+            progress(step, steps, shown, rate * (steps - step) if step < steps else 0.0)
+        if step == first:
+            began = time.perf_counter()
+        if path is not None and saved:
+            save_checkpoint(path, config, training, checkpoint_arrays(state, losses, recent))
     return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -109,6 +110,19 @@ def shipped_networks() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)))
 
 
+def weights_file(name_or_path: str | Path) -> Path:
+    """Return where the weights of a shipped network, or of a file, should be."""
+    if str(name_or_path) in shipped_networks():
+        return Path(str(resources.files("critjax.networks").joinpath("weights", f"{name_or_path}{SUFFIX}")))
+    return Path(name_or_path)
+
+
+def weights_digest(name_or_path: str | Path) -> str | None:
+    """Return the SHA-256 of the weights, by which two networks of one name are told apart; None without a file."""
+    path = weights_file(name_or_path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def load_network(name_or_path: str | Path) -> StoredNetwork:
     """Read a shipped network by its name, or one written by `save_network`.
 
@@ -131,10 +145,7 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
     ...     load_network(f"{folder}/a.safetensors").info
     {'seed': 0}
     """
-    if str(name_or_path) in shipped_networks():
-        path = Path(str(resources.files("critjax.networks").joinpath("weights", f"{name_or_path}{SUFFIX}")))
-    else:
-        path = Path(name_or_path)
+    path = weights_file(name_or_path)
     names = ", ".join(shipped_networks())
     if not path.is_file():
         advice = f"check the path, or use a shipped network: {names}"

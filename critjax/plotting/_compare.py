@@ -132,6 +132,9 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     if "xi_eq_patch" in dataset:
         names = ("xi_eq_patch", "xi_eq_patch_error", "xi_eq_gaussian")
         _patch(right, dataset["level_sigma"].values, *(dataset[name].values for name in names))
+    if "xi_eq_closure" in dataset:
+        known = dataset["xi_eq_closure"].where(dataset["gap_closure_error"] < _KNOWN)
+        right.plot(dataset["sigma"], known, color=BLUE, linestyle="--", label="Gaussian closure")
     right.set_ylabel(r"$\xi_{eq}=\sqrt{K/|gap|}$ (pixels)")
     right.set_title("Quasi-equilibrium correlation length", fontsize=10)
     limits(
@@ -147,6 +150,14 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     return figure
 
 
+def _at(dataset: xr.Dataset, sigma: float) -> xr.Dataset:
+    """Interpolate the network's symbols and those of the closure linearly in ln sigma."""
+    names = ("mean_jacobian", "regression_closure")
+    kept = [n for n in dataset.data_vars if str(n).removesuffix("_error") in names]
+    on_logs = dataset[kept].assign_coords(sigma=np.log(dataset["sigma"].values))
+    return on_logs.interp(sigma=np.log(sigma))
+
+
 @styled
 def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
     """Draw lambda(k) of network, best patch model, Gaussian model and closure at several noise levels."""
@@ -157,8 +168,7 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
     )
     k = dataset["wavenumber"].values
     for axes, index in zip(panels[0], shown, strict=True):
-        near = int(np.argmin(np.abs(np.log(dataset["sigma"].values / levels[index]))))
-        part = dataset.sel(ensemble="noised data").isel(sigma=near)
+        part = _at(dataset, float(levels[index])).sel(ensemble="noised data")
         axes.errorbar(
             k,
             part["mean_jacobian"],
@@ -180,8 +190,7 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
         axes.plot(k, dataset["mean_jacobian_gaussian"].values[index], color=GREY, linestyle=(0, (1, 1.2)), label=(
             "Gaussian model"))  # fmt: skip
         if "regression_closure" in dataset:
-            error = dataset["regression_closure_error"].values[near]
-            closure = np.where(error < _KNOWN, dataset["regression_closure"].values[near], np.nan)
+            closure = part["regression_closure"].where(part["regression_closure_error"] < _KNOWN)
             axes.plot(k, closure, color=BLUE, linestyle="--", label="Gaussian closure")
         named_level(axes, 1.0, "marginal" if axes is panels[0, 0] else "", colour=BLACK)
         axes.set_title(rf"$\sigma={levels[index]:.2g}$", fontsize=10)
@@ -247,8 +256,9 @@ COMPARE_FIGURES = {
     "dispersion": FigureKind(
         comparison_dispersion_figure,
         ("mean_jacobian_patch",),
-        "Symbol of the mean Jacobian on noised images, shell by shell, beside the best ELS model on the same images, "
-        "the Gaussian model and the symbol of the Gaussian closure, drawn where its sampling error is below 0.3.",
+        "Symbol of the mean Jacobian on noised images, shell by shell, interpolated in ln sigma to the levels of the "
+        "best ELS model, which saw the first of these images with other noise; the Gaussian model, and the symbol of "
+        "the Gaussian closure where its sampling error is below 0.3.",
     ),
     "losses": FigureKind(
         loss_figure,

@@ -209,8 +209,10 @@ GUIDE_FIGURES = {
         response_figure,
         ("pulse_response", "gap"),
         "Change of the response per unit of budget when guidance is spent in one pulse, paired with the same seeds "
-        "without guidance; diversity of the features within classes; gap of the uniform mode on the model's own "
-        "trajectories. Shaded: the window recommended from the gap alone; line: where the critical pulse is centred.",
+        "without guidance, against the noise at which the pulse acts; lines: susceptibilities of the response itself, "
+        "summed over the same pulses. Diversity of the features within classes; levels: without guidance, and that of "
+        "real images. Gap of the uniform mode on the model's own trajectories. Shaded: the window recommended from the "
+        "gap alone; vertical line: where the critical pulse is centred.",
     ),
     "guide-arms": FigureKind(
         arms_figure,
@@ -221,8 +223,8 @@ GUIDE_FIGURES = {
     "guide-prediction": FigureKind(
         prediction_figure,
         ("pulse_amplitude", "predicted_regression"),
-        "Amplitude of the class mode in the final state. Lines: susceptibilities of linear theory, closure and "
-        "regression, summed over the same pulses, no free parameter.",
+        "Change of the amplitude of the class mode in the final state, per unit of budget. Lines: its susceptibilities, "
+        "summed over the same pulses, no free parameter; those that the legend names exist for this model.",
     ),
     "guide-susceptibility": FigureKind(
         susceptibility_figure,

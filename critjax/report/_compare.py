@@ -215,11 +215,11 @@ def compare_findings(dataset: xr.Dataset) -> list[str]:
 def compare_table(dataset: xr.Dataset) -> list[Row]:
     """Return the rows of a comparison's table; the notes say what stands under theory."""
     rows: list[Row] = []
-    closure = read(dataset, "critical_sigma_closure")
+    critical = read(dataset, "critical_sigma_closure")
     for ensemble in dataset["ensemble"].values:
         rows += noise_rows(
             f"effective critical noise, λ_reg(0) = 1, {ensemble}",
-            closure,
+            critical,
             read(dataset.sel(ensemble=ensemble), "critical_sigma_regression"),
             "theory: closure of the network alone",
         )
@@ -228,10 +228,6 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
         gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
         rows.append(_row(f"smallest gap 1 - λ(0) of the mean Jacobian, {ensemble}", Measured(math.nan), gap))
         rows += noise_rows(f"   noise of the smallest gap, {ensemble}", math.nan, sigma)
-        fraction = curve_at(part, "nonreciprocal", sigma.value)
-        rows.append(
-            _row(f"   non-reciprocal size of the mean kernel there, {ensemble}", Measured(math.nan), fraction)
-        )
     if "best_size" in dataset:
         part, nearest = dataset.sel(ensemble="noised data"), nearest_patch_models(dataset)
         for index, sigma in enumerate(dataset["level_sigma"].values):
@@ -254,16 +250,31 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
             )
             label = f"   weight of the Jacobian outside the best window, σ = {level}"
             rows.append(_row(label, Measured(math.nan), outside, note))
-            uniform = els.isel(wavenumber=0)
-            for label, theory, measured in (
-                (
-                    "λ(0)",
-                    read(uniform, "mean_jacobian_patch"),
+            fraction = curve_at(part, "nonreciprocal", float(sigma))
+            rows.append(
+                _row(f"   non-reciprocal size of the mean kernel, σ = {level}", Measured(math.nan), fraction)
+            )
+            rows.append(
+                _row(
+                    f"   λ(0), σ = {level}",
+                    read(els.isel(wavenumber=0), "mean_jacobian_patch"),
                     curve_at(part, "mean_jacobian_uniform", float(sigma)),
-                ),
-                ("ξ_eq (px)", read(els, "xi_eq_patch"), curve_at(part, "xi_eq", float(sigma))),
-            ):
-                rows.append(_row(f"   {label}, σ = {level}", theory, measured, "theory: best ELS model"))
+                    "theory: best ELS model",
+                )
+            )
+            for name, label in (("gap", "fitted gap"), ("xi_eq", "ξ_eq (px)")):
+                others = [f"Gaussian model {plain(read(els, f'{name}_gaussian').value)}"]
+                closure = curve_at(dataset, f"{name}_closure", float(sigma))
+                if closure.known:
+                    others.append(f"closure {text(closure)}")
+                rows.append(
+                    _row(
+                        f"   {label}, σ = {level}",
+                        read(els, f"{name}_patch"),
+                        curve_at(part, name, float(sigma)),
+                        f"theory: best ELS model; {', '.join(others)}",
+                    )
+                )
     return rows
 
 

@@ -95,7 +95,7 @@ def rayleigh_quotient(
     )
     wave = plane_wave((height, width), jnp.asarray(wavevector).astype(x.dtype))[..., None] * amplitude
     cosine, sine = wave.real.astype(x.dtype), wave.imag.astype(x.dtype)
-    response = _responses(denoise_fn, x, sigma, jnp.stack([cosine, sine]))
+    response = jacobian_products(denoise_fn, x, sigma, jnp.stack([cosine, sine]))
     result = response[0] + 1j * response[1]
     return jnp.sum(jnp.conj(wave) * result) / jnp.sum(jnp.abs(wave) ** 2)
 
@@ -108,7 +108,7 @@ def _inputs(x: Any, sigma: Any) -> tuple[Array, Array]:
     return x, jnp.asarray(sigma).astype(x.dtype)
 
 
-def _responses(denoise_fn: DenoiseFn, x: Array, sigma: Array, tangents: Array) -> Array:
+def jacobian_products(denoise_fn: DenoiseFn, x: Array, sigma: Array, tangents: Array) -> Array:
     """Return J v for each tangent (num, H, W, C), in at least float32; the primal pass is shared."""
 
     def response(tangent: Array) -> Array:
@@ -232,7 +232,7 @@ def measured_symbol(
     def probe(image: Array, key: PRNGKey) -> Array:
         z, z_hat = random_phase_field(key, (height, width), dtype)
         tangents = z[None, :, :, None] * jnp.eye(channels, dtype=dtype)[:, None, None, :]
-        response = _responses(denoise_fn, image, sigma, tangents.astype(image.dtype))
+        response = jacobian_products(denoise_fn, image, sigma, tangents.astype(image.dtype))
         response_hat = fft2(jnp.moveaxis(response, 0, -1))
         return jnp.conj(z_hat)[..., None, None] * response_hat / (height * width)
 

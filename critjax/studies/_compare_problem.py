@@ -37,7 +37,9 @@ def _images(data: str, wanted: int) -> np.ndarray:
         raise FileNotFoundError(f"{error}; or {advice}") from None
 
 
-def load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> Problem:
+def load(
+    settings: CompareSettings, denoise_fn: DenoiseFn | None = None, window: int | None = None
+) -> Problem:
     """Load network and images."""
     count, queries = settings.num_images or 0, settings.num_queries or 0
     images = _images(settings.data, count + max(queries, settings.num_samples or 0))
@@ -52,7 +54,8 @@ def load(settings: CompareSettings, denoise_fn: DenoiseFn | None) -> Problem:
         max(settings.sizes),
         "use smaller ones",
     )
-    description, window = "a denoiser that was passed", None
+    description = "a denoiser that was passed"
+    check(window is None or denoise_fn is not None, "window", "a denoiser beside it", "none", "leave it out")
     if denoise_fn is None:
         from critjax.networks import load_network, network_denoiser
 

@@ -119,6 +119,13 @@ class CompareSettings(Stored):
         return Path(self.network).stem
 
     @property
+    def inputs(self) -> dict[str, str | None]:
+        """Tell by digest which weights a run is about: their name may come to mean others."""
+        from critjax.networks._weights import weights_digest
+
+        return {"network": weights_digest(self.network)}
+
+    @property
     def precision(self) -> str:
         """Networks and images are float32."""
         return "float32"

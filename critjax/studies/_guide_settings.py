@@ -192,6 +192,13 @@ class GuideSettings(Stored):
         return Path(self.model).stem
 
     @property
+    def inputs(self) -> dict[str, str | None]:
+        """Tell by digest which weights a run is about: their name may come to mean others."""
+        from critjax.networks._weights import weights_digest
+
+        return {"network": weights_digest(self.model)} if self.kind == "network" else {}
+
+    @property
     def precision(self) -> str:
         """Networks and images are float32, and so is the laboratory."""
         return "float32"

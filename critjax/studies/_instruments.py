@@ -20,6 +20,7 @@ from critjax.observables import (
     receptive_field_radius,
 )
 from critjax.spectra import leading_eigenvalue, regression_symbol
+from critjax.spectra.measured import jacobian_products
 from critjax.studies._probes import nonreciprocal_estimate
 
 NUM_RESAMPLES = 200
@@ -50,7 +51,6 @@ def kernel_columns(
     """
     height, width, channels = x.shape
     size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits
-    push = jax.linearize(lambda y: denoise_fn(y, sigma), x)[1]
     rows, columns = (
         jax.random.randint(k, (count,), 0, n)
         for k, n in zip(jax.random.split(key), (height, width), strict=True)
@@ -61,7 +61,7 @@ def kernel_columns(
     def column(row: Array, column: Array) -> Array:
         tangents = jnp.zeros((channels, *x.shape), x.dtype)
         tangents = tangents.at[:, row, column].set(jnp.eye(channels, dtype=x.dtype))
-        response = jax.vmap(push)(tangents)  # input channel, H, W, output channel
+        response = jacobian_products(denoise_fn, x, sigma, tangents)  # input channel, H, W, output channel
         # D_i = sum_r g(r) x_{i+r}: pixel j drives pixel i = j - r.
         i_y, i_x = (row - offsets) % height, (column - offsets) % width
         return jnp.moveaxis(response[:, i_y[:, None], i_x[None, :]], 0, -1)
@@ -231,8 +231,8 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
     height, width, channels = shape
 
     @jax.jit
-    def predict(keys: Array) -> tuple[Array, Array]:
-        def replica(key: Array) -> tuple[Array, Array]:
+    def predict(keys: Array) -> tuple[Array, Array, Array, Array]:
+        def replica(key: Array) -> tuple[Array, Array, Array, Array]:
             count = num_samples // REPLICAS
             found = gaussian_closure(
                 denoise_fn,
@@ -245,14 +245,17 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
                 channels=channels,
             )
             symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
-            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol)
+            fit = jax.vmap(fit_gap)(symbol)
+            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol), fit.gap, fit.correlation_length
 
         return jax.lax.map(replica, keys)
 
-    uniform, shells = map(np.asarray, predict(jax.random.split(key, REPLICAS)))
+    uniform, shells, gaps, lengths = map(np.asarray, predict(jax.random.split(key, REPLICAS)))
     find = _first_passage(sigmas)
     mean, error = mean_and_error(uniform)
     shell_mean, shell_error = mean_and_error(shells)
+    gap, gap_error = mean_and_error(gaps)
+    length, length_error = mean_and_error(lengths)
     critical = np.asarray(jax.vmap(find)(jnp.asarray(uniform)))
     good = critical[np.isfinite(critical)]
     spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
@@ -261,6 +264,10 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
         "regression_uniform_closure_error": (("sigma",), error),
         "regression_closure": (("sigma", "wavenumber"), shell_mean),
         "regression_closure_error": (("sigma", "wavenumber"), shell_error),
+        "gap_closure": (("sigma",), gap),
+        "gap_closure_error": (("sigma",), gap_error),
+        "xi_eq_closure": (("sigma",), length),
+        "xi_eq_closure_error": (("sigma",), length_error),
         "critical_sigma_closure": ((), float(find(jnp.asarray(mean)))),
         "critical_sigma_closure_error": ((), spread),
     }

@@ -142,6 +142,8 @@ def _identity(settings: Settings) -> dict[str, Any]:
 
     return {
         "settings": json.loads(settings.to_json()),
+        # Files that the settings only name.
+        "inputs": getattr(settings, "inputs", {}),
         "versions": {"critjax": __version__, **{name: version(name) for name in ("jax", "numpy")}},
     }
 

@@ -12,6 +12,7 @@ THEORY section 7; Kamb & Ganguli 2024, arXiv:2412.20292.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -46,6 +47,7 @@ def run(
     settings: CompareSettings | None = None,
     denoise_fn: DenoiseFn | None = None,
     *,
+    window: int | None = None,
     progress: Progress | None = None,
     on_checkpoint: Checkpoint | None = None,
     saved: Mapping[str, xr.Dataset] | None = None,
@@ -58,7 +60,9 @@ def run(
         What to do.
     denoise_fn : DenoiseFn, optional
         Your own denoiser ``(x (H, W, C), sigma) -> (H, W, C)`` with forward derivatives; default the network of the
-        settings.
+        settings, whose name is otherwise a mere title.
+    window : int, optional
+        Side of the receptive field of your own denoiser, pixels, if it is bounded: helps the closure.
     progress : callable, optional
         ``(stage, done, total)``, for a progress bar.
     on_checkpoint : callable, optional
@@ -105,7 +109,9 @@ def run(
     settings = (settings or CompareSettings()).resolved()
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
-    problem = load(settings, denoise_fn)
+    if denoise_fn is not None and settings.network == CompareSettings.network:
+        settings = dataclasses.replace(settings, network="own-denoiser")
+    problem = load(settings, denoise_fn, window)
     parts: dict[str, xr.Dataset] = {}
     status, seconds = "complete", {}
     steps: dict[str, Callable[[], xr.Dataset]] = {
@@ -194,7 +200,7 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
         network), ``bytes`` resident at most, ``overhead`` seconds (compilation, figures), the last from experience.
     """
     settings = settings.resolved()
-    problem, sizes = load(settings, None), tuple(settings.sizes)
+    problem, sizes = load(settings), tuple(settings.sizes)
     shape, dtype = problem.bank.shape[1:], problem.bank.dtype
     network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
     patches = time_evaluation(patch_denoisers(problem.bank, sizes), (1, *shape), dtype)

@@ -28,6 +28,7 @@ from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import radial_shells
 from critjax.sampling import sample
 from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.spectra.measured import jacobian_products
 from critjax.studies._callbacks import Progress
 from critjax.studies._instruments import (
     REPLICAS,
@@ -119,7 +120,10 @@ def measure(
         ``minimal_gap``, ``minimal_gap_sigma``
             Smallest gap of the mean Jacobian at k = 0 and where; bootstrap over fields.
         ``regression_closure``, ``regression_uniform_closure``, ``critical_sigma_closure``
-            The Gaussian closure's prediction from the denoiser alone: a translation-invariant theory.
+            The Gaussian closure's prediction from the denoiser alone: a translation-invariant theory, in which the
+            symbol of the regression and that of the mean Jacobian are one.
+        ``gap_closure``, ``xi_eq_closure``
+            ``gap`` and ``xi_eq`` of the closure's symbol; errors over its replicas.
 
         ``attrs`` hold the cost: ``evaluations``, ``jacobian_products``, ``seconds``.
 
@@ -202,7 +206,7 @@ def measure(
             tangents = jnp.broadcast_to(
                 jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *field.shape)
             )
-            response = jax.vmap(jax.linearize(lambda y: denoise_fn(y, sigma), field)[1])(tangents)
+            response = jacobian_products(denoise_fn, field, sigma, tangents)
             return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
 
         return jax.lax.map(one, x, batch_size=_BATCH)

@@ -1,0 +1,309 @@
+"""Models of every convention as denoisers: exact predictors of a Gaussian, written by hand in their own frame."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from critjax.closed_form import gaussian_denoiser
+from critjax.fourier import wavevectors
+from critjax.networks import jax_denoiser
+from critjax.noise import geometric_sigmas
+from critjax.sampling import sample
+from critjax.studies.measure import measure
+
+GRID, CHANNELS = (7, 6), 3
+SHAPE = (*GRID, CHANNELS)
+LAYOUTS = ("NHWC", "NCHW", "HWC", "CHW")
+KINDS = ("edm", "vp-epsilon", "v")
+
+POWER = 2 / (0.3 + np.sum(np.asarray(wavevectors(GRID)) ** 2, -1))
+MIXING = np.array([[1.0, 0.4, 0.0], [0.4, 1.0, 0.2], [0.0, 0.2, 0.5]])
+MEAN = np.random.default_rng(8).normal(size=SHAPE)
+
+
+def field(seed=0, shape=SHAPE, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def covariance():
+    """Of the pixels, (H W C, H W C): <x_i x_j> = (1/N) sum_k S_k cos k (i - j), times the covariance of channels."""
+    places = np.stack(np.meshgrid(*map(np.arange, GRID), indexing="ij"), -1).reshape(-1, 2)
+    waves = 2 * np.pi * np.stack(np.meshgrid(*(np.arange(n) / n for n in GRID), indexing="ij"), -1)
+    offsets = places[:, None] - places[None]
+    single = np.einsum("ijk,k->ij", np.cos(offsets @ waves.reshape(-1, 2).T), POWER.ravel()) / len(places)
+    return np.kron(single, MIXING)
+
+
+VARIANCES, MODES = np.linalg.eigh(covariance())
+
+
+def exact_denoiser():
+    return gaussian_denoiser(MEAN, POWER[..., None, None] * MIXING)
+
+
+def alpha_bars(schedule, num_timesteps):
+    """The two schedules written out again."""
+    if schedule == "linear":
+        beta = np.linspace(1e-4, 0.02, num_timesteps)
+    else:
+        f = np.cos((np.arange(num_timesteps + 1) / num_timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    return np.cumprod(1 - beta)
+
+
+def log_sigma_of_timestep(schedule="linear", num_timesteps=1000):
+    alpha_bar = alpha_bars(schedule, num_timesteps)
+    knots = 0.5 * np.log(1 / alpha_bar - 1)
+    return lambda t: jnp.interp(t, np.arange(num_timesteps), knots).astype(t.dtype)
+
+
+def predictor(kind, layout="NHWC", log_sigma_fn=lambda t: t):
+    """Return the best prediction for x0 ~ N(mean, C) from x_t = sqrt(a) x0 + sqrt(1 - a) n, mode by mode of C."""
+
+    def single(image, t):
+        dtype = image.dtype
+        modes, mean, variances = (jnp.asarray(a, dtype) for a in (MODES, MEAN.ravel(), VARIANCES))
+        if kind == "edm":
+            modal = variances / (variances + t**2) * (modes.T @ (image.ravel() - mean))
+            return (mean + modes @ modal).reshape(SHAPE)
+        a = jax.nn.sigmoid(-2 * log_sigma_fn(t))
+        b = jax.nn.sigmoid(2 * log_sigma_fn(t))
+        modal = (
+            modes.T @ (image.ravel() - jnp.sqrt(a) * mean) / (a * variances + b)
+        )  # over the variance of x_t
+        if kind == "vp-epsilon":
+            return (jnp.sqrt(b) * modes @ modal).reshape(SHAPE)
+        return (jnp.sqrt(a * b) * modes @ ((1 - variances) * modal) - jnp.sqrt(b) * mean).reshape(SHAPE)
+
+    def function(images, times):
+        batch, axes = layout.startswith("N"), layout.replace("N", "")
+        assert images.ndim == len(layout) and times.shape == images.shape[:1] * batch
+        run = single
+        if axes == "CHW":
+            run = lambda image, t: jnp.transpose(single(jnp.transpose(image, (1, 2, 0)), t), (2, 0, 1))  # noqa: E731
+        return jax.vmap(run)(images, times) if batch else run(images, times)
+
+    return function
+
+
+def adapted(kind, layout="NHWC", **options):
+    """Return the predictor through the adapter, with t = ln sigma unless a schedule is named."""
+    if kind != "edm" and not options:
+        options = {"time_fn": jnp.log}
+    elif kind != "edm":
+        return jax_denoiser(
+            predictor(kind, layout, log_sigma_of_timestep(**options)),
+            parameterisation=kind,
+            layout=layout,
+            **options,
+        )
+    return jax_denoiser(predictor(kind, layout), parameterisation=kind, layout=layout, **options)
+
+
+# The exact posterior mean --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_products_are_those_of_the_posterior_mean(kind, layout, dtype, tolerance):
+    denoise, exact, v = adapted(kind, layout), exact_denoiser(), field(2)
+
+    @jax.jit
+    def run(x, v, sigma):
+        return jax.jvp(lambda y: denoise(y, sigma), (x,), (v,))
+
+    for sigma in (0.05, 0.7, 6.0):
+        x = jnp.asarray(MEAN) + sigma * field(1)
+        found = run(x.astype(dtype), v.astype(dtype), sigma)
+        expected = exact(x, sigma), exact(v, sigma) - exact(0 * v, sigma)  # it is linear
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (1 + sigma))  # rounding is of x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivative_in_sigma_and_gradients(kind):
+    denoise, exact = adapted(kind), exact_denoiser()
+    x, u, sigma, step = field(3), field(4), 0.9, 1e-5
+    slope = jax.jvp(lambda s: denoise(x, s), (sigma,), (1.0,))[1]
+    central = (denoise(x, sigma + step) - denoise(x, sigma - step)) / (2 * step)
+    np.testing.assert_allclose(slope, central, atol=1e-9)
+    for found, expected in zip(
+        *(jax.grad(lambda y, s, f=f: jnp.vdot(u, f(y, s)), (0, 1))(x, sigma) for f in (denoise, exact)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    second = jax.jvp(lambda s: jax.jvp(lambda r: denoise(x, r), (s,), (1.0,))[1], (sigma,), (1.0,))[1]
+    third = (denoise(x, sigma + 1e-3) - 2 * denoise(x, sigma) + denoise(x, sigma - 1e-3)) / 1e-6
+    np.testing.assert_allclose(second, third, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"schedule": "linear", "num_timesteps": 1000}, {"schedule": "cosine", "num_timesteps": 60}]
+)
+@pytest.mark.parametrize("kind", ["vp-epsilon", "v"])
+def test_timesteps_of_the_schedules(kind, options):
+    """The model knows its noise from the timestep alone, with the schedule written out in this file."""
+    denoise, exact, x = adapted(kind, **options), exact_denoiser(), field(5)
+    for sigma in (0.06, 0.8, 20.0):
+        np.testing.assert_allclose(denoise(x, sigma), exact(x, sigma), atol=1e-10)
+        slopes = (jax.jvp(lambda s, f=f: f(x, s), (sigma,), (1.0,))[1] for f in (denoise, exact))
+        np.testing.assert_allclose(*slopes, atol=1e-9)
+
+
+def test_the_default_schedule_is_linear_with_a_thousand_steps():
+    seen = []
+    denoise = jax_denoiser(lambda x, t: seen.append(float(t[0])) or x, parameterisation="v")
+    for number in (1, 300, 998):
+        denoise(field(), float(np.sqrt(1 / alpha_bars("linear", 1000)[number] - 1)))
+    np.testing.assert_allclose(seen, [1, 300, 998], atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_equals_the_loop(layout):
+    denoise = adapted("vp-epsilon", layout, schedule="linear")
+    batch, sigmas = field(6, (4, *SHAPE)), jnp.linspace(0.3, 3.0, 4)
+    loop = np.stack([denoise(x, s) for x, s in zip(batch, sigmas, strict=True)])
+    np.testing.assert_allclose(jax.jit(jax.vmap(denoise))(batch, sigmas), loop, atol=1e-13)
+
+
+def test_labels_are_closed_over_and_half_precision_is_computed_in_single():
+    table = jnp.asarray([1.0, 2.0, 3.0], jnp.float32)
+
+    def model(x, t, label):
+        assert x.dtype == t.dtype == jnp.float32
+        return x * table[label][:, None, None, None]
+
+    x = field(7, dtype=np.float16)
+    for label in range(3):
+        denoise = jax_denoiser(lambda x, t, label=label: model(x, t, jnp.full(t.shape, label)))
+        found = denoise(x, 0.5)
+        assert found.dtype == jnp.float16
+        np.testing.assert_array_equal(found, (1 + label) * x)
+
+
+# Through the library -------------------------------------------------------------------------------------------
+
+
+def test_an_adapted_model_is_measured_like_the_native_denoiser():
+    images = field(9, (6, *SHAPE))
+    settings = {
+        "sigmas": np.array([4.0, 2.0, 1.0]),
+        "num_samples": 12,
+        "probe_samples": 3,
+        "closure_samples": 16,
+    }
+    adapter, native = (
+        measure(f, images, **settings) for f in (adapted("v", "CHW", schedule="linear"), exact_denoiser())
+    )
+    assert set(adapter) == set(native)
+    for name in native:
+        np.testing.assert_allclose(adapter[name], native[name], rtol=1e-6, atol=1e-8, err_msg=str(name))
+
+
+def test_samples_are_those_of_the_native_denoiser():
+    sigmas = geometric_sigmas(10.0, 0.05, 12).astype(jnp.float64)
+    ends = (
+        jax.jit(lambda f=f: sample(f, jax.random.key(0), SHAPE, sigmas).x[-1])()
+        for f in (adapted("vp-epsilon", "NCHW", schedule="cosine"), exact_denoiser())
+    )
+    np.testing.assert_allclose(*ends, atol=1e-9)
+
+
+def test_the_flax_example_of_the_documentation_runs():
+    section = (
+        (Path(__file__).parent.parent / "docs" / "NETWORKS.md")
+        .read_text()
+        .split("## Other people's models")[1]
+    )
+    names = {}
+    with jax.enable_x64(False):
+        exec(compile(re.search(r"```python\n(.*?)```", section, re.S).group(1), "NETWORKS.md", "exec"), names)
+        x, v = field(10, (8, 6, 1), np.float32), field(11, (8, 6, 1), np.float32)
+        value, tangent = jax.jit(lambda s: jax.jvp(lambda y: names["denoise_fn"](y, s), (x,), (v,)))(1.0)
+        t = np.interp(0.0, np.log(1 / alpha_bars("linear", 1000) - 1) / 2, np.arange(1000))
+        noise, slope = jax.jvp(
+            lambda y: names["model"](y[None], jnp.array([t], jnp.float32))[0], (x / 2**0.5,), (v / 2**0.5,)
+        )
+    np.testing.assert_allclose(value, x - noise, atol=1e-5)
+    np.testing.assert_allclose(tangent, v - slope, atol=1e-5)
+
+
+# Errors --------------------------------------------------------------------------------------------------------
+
+
+def identity(x, t):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "text"),
+    [
+        (TypeError, {"function": np.zeros(3)}, "function: expected a callable (images, times), got ndarray; clos"),
+        (ValueError, {"parameterisation": "eps"}, "parameterisation: expected 'edm' or 'vp-epsilon' or 'v', got 'eps'"),
+        (ValueError, {"layout": "NWHC"}, "layout: expected 'NHWC' or 'NCHW' or 'HWC' or 'CHW', got 'NWHC'"),
+        (ValueError, {"parameterisation": "v", "schedule": "x"}, "schedule: expected 'linear' or 'cosine', got 'x'"),
+        (ValueError, {"parameterisation": "v", "num_timesteps": 0}, "num_timesteps: expected an integer >= 2, got 0"),
+        (
+            ValueError,
+            {"parameterisation": "v", "schedule": "linear", "time_fn": jnp.log},
+            "schedule: expected none beside time_fn, got 'linear'; leave one of the two out",
+        ),
+        (
+            ValueError,
+            {"parameterisation": "v", "num_timesteps": 100, "time_fn": jnp.log},
+            "num_timesteps: expected none beside time_fn, got 100",
+        ),
+        (ValueError, {"schedule": "cosine"}, "schedule: expected none beside parameterisation 'edm', got 'cosine'"),
+    ],
+)  # fmt: skip
+def test_messages_of_options(error, options, text):
+    with pytest.raises(error, match=re.escape(text)):
+        jax_denoiser(**{"function": identity, **options})
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+@pytest.mark.parametrize(
+    ("error", "function", "layout", "text"),
+    [
+        (ValueError, lambda x, t: x[..., :1], "NHWC", "an output of shape (1, 7, 6, 3), got shape (1, 7, 6, 1); retur"),
+        (ValueError, lambda x, t: x[0], "NCHW", "an output of shape (1, 3, 7, 6), got shape (3, 7, 6)"),
+        (ValueError, lambda x, t: x.T, "HWC", "an output of shape (7, 6, 3), got shape (3, 6, 7)"),
+        (ValueError, lambda x, t: (x, t), "CHW", "an output of shape (3, 7, 6), got tuple; return the prediction a"),
+        (TypeError, lambda x, t: x > 0, "HWC", "output of function: expected a floating-point array, got dtype bool"),
+    ],
+)  # fmt: skip
+def test_messages_of_outputs(transform, error, function, layout, text):
+    with pytest.raises(error, match=re.escape(text)):
+        transform(lambda x: jax_denoiser(function, layout=layout)(x, 1.0))(field())
+
+
+def test_messages_of_inputs():
+    denoise = jax_denoiser(identity, parameterisation="v")
+    outside = r"sigma: expected a noise level of the schedule, 0.01 \.\.\. 157.4, got 500.0; choose another"
+    with pytest.raises(ValueError, match=outside):
+        denoise(field(), 500.0)
+    with pytest.raises(ValueError, match=outside):
+        jax.jit(lambda x: denoise(x, 500.0))(field())  # sigma is known
+    with pytest.raises(ValueError, match="sigma: expected a noise level with a finite time, got 2.0"):
+        jax_denoiser(identity, time_fn=lambda s: jnp.log(1 - s))(field(), 2.0)
+    with pytest.raises(ValueError, match=r"time_fn: expected a scalar, got shape \(1,\)"):
+        jax_denoiser(identity, time_fn=lambda s: s[None])(field(), 1.0)
+    with pytest.raises(ValueError, match="sigma: expected a finite number > 0, got 0"):
+        denoise(field(), 0.0)
+    with pytest.raises(ValueError, match=r"x: expected shape \(H, W, C\), got shape \(2, 7, 6, 3\)"):
+        denoise(field(0, (2, *SHAPE)), 1.0)
+    with pytest.raises(TypeError, match="x: expected a floating-point array, got dtype int"):
+        denoise(field().astype(int), 1.0)
+
+
+def test_a_traced_sigma_outside_the_schedule_gives_nan_and_one_inside_does_not():
+    """Also of a model that would make a number of it."""
+    denoise = jax_denoiser(lambda x, t: x * jnp.nan_to_num(t), parameterisation="v", layout="HWC")
+    found = jax.jit(jax.vmap(denoise, (None, 0)))(field(), jnp.array([0.001, 1.0, 500.0]))
+    assert np.isnan(found[::2]).all() and np.isfinite(found[1]).all()

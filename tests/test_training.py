@@ -1,0 +1,384 @@
+"""Training step by step: rates, clipping, draws, averages, checkpoints, the log, and what is told meanwhile."""
+
+import dataclasses
+import math
+import re
+import types
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_networks import LOCAL, crops, random_parameters
+
+from critjax.cli import build_parser
+from critjax.cli._train import run_train
+from critjax.networks import NetworkConfig, TrainingConfig, init, save_network, train
+from critjax.networks import _training as module
+from critjax.networks._training import CHECKPOINT, TrainingState, load_checkpoint, make_step, start_training
+from critjax.networks._weights import read, write
+
+TINY = NetworkConfig(width=2, dilations=(1,))
+LABELLED = dataclasses.replace(TINY, num_classes=3)
+GRADIENT = module._gradient
+
+
+def with_gradient(monkeypatch, function):
+    """Train on ``function(params, (x0, sigma, noise, label)) -> (loss, gradient)`` instead of the network's."""
+    monkeypatch.setattr(module, "_gradient", lambda config, params, batch: function(params, batch))
+
+
+def constant(params, batch):
+    return jnp.zeros(()), jax.tree.map(lambda a: jnp.full_like(a, 0.3), params)
+
+
+def drawn(params, batch):
+    """Return a loss that tells what was drawn, and a gradient of its size."""
+    x0, sigma, noise, _ = batch
+    value = jnp.mean(x0 + sigma[:, None, None, None] * noise)
+    return value, jax.tree.map(lambda a: jnp.full_like(a, value), params)
+
+
+def as_vector(params):
+    return np.concatenate([np.array(a, np.float64).ravel() for a in jax.tree.leaves(params)])
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_rates_rise_and_fall(warmup_steps, monkeypatch):
+    """Under a constant gradient Adam moves every parameter by the learning rate: a line up, then half a cosine."""
+    with_gradient(monkeypatch, constant)
+    training = TrainingConfig(num_steps=12, batch_size=1, learning_rate=0.02, warmup_steps=warmup_steps)
+    state, step = start_training(TINY, training), make_step(TINY, training)
+    here = as_vector(state.params)
+    for number in range(12):
+        state, _ = step(state, jnp.zeros((1, 4, 4, 1)), None)
+        there = as_vector(state.params)
+        phase = np.pi * (number - warmup_steps) / (12 - warmup_steps)
+        rate = 0.02 * (number / warmup_steps if number < warmup_steps else (1 + np.cos(phase)) / 2)
+        np.testing.assert_allclose(here - there, rate, rtol=1e-3, atol=1e-6)
+        here = there
+
+
+@pytest.mark.parametrize("norm", [0.25, 5.0])
+def test_gradients_are_clipped_by_their_norm(norm, monkeypatch):
+    """Adam's memory after a step is a tenth of the gradient it got: as it was, or shortened to the bound."""
+    start = init(TINY, jax.random.key(0))
+    direction = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), start)
+    length = np.linalg.norm(as_vector(direction))
+    gradient = jax.tree.map(lambda a: a * (norm / length), direction)
+    with_gradient(monkeypatch, lambda params, batch: (jnp.zeros(()), gradient))
+    training = TrainingConfig(num_steps=2, batch_size=1, clip_norm=1.5)
+    state, _ = make_step(TINY, training)(start_training(TINY, training), jnp.zeros((1, 4, 4, 1)), None)
+    memory = as_vector(optax.tree_utils.tree_get(state.optimiser, "mu"))
+    np.testing.assert_allclose(memory, 0.1 * min(1, 1.5 / norm) * as_vector(gradient), rtol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [None, True])
+def test_images_are_mirrored_left_to_right_if_asked(flip, monkeypatch):
+    with_gradient(monkeypatch, lambda params, batch: (batch[0], jax.tree.map(jnp.zeros_like, params)))
+    options = {} if flip is None else {"flip": flip}
+    training = TrainingConfig(num_steps=1, batch_size=2000, **options)
+    images = np.random.default_rng(0).normal(size=(5, 4, 6, 1)).astype(np.float32)
+    _, seen = make_step(TINY, training)(start_training(TINY, training), jnp.asarray(images), None)
+    equal = [
+        (np.asarray(seen)[:, None] == known).all((2, 3, 4)).any(1) for known in (images, images[:, :, ::-1])
+    ]
+    assert np.all(equal[0] ^ equal[1])
+    if flip is None:
+        assert np.all(equal[0])
+    else:
+        assert abs(equal[1].mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize("label_dropout", [0.0, 0.2, 1.0])
+def test_labels_are_left_out_as_often_as_asked(label_dropout, monkeypatch):
+    """The image says what its label is: what is not left out is still its own."""
+
+    def both(params, batch):
+        pair = jnp.stack([batch[0][:, 0, 0, 0], batch[3].astype(jnp.float32)])
+        return pair, jax.tree.map(jnp.zeros_like, params)
+
+    with_gradient(monkeypatch, both)
+    training = TrainingConfig(num_steps=1, batch_size=2000, label_dropout=label_dropout)
+    labels = np.arange(12) % 3
+    images = np.broadcast_to(labels[:, None, None, None], (12, 4, 4, 1)).astype(np.float32)
+    state = start_training(LABELLED, training)
+    _, (known, label) = make_step(LABELLED, training)(state, jnp.asarray(images), jnp.asarray(labels))
+    dropped = np.asarray(label) == -1
+    error = np.sqrt(label_dropout * (1 - label_dropout) / 2000)
+    assert abs(dropped.mean() - label_dropout) <= 4 * error
+    np.testing.assert_array_equal(label[~dropped], known[~dropped])
+
+
+@pytest.mark.parametrize("label_dropout", [0.0, 1.0])
+def test_without_labels_only_the_row_of_none_learns(label_dropout, tmp_path):
+    start = str(tmp_path / "start.safetensors")
+    save_network(start, LABELLED, random_parameters(LABELLED))
+    training = TrainingConfig(num_steps=1, batch_size=16, label_dropout=label_dropout, start=start)
+    images, labels = (jnp.asarray(a) for a in crops(30))
+    state, _ = make_step(LABELLED, training)(start_training(LABELLED, training), images, labels)
+    memory = optax.tree_utils.tree_get(state.optimiser, "mu")["condition"]["classes"]
+    learns = np.abs(memory).max(1) > 0
+    np.testing.assert_array_equal(learns, [label_dropout == 0.0] * 3 + [label_dropout == 1.0])
+
+
+@pytest.mark.parametrize(
+    ("step", "ema_decay", "expected"), [(0, 0.9, 0.1), (8, 0.9, 0.5), (8, 0.3, 0.3), (10**6, 0.999, 0.999)]
+)
+def test_averages_start_fast_and_then_keep_their_decay(step, ema_decay, expected, monkeypatch):
+    """The average keeps ``expected`` of itself, (1 + n)/(10 + n) at first and its decay later."""
+    with_gradient(monkeypatch, constant)
+    training = TrainingConfig(num_steps=2, batch_size=1, warmup_steps=0, ema_decay=ema_decay)
+    ones = jax.tree.map(jnp.ones_like, init(TINY, jax.random.key(0)))
+    state = start_training(TINY, training)._replace(step=jnp.int32(step), average=ones)
+    state, _ = make_step(TINY, training)(state, jnp.zeros((1, 4, 4, 1)), None)
+    assert isinstance(state, TrainingState) and int(state.step) == step + 1
+    found = as_vector(state.average) - as_vector(state.params)
+    np.testing.assert_allclose(found, expected * (1 - as_vector(state.params)), atol=1e-6)
+
+
+def test_seeds_decide(monkeypatch):
+    with_gradient(monkeypatch, drawn)
+    images, _ = crops(20)
+    training = TrainingConfig(num_steps=2, batch_size=4, warmup_steps=0)
+    first, second, other = (
+        train(TINY, dataclasses.replace(training, seed=seed), images, log_every=1) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.losses, second.losses)
+    np.testing.assert_array_equal(as_vector(first.params), as_vector(second.params))
+    assert np.abs(first.losses[:, 1] - other.losses[:, 1]).min() > 1e-3
+    assert np.abs(as_vector(first.params) - as_vector(other.params)).max() > 1e-2
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_get_convolutions_of_the_whole_batch(platform, monkeypatch):
+    """Two 3 x 3 convolutions, each with two gradients; on CPUs they are products of windows, 54 numbers each."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, sigma = jnp.zeros((8, 8, 8, 1), jnp.float32), jnp.ones(8, jnp.float32)
+    gradient = jax.jit(lambda params, batch: GRADIENT(LOCAL, params, batch))
+    arguments = init(LOCAL, jax.random.key(0)), (x, sigma, x, None)
+    text = jax.export.export(gradient, platforms=[platform])(*arguments).mlir_module()
+    products = len(re.findall(r"stablehlo\.dot_general.* : \(tensor<(?:\d+x)?54x", text))
+    found = text.count("stablehlo.convolution"), products, text.count("stablehlo.while")
+    assert found == ((0, 6, 1) if platform == "cpu" else (6, 0, 0))
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
+    """The checkpoint of step 3 lies between the entries 2 and 4 of the log."""
+    images, labels = crops()
+    training = TrainingConfig(num_steps=6, batch_size=4, warmup_steps=2, seed=3)
+    whole = train(
+        LABELLED, training, images, labels, folder=tmp_path / "whole", checkpoint_every=100, log_every=2
+    )
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, *rest):
+        if step == 4:
+            raise Killed
+
+    def go_on(progress):
+        folder = tmp_path / "part"
+        return train(
+            LABELLED,
+            training,
+            images,
+            labels,
+            folder=folder,
+            checkpoint_every=3,
+            log_every=2,
+            progress=progress,
+        )
+
+    with pytest.raises(Killed):
+        go_on(kill)
+    seen = []
+    rest = go_on(lambda step, *other: seen.append(step))
+    assert seen == [4, 6]
+    np.testing.assert_array_equal(as_vector(whole.params), as_vector(rest.params))
+    np.testing.assert_array_equal(whole.losses, rest.losses)
+    np.testing.assert_array_equal(whole.losses[:, 0], [2, 4, 6])
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
+    images, _ = crops(8)
+    training = TrainingConfig(num_steps=1, batch_size=2)
+    train(LOCAL, training, images, folder=tmp_path)
+    other = dataclasses.replace(training, seed=1)
+    with pytest.raises(
+        ValueError, match=r"checkpoint: expected one of the same settings, got one with seed = 0"
+    ):
+        train(LOCAL, other, images, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"got one with width = 6"):
+        train(dataclasses.replace(LOCAL, width=8), training, images, folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    arrays, header = read(path, "checkpoint")
+    older = {name: array for name, array in arrays.items() if name not in ("step", "recent")}
+    write(path, older, {**header, "step": "1"})
+    expected = r"exactly the arrays of the run, got .* differs in recent, step; it is of another version"
+    with pytest.raises(ValueError, match=expected):
+        train(LOCAL, training, images, folder=tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="a whole safetensors file"):
+        train(LOCAL, training, images, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bad_loss", "bad_params", "words"),
+    [
+        (math.nan, 1.0, "training: expected a finite loss, got nan at step 3; lower the learning rate"),
+        (math.inf, 1.0, "training: expected a finite loss, got inf at step 3; lower the learning rate"),
+        (1.0, math.nan, "training: expected finite parameters, got others after step 4"),
+    ],
+)
+def test_what_is_not_finite_is_never_kept(bad_loss, bad_params, words, tmp_path, monkeypatch):
+    """The third step goes wrong; checkpoints are due after 2 and 4, the log only after 10."""
+
+    def make(config, training):
+        def step(state, images, labels):
+            number = int(state.step) + 1
+            params = jax.tree.map(lambda a: a * bad_params if number == 3 else a, state.params)
+            return state._replace(step=state.step + 1, params=params), bad_loss if number == 3 else 1.0
+
+        return step
+
+    monkeypatch.setattr(module, "make_step", make)
+    training = TrainingConfig(num_steps=10, batch_size=2)
+    with pytest.raises(ValueError, match=words):
+        train(TINY, training, crops(8)[0], folder=tmp_path, checkpoint_every=2, log_every=10)
+    state, losses, recent = load_checkpoint(tmp_path / CHECKPOINT, TINY, training)
+    assert int(state.step) == 2 and losses == [] and recent == [1.0, 1.0]
+    assert np.all(np.isfinite(as_vector(state.params)))
+
+
+def test_a_rate_far_too_large_ends_the_run_before_its_first_checkpoint(tmp_path, monkeypatch):
+    """A loss of squares: parameters of 1e200 after one step are still finite, their squares are not."""
+
+    def squares(params, batch):
+        return sum(jnp.sum(a**2) for a in jax.tree.leaves(params)), constant(params, batch)[1]
+
+    with_gradient(monkeypatch, squares)
+    training = TrainingConfig(num_steps=9, batch_size=2, learning_rate=1e200, warmup_steps=0)
+    with pytest.raises(ValueError, match=r"training: expected a finite loss, got inf at step 2"):
+        train(TINY, training, crops(8)[0], folder=tmp_path, checkpoint_every=4, log_every=9)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_the_first_step_is_told_at_once_and_the_log_is_of_means(monkeypatch):
+    with_gradient(monkeypatch, drawn)
+    images, _ = crops(20)
+    training = TrainingConfig(num_steps=7, batch_size=2, warmup_steps=0)
+    each = train(TINY, training, images, log_every=1).losses[:, 1]
+    done, told = [], []
+
+    def counted(*arguments):
+        step = make_step(*arguments)
+        return lambda *state: done.append(1) or step(*state)
+
+    monkeypatch.setattr(module, "make_step", counted)
+    result = train(TINY, training, images, log_every=3, progress=lambda *row: told.append((len(done), *row)))
+    means = [each[:3].mean(), each[3:6].mean(), each[6]]
+    np.testing.assert_allclose(result.losses, np.column_stack([[3, 6, 7], means]), rtol=1e-12)
+    assert [row[:3] for row in told] == [(n, n, 7) for n in (1, 3, 6, 7)]
+    np.testing.assert_allclose([row[3] for row in told], [each[0], *means], rtol=1e-12)
+    quiet = train(TINY, training, images, log_every=3)
+    np.testing.assert_array_equal(quiet.losses, result.losses)
+
+
+def test_the_time_left_leaves_out_compilation(monkeypatch):
+    clock = [0.0]
+
+    def make(config, training):
+        def step(state, images, labels):
+            clock[0] += 1000.0 if int(state.step) == 0 else 10.0
+            return state._replace(step=state.step + 1), 1.0
+
+        return step
+
+    monkeypatch.setattr(module, "make_step", make)
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    told = []
+    training = TrainingConfig(num_steps=9, batch_size=2)
+    train(TINY, training, crops(8)[0], log_every=4, progress=lambda *row: told.append(row))
+    np.testing.assert_array_equal(told, [(1, 9, 1, np.nan), (4, 9, 1, 50), (8, 9, 1, 10), (9, 9, 1, 0)])
+
+
+class Taken(Exception):
+    """Carries what the command line hands to `train`."""
+
+
+def taken(arguments, monkeypatch):
+    """Return the training settings that the command line makes of its arguments, after three steps are told."""
+
+    def take(config, training, images, labels, *, progress, **rest):
+        progress(1, 3, 0.5, math.nan)
+        progress(3, 3, 0.25, 0.0)
+        raise Taken(training)
+
+    with monkeypatch.context() as patch, pytest.raises(Taken) as caught:
+        patch.setattr("critjax.networks.train", take)
+        run_train(build_parser().parse_args(arguments), "critjax train")
+    return caught.value.args[0]
+
+
+def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, monkeypatch, capsys):
+    command = ["train", "--num-images", "30", "--out", str(tmp_path / "run"), "--no-progress"]
+    assert taken(command, monkeypatch) == TrainingConfig()
+    chosen = TrainingConfig(
+        num_steps=7,
+        batch_size=3,
+        learning_rate=0.5,
+        warmup_steps=2,
+        clip_norm=0.25,
+        ema_decay=0.75,
+        log_noise_mean=-2.5,
+        log_noise_std=0.125,
+        label_dropout=0.375,
+        flip=True,
+        seed=11,
+    )
+    values = {
+        name: value for name, value in dataclasses.asdict(chosen).items() if name not in ("start", "flip")
+    }
+    options = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert taken([*command, "--flip", *options], monkeypatch) == chosen
+    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in values:
+        default = re.escape(str(getattr(TrainingConfig(), name)))
+        assert re.search(rf"--{name.replace('_', '-')} [A-Z] ((?! --).)*\(default: {default}\)", text), name
+
+
+def test_the_progress_line(tmp_path, monkeypatch, capsys):
+    taken(["train", "--num-images", "30", "--out", str(tmp_path / "run")], monkeypatch)
+    before, first, last = capsys.readouterr().err.split("\r")
+    assert before == "compiling the training step"
+    assert first.rstrip() == "step 1 of 3, loss 0.5000"
+    assert last.rstrip() == "step 3 of 3, loss 0.2500, 0.0 min left"
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: TrainingConfig(num_steps=0), "num_steps: expected an integer >= 1"),
+        (lambda: TrainingConfig(ema_decay=1.0), "ema_decay: expected"),
+        (
+            lambda: train(LOCAL, TrainingConfig(), np.zeros((4, 8, 8, 3), np.float32)),
+            "images: expected 1 channels",
+        ),
+        (lambda: train(LOCAL, TrainingConfig(), *crops(4)), "labels: expected none for an unconditional"),
+        (lambda: train(LABELLED, TrainingConfig(), crops(4)[0]), "labels: expected labels of 3 classes"),
+        (
+            lambda: train(LABELLED, TrainingConfig(), crops(4)[0], np.full(4, 7)),
+            "labels: expected one of 0 ... 2",
+        ),
+    ],
+)
+def test_wrong_input_is_refused_with_its_reason(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()
