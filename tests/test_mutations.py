@@ -10,27 +10,29 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "mutate.py"
 
 
-def _load():
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import mutate
-    finally:
-        sys.path.pop(0)
+def _breaks_down(*_):
+    raise RuntimeError
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import mutate
+
     return mutate
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
-def test_every_mutation_still_finds_its_text_exactly_once():
-    for mutation in _load().MUTATIONS:
+def test_every_mutation_still_finds_its_text_exactly_once(mutate):
+    for mutation in mutate.MUTATIONS:
         text = (ROOT / mutation.path).read_text(encoding="utf-8")
         assert text.count(mutation.old) == 1, mutation.name
         assert mutation.new not in (mutation.old, ""), mutation.name
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
-def test_the_script_reports_survivors_and_lost_texts(tmp_path):
+def test_the_script_reports_survivors_and_lost_texts(tmp_path, mutate, monkeypatch):
     """A mutation that changes nothing survives, one without its text is named, a broken run is no success."""
-    mutate = _load()
     (tmp_path / "module.py").write_text("VALUE = 1\n", encoding="utf-8")
     (tmp_path / "test_module.py").write_text(
         "import module\n\ndef test_value():\n    assert module.VALUE == 1\n", encoding="utf-8"
@@ -46,6 +48,8 @@ def test_the_script_reports_survivors_and_lost_texts(tmp_path):
     assert verdict("1", "1.0") == "SURVIVED"
     assert verdict("3", "2") == "NO MATCH"
     assert verdict("1", "2", expression="nothing") == "BROKEN RUN"
+    monkeypatch.setattr(mutate, "_in_child", _breaks_down)
+    assert verdict("1", "2") == "BROKEN RUN"
 
 
 @pytest.mark.slow

@@ -384,6 +384,12 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
             )
             for label in (3, -1, np.int64(7), jnp.int32(3), 1.0, jnp.array([0, 1]))
         ),
+        (
+            lambda: train(
+                LOCAL, TrainingConfig(num_steps=1), np.zeros((9, 8, 8, 1), np.float32), log_every=0
+            ),
+            "log_every: expected a number of steps >= 1",
+        ),
         (lambda: network_denoiser(LOCAL, {}, 0), "label: expected none for an unconditional network, got 0"),
     ],
 )

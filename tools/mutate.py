@@ -12,7 +12,6 @@ Exit status: 0 if every mutant was noticed, 1 if one survived, a text no longer 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import multiprocessing
 import os
@@ -33,6 +32,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     ["jax.numpy", "flax.nnx", "optax", "xarray", "jaxtyping", "beartype", "pytest"]
 )
+_RETURNED = 100
 _SECONDS = itertools.count(1_000_000_000)
 ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
     f"tests/{name}.py"
@@ -825,12 +825,7 @@ def _in_child(copy: Path, tests: tuple[str, ...], output: Path) -> None:
     hypothesis.settings.load_profile("any failure")
     arguments = [path, "-k", expression, "-x", "-q", "--no-header", "--tb=line", "-m", "not slow"]
     arguments += ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    status = (
-        pytest.ExitCode.INTERNAL_ERROR
-    )  # what an exception in pytest itself counts as, never as "noticed"
-    with contextlib.suppress(Exception):
-        status = pytest.main(arguments)
-    sys.exit(int(status))
+    sys.exit(_RETURNED + int(pytest.main(arguments)))
 
 
 def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, str]:
@@ -845,7 +840,8 @@ def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, 
             child.join()
             return -1, f"no result within {timeout:.0f} s"
         printed = output.read_text(encoding="utf-8") if output.exists() else ""
-        return child.exitcode, "\n".join(printed.strip().splitlines()[-5:])
+        # A process that breaks down exits with 1, as pytest does for a failed test, but without having returned.
+        return child.exitcode - _RETURNED, "\n".join(printed.strip().splitlines()[-5:])
 
 
 def judge(mutation: Mutation, copy: Path, timeout: float) -> tuple[str, str]:

@@ -223,8 +223,8 @@ GUIDE_FIGURES = {
     "guide-prediction": FigureKind(
         prediction_figure,
         ("pulse_amplitude", "predicted_regression"),
-        "Change of the amplitude of the class mode in the final state, per unit of budget. Lines: its susceptibilities, "
-        "summed over the same pulses, no free parameter; those that the legend names exist for this model.",
+        "Change of the amplitude of the class mode in the final state, per unit of budget. Lines: its "
+        "susceptibilities, summed over the same pulses, no free parameter; each model has some of them.",
     ),
     "guide-susceptibility": FigureKind(
         susceptibility_figure,
