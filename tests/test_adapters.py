@@ -72,9 +72,7 @@ def predictor(kind, layout="NHWC", log_sigma_fn=lambda t: t):
             return (mean + modes @ modal).reshape(SHAPE)
         a = jax.nn.sigmoid(-2 * log_sigma_fn(t))
         b = jax.nn.sigmoid(2 * log_sigma_fn(t))
-        modal = (
-            modes.T @ (image.ravel() - jnp.sqrt(a) * mean) / (a * variances + b)
-        )  # over the variance of x_t
+        modal = modes.T @ (image.ravel() - jnp.sqrt(a) * mean) / (a * variances + b)
         if kind == "vp-epsilon":
             return (jnp.sqrt(b) * modes @ modal).reshape(SHAPE)
         return (jnp.sqrt(a * b) * modes @ ((1 - variances) * modal) - jnp.sqrt(b) * mean).reshape(SHAPE)
@@ -92,16 +90,12 @@ def predictor(kind, layout="NHWC", log_sigma_fn=lambda t: t):
 
 def adapted(kind, layout="NHWC", **options):
     """Return the predictor through the adapter, with t = ln sigma unless a schedule is named."""
+    log_sigma_fn = log_sigma_of_timestep(**options) if options else lambda t: t
     if kind != "edm" and not options:
         options = {"time_fn": jnp.log}
-    elif kind != "edm":
-        return jax_denoiser(
-            predictor(kind, layout, log_sigma_of_timestep(**options)),
-            parameterisation=kind,
-            layout=layout,
-            **options,
-        )
-    return jax_denoiser(predictor(kind, layout), parameterisation=kind, layout=layout, **options)
+    return jax_denoiser(
+        predictor(kind, layout, log_sigma_fn), parameterisation=kind, layout=layout, **options
+    )
 
 
 # The exact posterior mean --------------------------------------------------------------------------------------

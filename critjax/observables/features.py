@@ -127,21 +127,21 @@ def frechet_change(
     features, others : arrays (n, d)
         Features of independent pairs: the same seeds under two schedules, for example.
     references : array (m, d)
-        Features of the samples that both are compared with.
+        Features of the samples that both are compared with; they are held fixed.
     num_blocks : int, optional
-        As in `frechet_error`.
+        As in `jackknife_error`, a divisor of n.
 
     Returns
     -------
     change : scalar
         ``frechet_distance(features, references) - frechet_distance(others, references)``; most of the bias drops out.
     error : scalar
-        Its standard error, by the jackknife over pairs and over references.
+        Its standard error, by the jackknife over pairs: of the change against these very references.
 
     Raises
     ------
     ValueError
-        As `frechet_error`, or if the two sets differ in shape.
+        As `frechet_distance`, if the two sets differ in shape, or the blocks do not divide them.
 
     Example
     -------
@@ -152,12 +152,10 @@ def frechet_change(
     """
     pairs, references = _paired(features, others), jnp.asarray(references)
 
-    def change(pairs: Array, references: Array) -> Array:
+    def change(pairs: Array) -> Array:
         return frechet_distance(pairs[:, 0], references) - frechet_distance(pairs[:, 1], references)
 
-    of_pairs = jackknife_error(lambda s: change(s, references), pairs, num_blocks=num_blocks)
-    of_references = jackknife_error(lambda s: change(pairs, s), references, num_blocks=num_blocks)
-    return change(pairs, references), jnp.sqrt(of_pairs**2 + of_references**2)
+    return change(pairs), jackknife_error(change, pairs, num_blocks=num_blocks)
 
 
 def feature_variance(

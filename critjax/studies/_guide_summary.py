@@ -164,6 +164,9 @@ def _quality(
     return row
 
 
+_frechet_change = jax.jit(frechet_change, static_argnames="num_blocks")
+
+
 def _in_blocks(features: np.ndarray, references: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Return a number of blocks for the jackknife, and both sets without what is left over."""
     blocks = min(_MAX_BLOCKS, len(features), len(references))
@@ -193,7 +196,7 @@ def _comparison(
         found |= zip(changes[:2], map(float, feature_variance_change(features, others, labels)), strict=True)
     if references is not None:
         blocks, pairs, real = _in_blocks(np.stack([features, others], axis=1), references)
-        change = frechet_change(pairs[:, 0], pairs[:, 1], real, num_blocks=blocks)
+        change = _frechet_change(pairs[:, 0], pairs[:, 1], real, num_blocks=blocks)
         found |= zip(changes[2:], map(float, change), strict=True)
     return found
 
