@@ -14,6 +14,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 install_import_hook("critjax", "beartype.beartype")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop compiled programs after every file: each holds memory maps, and a process may have 65,530 of them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def tiny_network(tmp_path):
     """Save a network of one block, untrained but for a head that is not zero; returns its file."""

@@ -520,7 +520,10 @@ def test_the_cost_is_what_was_spent(solver, per_step):
 
 
 def test_a_few_dozen_products_find_the_centre():
-    """Twelve probes in place of 61: lambda between them is interpolated, within a few per cent of the exact centre."""
+    """Twelve probes in place of 61: the centre is good to a few per cent, edges to the curvature between probes.
+
+    Probes are 0.54 apart in ln sigma, and the response is flat where it falls to three quarters.
+    """
     exact = from_softening(bump, 0.0)
     window = guidance_window(prescribed, KEY, SHAPE, LADDER, num_samples=4, num_probes=12, num_resamples=20)
     assert window.jacobian_products == 48 and window_status(window) == FOUND
@@ -528,7 +531,9 @@ def test_a_few_dozen_products_find_the_centre():
     np.testing.assert_allclose(window.gap[probed], 1 - bump(LADDER[probed]), atol=1e-12)
     between = np.interp(np.log(LADDER[::-1]), np.log(LADDER[probed][::-1]), bump(LADDER[probed])[::-1])[::-1]
     np.testing.assert_allclose(window.gap, 1 - between, atol=1e-12)
-    np.testing.assert_allclose(three(window), exact, rtol=0.05)
+    found = three(window)
+    np.testing.assert_allclose(found[1], exact[1], rtol=0.04)
+    np.testing.assert_allclose(found, exact, rtol=0.15)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from scipy import stats
 
 from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
+from critjax.data import embedded_fashion_mnist
 from critjax.guidance import WINDOW_STATUS, pulse, quadrature_weights, with_budget
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.report import content
@@ -481,7 +482,10 @@ def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
     xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())
 
 
-def test_a_network_is_judged_by_the_classifier(tiny_network):
+def test_a_network_is_judged_by_the_classifier(tiny_network, monkeypatch):
+    known = embedded_fashion_mnist()
+    few = known.images[:200], known.labels[:200], "200 images"
+    monkeypatch.setattr("critjax.studies._guide_systems._references", lambda: few)
     settings = GuideSettings(
         model=tiny_network(num_classes=10),
         budgets=(1.0,),

@@ -148,7 +148,7 @@ def frechet_change(
     >>> features = jax.random.normal(jax.random.key(0), (40, 2))
     >>> change, error = frechet_change(features + 1.0, features - 1.0, jnp.zeros((8, 2)) + jnp.arange(8.0)[:, None])
     >>> print(f"{change:.1f}")
-    -28.2
+    -27.3
     """
     pairs, references = _paired(features, others), jnp.asarray(references)
 
