@@ -180,7 +180,7 @@ def _comparison(
     """Compare an arm with the judged one, image by image."""
     names = ("advantage", "advantage_error", "advantage_p", "advantage_accuracy_p")
     changes = ("change_diversity", "change_diversity_error", "change_frechet", "change_frechet_error")
-    found = dict.fromkeys((*names, *changes), math.nan)
+    found: dict[str, float] = {n: math.nan for n in (*names, *changes)}
     if judged is None:
         return found
     difference = judged["response"].values - arm["response"].values
