@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -452,6 +454,22 @@ def test_an_unconditional_network_cannot_be_guided(tmp_path, capsys, monkeypatch
     )  # the tests have their own precision
     assert main(["guide", "local-11", "--out", str(tmp_path / "a"), "--no-progress"]) == 2
     assert "a network of ten classes, got an unconditional network" in capsys.readouterr().err
+
+
+def test_exact_models_need_no_network_library_and_networks_say_that_they_do(tmp_path):
+    program = (
+        "import sys; sys.modules['flax'] = None\n"
+        "from critjax.cli import main\n"
+        "from critjax.studies._guide_settings import GuideSettings\n"
+        "from critjax.studies._storage import open_store\n"
+        "from pathlib import Path\n"
+        f"open_store(Path({str(tmp_path / 'a')!r}), GuideSettings(), overwrite=False, resume=False)\n"
+        f"sys.exit(main(['guide', 'unet-classes', '--no-progress', '--out', {str(tmp_path / 'b')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "networks need pip install 'critjax[networks]'" in done.stderr, (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("quick", [False, True])

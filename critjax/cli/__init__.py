@@ -217,9 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
+    command = options.command
     try:
-        if options.command in ("train", "train-classifier"):
-            if options.command == "train":
+        if command in ("train", "train-classifier"):
+            if command == "train":
                 from critjax.cli._train import run_train as run
             else:
                 from critjax.cli._train_classifier import run_train_classifier as run
@@ -230,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except ImportError as error:
-        needed = options.command in ("train", "train-classifier", "compare", "guide")
+        needed = command in ("train", "train-classifier", "compare", "guide")
         return fail(f"{error}; networks need pip install 'critjax[networks]'" if needed else str(error))
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)

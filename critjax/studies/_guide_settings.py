@@ -194,9 +194,11 @@ class GuideSettings(Stored):
     @property
     def inputs(self) -> dict[str, str | None]:
         """Tell by digest which weights a run is about: their name may come to mean others."""
+        if self.kind != "network":  # exact models need no network library
+            return {}
         from critjax.networks._weights import weights_digest
 
-        return {"network": weights_digest(self.model)} if self.kind == "network" else {}
+        return {"network": weights_digest(self.model)}
 
     @property
     def precision(self) -> str:
