@@ -16,6 +16,7 @@ from critjax import geometric_sigmas, susceptibility
 from critjax.cli import main
 from critjax.data import embedded_fashion_mnist
 from critjax.guidance import WINDOW_STATUS, pulse, quadrature_weights, with_budget
+from critjax.guidance._window import FOUND, OPEN
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.report import content
 from critjax.report._guide import (
@@ -371,9 +372,9 @@ def test_a_window_is_told_in_every_unit_and_a_truncated_one_is_called_so():
     data = {"window_sigma_low": 1.0, "window_sigma_high": 3.0, "window_centre": 2.0, "window_softest": np.nan}
     cost = '{"evaluations": 7, "jacobian_products": 9}'
     dataset = xr.Dataset(data, {"sigma": np.geomspace(16.0, 1.0, 5)})
-    dataset.attrs = {"cost": cost, "window_status": WINDOW_STATUS[0]}
+    dataset.attrs = {"cost": cost, "window_status": WINDOW_STATUS[FOUND]}
     assert "cuts it off" not in window_sentence(dataset)
-    dataset.attrs["window_status"] = WINDOW_STATUS[1]
+    dataset.attrs["window_status"] = WINDOW_STATUS[OPEN]
     assert "to 1.000, where the ladder cuts it off," in window_sentence(dataset)
     sentence = units_sentence(dataset)
     for piece in (
@@ -642,11 +643,8 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
 
 
 @pytest.mark.slow
-def test_tangent_dynamics_put_the_peak_of_a_patch_model_where_pulses_do_and_regression_does_not():
-    """The miss of the regression, a quarter in sigma, is its own: reverse mode on the same model does not have it.
-
-    Differences between whole trajectories, which the regression reads, need not relax as infinitesimal ones do.
-    """
+def test_tangent_dynamics_of_a_patch_model_peak_within_the_bar_of_its_pulses_and_regression_does_not():
+    """Reverse mode and pulses on the same seeds; so many images do not tell reverse mode from the regression."""
     settings = GuideSettings(
         model="els", budgets=(2.0,), num_samples=40, susceptibility_samples=40, batch_size=40
     ).resolved()

@@ -262,21 +262,21 @@ def test_training_lowers_the_held_out_loss():
     np.testing.assert_allclose(losses["start"][:, 0], expected, rtol=0.03)
 
 
+def small_run(folder, images):
+    """Store images and return the command that trains a network of one block on them."""
+    np.save(folder / "images.npy", images)
+    return [
+        *("train", "--data", str(folder / "images.npy"), "--out", str(folder / "run")),
+        *("--width", "4", "--dilations", "1"),
+    ]
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.7, 1e-6), (-0.3, 0.4)])
 def test_the_loss_and_its_noise_are_those_of_karras(mean, std, tmp_path):
     """An untrained network is c x with c = s_d^2/(s^2 + s_d^2), whose error is known at every noise level."""
     images, _ = crops(64)
-    np.save(tmp_path / "images.npy", images)
-    command = [
-        "train",
-        "--data",
-        str(tmp_path / "images.npy"),
-        "--out",
-        str(tmp_path / "run"),
-        "--width",
-        "4",
-    ]
-    command += ["--dilations", "1", "--num-steps", "200", "--log-every", "200", "--batch-size", "32"]
+    command = small_run(tmp_path, images)
+    command += ["--num-steps", "200", "--log-every", "200", "--batch-size", "32"]
     command += ["--log-noise-mean", str(mean), "--log-noise-std", str(std), "--learning-rate", "1e-12"]
     options = build_parser().parse_args([*command, "--no-progress"])
     assert run_train(options, "critjax train") == 0
@@ -295,17 +295,8 @@ def test_the_loss_and_its_noise_are_those_of_karras(mean, std, tmp_path):
 
 def test_weights_are_written_last_because_they_say_done(tmp_path, monkeypatch):
     images, _ = crops(30)
-    np.save(tmp_path / "images.npy", images)
-    command = [
-        "train",
-        "--data",
-        str(tmp_path / "images.npy"),
-        "--out",
-        str(tmp_path / "run"),
-        "--width",
-        "4",
-    ]
-    command += ["--dilations", "1", "--num-steps", "2", "--batch-size", "4", "--no-progress"]
+    command = small_run(tmp_path, images)
+    command += ["--num-steps", "2", "--batch-size", "4", "--no-progress"]
     options = build_parser().parse_args(command)
 
     def killed(*arguments):

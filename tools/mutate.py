@@ -32,7 +32,9 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     ["jax.numpy", "flax.nnx", "optax", "xarray", "jaxtyping", "beartype", "pytest"]
 )
+#: Added to pytest's exit status, so that a process that broke down is not taken for a failed test.
 _RETURNED = 100
+#: Times of modification, each used once.
 _SECONDS = itertools.count(1_000_000_000)
 ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALISED, FLUCTUATIONS, FREEZE = (
     f"tests/{name}.py"
@@ -840,7 +842,6 @@ def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, 
             child.join()
             return -1, f"no result within {timeout:.0f} s"
         printed = output.read_text(encoding="utf-8") if output.exists() else ""
-        # A process that breaks down exits with 1, as pytest does for a failed test, but without having returned.
         return child.exitcode - _RETURNED, "\n".join(printed.strip().splitlines()[-5:])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from critjax.guidance import WINDOW_STATUS, describe_window, sampler_levels
+from critjax.guidance._window import FOUND
 from critjax.report._numbers import Measured, plain, read, text, with_error
 from critjax.report._table import Row, noise_rows
 
@@ -53,7 +54,7 @@ def window_sentence(dataset: xr.Dataset) -> str:
     price = f"({cost['jacobian_products']} Jacobian-vector products, {cost['evaluations']} evaluations)"
     if not (low.known and high.known):
         return f"The softening of the uniform mode recommends no window: {dataset.attrs['window_status']} {price}."
-    cut = "" if dataset.attrs["window_status"] == WINDOW_STATUS[0] else ", where the ladder cuts it off,"
+    cut = "" if dataset.attrs["window_status"] == WINDOW_STATUS[FOUND] else ", where the ladder cuts it off,"
     return (
         f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}{cut} or a "
         f"pulse at σ = {text(read(dataset, 'window_centre'))} {price}. {_softest(dataset)}"
@@ -98,15 +99,18 @@ def _against(part: xr.Dataset, rival: str) -> str | None:
     difference, p_value = read(row, "advantage"), float(row["advantage_p"])
     if not difference.known:
         return None
-    chance = f"p = {p_value:.1g}" if p_value >= 1e-4 else "p < 0.0001"
+    chance = _chance(p_value)
     if p_value >= SIGNIFICANT:
         return f"not distinguishable from {rival} ({text(difference)}, {chance})"
     word = "better than" if difference.value > 0 else "worse than"
-    exact = float(row["advantage_accuracy_p"])
-    accuracy = f"; accuracy p = {exact:.1g}" if exact >= 1e-4 else "; accuracy p < 0.0001"
+    accuracy = f"accuracy {_chance(float(row['advantage_accuracy_p']))}"
     return (
-        f"{word} {rival} (by {text(Measured(abs(difference.value), difference.error))}, {chance}{accuracy})"
+        f"{word} {rival} (by {text(Measured(abs(difference.value), difference.error))}, {chance}; {accuracy})"
     )
+
+
+def _chance(p_value: float) -> str:
+    return f"p = {p_value:.1g}" if p_value >= 1e-4 else "p < 0.0001"
 
 
 def verdict_sentences(dataset: xr.Dataset) -> list[str]:
