@@ -30,7 +30,7 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
     ("images", "same", "zero", "average"): ("box",),
 }
 #: Patches a block, and columns of training windows (images times width) that all pixels meet at a time.
-PATCH_TARGET, ROW_TARGET = 512, 512
+PATCH_TARGET, ROW_TARGET = 512, 576
 METHODS = ("auto", "convolution", "product", "box")
 
 

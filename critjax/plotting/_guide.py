@@ -31,11 +31,11 @@ _THEORY = {
     "linear": ("linear theory", {"color": BLACK, "linestyle": "-"}),
     "closure": ("Gaussian closure", {"color": BLUE, "linestyle": "--"}),
     "regression": ("regression on own trajectories", {"color": GREEN, "linestyle": "-."}),
-    "image": ("expected image, exact for small pulses", {"color": ORANGE, "linestyle": "-"}),
+    "image": ("exact for small pulses", {"color": ORANGE, "linestyle": "-"}),
     "amplitude": ("derivatives of single images", {"color": GREY, "linestyle": ":"}),
 }
 _RESPONSE_THEORY = {
-    "information": ("class information, exact", {"color": BLACK, "linestyle": "-"}),
+    "class": ("exact for small pulses", {"color": BLACK, "linestyle": "-"}),
     "response": ("derivatives of single images", {"color": BLUE, "linestyle": "--"}),
 }
 _SHOWN = 10
@@ -118,8 +118,8 @@ def susceptibility_figure(dataset: xr.Dataset) -> Figure:
     top.errorbar(
         sigma, values, errors, color=RED, marker="o", label="reverse mode, mean over images", **POINTS
     )
-    if "chi_information" in dataset:
-        top.plot(sigma, dataset["chi_information"], color=BLACK, label="class information (exact)")
+    if "chi_class" in dataset:
+        top.plot(sigma, dataset["chi_class"], color=BLACK, label="exact for small pulses")
     top.axhline(0, color=GREY, linewidth=0.8)
     top.set_ylabel(r"$\chi$ = response per weight and $\tau$")
     top.legend(fontsize=8.5)

@@ -22,11 +22,14 @@ _THEORIES = {
     "regression": "regression",
     "closure": "Gaussian closure",
     "linear": "linear theory",
-    "image": "expected image (exact for small pulses)",
+    "image": "integration by parts (exact for small pulses)",
     "amplitude": "derivatives along single trajectories",
 }
 #: What predicts the response itself, not the amplitude of a mode.
-_RESPONSES = {"information": "class information", "response": "derivatives along single trajectories"}
+_RESPONSES = {
+    "class": "integration by parts (exact for small pulses)",
+    "response": "derivatives along single trajectories",
+}
 #: Units of a window and what they are called.
 _UNITS = {
     "t_ou": "OU time",

@@ -1,4 +1,4 @@
-r"""What theory says of the response to a push: linear theory, the Gaussian closure, regression, class information.
+r"""What theory says of the response to a push: linear theory, the Gaussian closure, regression, small pushes.
 
 Every prediction is a susceptibility chi(tau) of the amplitude a = v.x of the mode v of a class, unless it says
 otherwise:
@@ -7,24 +7,27 @@ otherwise:
           \qquad s = \langle v \cdot (D_c - D_u) \rangle
 
 with lambda and s of the homogeneous state or a Gaussian model (*linear*), of a Gaussian field (*closure*), or of the
-model's own trajectories (*regression*). For a posterior mean D and the reverse SDE (eta = 1) the class probability
-pi_c = P(c | x, sigma) is a martingale with gradient pi_c (D_c - D_u)/sigma^2, so that its susceptibility is known
-exactly (*information*):
+model's own trajectories (*regression*).
+
+For the posterior mean D over given images small pushes have an exact response (*small pushes*). Noised images x are
+distributed as p(x; sigma), and so are the trajectories of any eta, so that integration by parts moves the derivative of
+a final value F, a class probability or an amplitude, off the trajectory: with u = D_c - D_u and any m(x, sigma),
+
+.. math:: \chi(\tau) = (1+\eta)\,\Big\langle u\cdot\nabla m - (F - m)
+          \Big(\nabla\!\cdot u + u\cdot\frac{D_u - x}{\sigma^2}\Big) \Big\rangle
+
+Here m is what the noised image tells: v.D_u of gradient J v, or the posterior probability pi_c of the class, of
+gradient pi_c u/sigma^2. Where that has decided, F = m and the second term vanishes. Under the reverse SDE (eta = 1)
+both m are martingales, the second term is zero on average, and the first of the class is
 
 .. math:: \chi_P(\tau) = \frac{1+\eta}{\sigma^2} \Big\langle \pi_c\,|D_c - D_u|^2 \Big\rangle
                        = (1+\eta)\,P_c\,\frac{d}{d\tau} KL(p_c\,\|\,p)
 
-the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu 2005). The expected final image, D
-itself, is a martingale as well, and J is its gradient, so that the amplitude's susceptibility is exact too (*image*):
-
-.. math:: \chi(\tau) = (1+\eta)\, \big\langle v \cdot J\,(D_c - D_u) \big\rangle
-
-both at noised images, without a trajectory. THEORY section 8.
+the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu 2005). THEORY section 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +48,8 @@ from critjax.studies._guide_systems import System
 _NUM_RESAMPLES = 200
 #: Fields a level of the closure, and of the average of D_c - D_u over its Gaussian field.
 _CLOSURE_FIELDS = 64
+#: Trajectories of the exact response to small pushes, for each one of the regression.
+_SMALL_PUSHES = 4
 
 
 def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
@@ -193,21 +198,60 @@ def gaussian_response(
     return result
 
 
-def information_response(
-    pushes: np.ndarray, probability: float, sigmas: np.ndarray, eta: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return chi of the class probability (levels,), and its error.
+def small_push_samples(system: System, settings: GuideSettings, count: int, report: Progress) -> np.ndarray:
+    """Sample what the response to small pushes is the mean of: class probability and amplitude (count, levels, 2).
 
-    From |D_c - D_u|^2 (images, levels) at noised images of the class.
+    The model must be the posterior mean over the images of its bank. One noised image and one class in turn each, with
+    its trajectory.
     """
-    scale = (1 + eta) * probability / sigmas**2
-    return scale * pushes.mean(0), scale * pushes.std(0, ddof=1) / np.sqrt(len(pushes))
+    assert system.bank is not None
+    sigmas, of = ladder(settings), jnp.asarray(system.bank[1])
+    flat = jnp.asarray(system.bank[0], jnp.float32).reshape(len(of), -1)
+    squares = (flat * flat).sum(1)
 
+    def samples(x0: Array, label: Array, key: Array) -> Array:
+        noise_key, key = jax.random.split(key)
+        start = x0 + sigmas[0] * jax.random.normal(noise_key, x0.shape)
+        path = sample(
+            system.unconditional,
+            key,
+            system.shape,
+            sigmas,
+            eta=settings.eta,
+            solver=settings.solver,
+            x_init=start,
+        )
+        final = final_image(system, settings, path.x[-1], sigmas[-1], label)
+        v = system.direction[label].reshape(-1)
+        ends = jnp.stack([system.respond(final, label), jnp.vdot(v, final.reshape(-1))])
 
-def image_response(pushes: np.ndarray, eta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return chi of the amplitude (levels,), and its error, from v.J(D_c - D_u) (images, levels) at noised images."""
-    scale = (1 + eta) / np.sqrt(len(pushes))
-    return (1 + eta) * pushes.mean(0), scale * pushes.std(0, ddof=1)
+        def level(state: tuple[Array, Array]) -> Array:
+            x, sigma = state[0].reshape(-1), state[1]
+            logits = (flat @ x - squares / 2) / sigma**2
+            members = jnp.where(of == label, logits, -jnp.inf)
+            weights, own_weights = jax.nn.softmax(logits), jax.nn.softmax(members)
+            probability = jnp.exp(jax.nn.logsumexp(members) - jax.nn.logsumexp(logits))
+            free, own = weights @ flat, own_weights @ flat
+            push = own - free
+            response = weights @ ((flat @ v - v @ free) * (flat @ push - free @ push))  # sigma^2 v.J u
+            rise = jnp.stack([probability * (push @ push), response])
+            if settings.eta == 1:
+                return rise / sigma**2
+            divergence = (own_weights @ squares - own @ own) - (weights @ squares - free @ free)
+            known = jnp.stack([probability, v @ free])
+            return (rise - (ends - known) * (divergence + push @ (free - x))) / sigma**2
+
+        return (1 + settings.eta) * jax.lax.map(level, (path.x, path.sigma))
+
+    root = jax.random.fold_in(jax.random.key(settings.seed), 8)
+    chosen = np.random.default_rng([settings.seed, 10]).integers(0, len(of), count)
+    items = system.bank[0][chosen], np.arange(count) % len(system.class_names), jax.random.split(root, count)
+    batched, parts, size = jax.jit(jax.vmap(samples)), [], settings.batch_size or 1
+    for first in range(0, count, size):
+        report("small pushes", first, count)
+        parts.append(np.asarray(batched(*(a[first : first + size] for a in items)), np.float64))
+    report("small pushes", count, count)
+    return np.concatenate(parts)
 
 
 def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
@@ -223,59 +267,11 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     if system.homogeneous and settings.baseline == 0:
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
     elif settings.kind == "ideal" and system.bank is not None and settings.baseline == 0:
-        images, of = system.bank
         values["chi_linear"] = gaussian_response(
-            images, of, np.asarray(system.direction), levels, float(settings.eta)
+            *system.bank, np.asarray(system.direction), levels, float(settings.eta)
         )
-        if settings.eta == 1:
-            chi, error = information_response(
-                class_pushes(system, settings, images, of, count), 1 / num_classes, levels, settings.eta
-            )
-            values |= {"chi_information": chi, "chi_information_error": error}
-            chi, error = image_response(image_pushes(system, settings, images, count), settings.eta)
-            values |= {"chi_image": chi, "chi_image_error": error}
+        found = small_push_samples(system, settings, _SMALL_PUSHES * count, report)
+        means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+        for i, name in enumerate(("chi_class", "chi_image")):
+            values |= {name: means[:, i], f"{name}_error": errors[:, i]}
     return xr.Dataset({n: (("sigma",), np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
-
-
-def class_pushes(
-    system: System, settings: GuideSettings, images: np.ndarray, of: np.ndarray, count: int
-) -> np.ndarray:
-    """Return |D_c - D_u|^2 (images, levels) at noised images of the class c itself."""
-    rng = np.random.default_rng([settings.seed, 7])
-    chosen = np.array([rng.choice(np.flatnonzero(of == i % len(system.class_names))) for i in range(count)])
-
-    def square(x: Array, sigma: Array, label: Array) -> Array:
-        push = system.conditional(label)(x, sigma) - system.unconditional(x, sigma)
-        return jnp.vdot(push, push)
-
-    return _at_noised_images(square, settings, images[chosen], of[chosen])
-
-
-def image_pushes(system: System, settings: GuideSettings, images: np.ndarray, count: int) -> np.ndarray:
-    """Return v.J(D_c - D_u) (images, levels), all classes in turn, at noised images of any class."""
-    chosen = np.random.default_rng([settings.seed, 10]).integers(0, len(images), count)
-
-    def decided(x: Array, sigma: Array, label: Array) -> Array:
-        free, response = jax.linearize(lambda x: system.unconditional(x, sigma), x)
-        return jnp.vdot(system.direction[label], response(system.conditional(label)(x, sigma) - free))
-
-    return _at_noised_images(decided, settings, images[chosen], np.arange(count) % len(system.class_names))
-
-
-def _at_noised_images(
-    quantity: Callable[[Array, Array, Array], Array],
-    settings: GuideSettings,
-    clean: np.ndarray,
-    labels: np.ndarray,
-) -> np.ndarray:
-    """Return ``quantity(x, sigma, label)`` (images, levels) at noised images, one draw of noise an image."""
-    sigmas = ladder(settings)
-
-    @jax.jit
-    def one(x0: Array, label: Array, key: Array) -> Array:
-        noise = jax.random.normal(key, x0.shape)
-        return jax.lax.map(lambda sigma: quantity(x0 + sigma * noise, sigma, label), sigmas)
-
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 8), len(clean))
-    items = zip(jnp.asarray(clean), jnp.asarray(labels), keys, strict=True)
-    return np.stack([np.asarray(one(*item), np.float64) for item in items])
