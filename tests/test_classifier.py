@@ -170,7 +170,8 @@ def test_training_learns_known_classes_and_repeats_bitwise():
     )
     seen = []
     result = train_classifier(TOY, training, images, labels, log_every=20, progress=lambda *a: seen.append(a))
-    assert [s[:2] for s in seen] == [(20, 60), (40, 60), (60, 60)] and seen[-1][3] == 0
+    assert [s[:2] for s in seen] == [(1, 60), (20, 60), (40, 60), (60, 60)]
+    assert np.isnan(seen[0][3]) and seen[-1][3] == 0
     np.testing.assert_array_equal(result.losses[:, 0], [20, 40, 60])
     assert result.losses[-1, 1] < 0.3 * result.losses[0, 1]
     judged = evaluate_classifier(Classifier(TOY, result.params, 1.0, {}), *toy_images(60, seed=1))
@@ -180,6 +181,13 @@ def test_training_learns_known_classes_and_repeats_bitwise():
     for a, b, c in zip(*map(jax.tree.leaves, (result.params, again.params, other.params)), strict=True):
         np.testing.assert_array_equal(a, b)
         assert np.any(a != c)
+
+
+def test_a_training_that_loses_its_way_stops():
+    images, labels = toy_images(12)
+    images[3] = np.nan
+    with pytest.raises(ValueError, match="training: expected a finite loss, got nan at step"):
+        train_classifier(TOY, ClassifierTraining(num_steps=6, batch_size=12), images, labels, log_every=3)
 
 
 def test_evaluation_against_loops():

@@ -233,7 +233,7 @@ def test_channels_are_reduced_to_their_leading_direction():
     ("change", "text"),
     [
         ({"sigmas": np.array([1.0, 2.0])}, "sigmas: expected"),
-        ({"num_samples": 2}, "num_samples: expected at least 3, got 2"),
+        ({"num_samples": 5}, "num_samples: expected at least 6, got 5"),
         ({"probe_samples": 2}, "probe_samples: expected 3 to 6, half of num_samples, got 2"),
         ({"num_probes": 1}, "num_probes: expected an integer >= 2, got 1"),
         ({"closure_samples": 6}, "closure_samples: expected 0 or a multiple of 4 from 8 on, got 6"),

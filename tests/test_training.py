@@ -314,8 +314,9 @@ def taken(arguments, monkeypatch):
     """Return the training settings that the command line makes of its arguments, after three steps are told."""
 
     def take(config, training, images, labels, *, progress, **rest):
-        progress(1, 3, 0.5, math.nan)
-        progress(3, 3, 0.25, 0.0)
+        if progress is not None:
+            progress(1, 3, 0.5, math.nan)
+            progress(3, 3, 0.25, 0.0)
         raise Taken(training)
 
     with monkeypatch.context() as patch, pytest.raises(Taken) as caught:

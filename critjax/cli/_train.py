@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
         found._replace(images=found.images[:cut], labels=None if labels is None else labels[:cut]),
         found._replace(images=found.images[cut:], labels=None if labels is None else labels[cut:]),
     )
+
+
+def show_steps() -> Callable[[int, int, float, float], None]:
+    """Say that the step is being compiled, and return what then rewrites that line on the standard error stream."""
+
+    def show(step: int, steps: int, loss: float, left: float) -> None:
+        remaining = "" if math.isnan(left) else f", {left / 60:.1f} min left"
+        text = f"\rstep {step} of {steps}, loss {loss:.4f}{remaining}   "
+        print(text, end="", file=sys.stderr, flush=True)
+
+    print("compiling the training step", end="", file=sys.stderr, flush=True)
+    return show
 
 
 def run_train(options: argparse.Namespace, command: str) -> int:
@@ -94,14 +107,6 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "choose another",
     )
 
-    def show(step: int, steps: int, loss: float, left: float) -> None:
-        if not options.no_progress:
-            remaining = "" if math.isnan(left) else f", {left / 60:.1f} min left"
-            text = f"\rstep {step} of {steps}, loss {loss:.4f}{remaining}   "
-            print(text, end="", file=sys.stderr, flush=True)
-
-    if not options.no_progress:
-        print("compiling the training step", end="", file=sys.stderr, flush=True)
     started = time.perf_counter()
     result = train(
         config,
@@ -110,7 +115,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         labels,
         folder=folder,
         log_every=options.log_every,
-        progress=show,
+        progress=None if options.no_progress else show_steps(),
     )
     print(file=sys.stderr)
     images = held_out.images[: options.num_held_out]

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from critjax._checks import check
-from critjax.cli._train import load_training_data
+from critjax.cli._train import load_training_data, show_steps
 
 WEIGHTS, LOG = "classifier.safetensors", "classifier.json"
 #: White noise on the test images, standard deviations in image units: samplers leave some.
@@ -56,11 +56,6 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
     free = not (folder / WEIGHTS).exists()
     check(free, "--out", "a folder without a finished classifier", folder, "choose another")
 
-    def show(step: int, steps: int, loss: float, left: float) -> None:
-        if not options.no_progress:
-            text = f"\rstep {step} of {steps}, loss {loss:.4f}, {left / 60:.1f} min left   "
-            print(text, end="", file=sys.stderr, flush=True)
-
     started = time.perf_counter()
     result = train_classifier(
         config,
@@ -68,7 +63,7 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
         found.images[:cut],
         found.labels[:cut],
         log_every=options.log_every,
-        progress=show,
+        progress=None if options.no_progress else show_steps(),
     )
     print(file=sys.stderr)
     bare = Classifier(config, result.params, 1.0, {})

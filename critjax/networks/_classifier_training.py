@@ -26,7 +26,9 @@ from critjax.networks._training import (
     Progress,
     TrainedNetwork,
     TrainingState,
+    check_finite,
     moved_average,
+    seconds_left,
     summed_gradient,
 )
 
@@ -181,7 +183,8 @@ def train_classifier(
     log_every : int
         Steps between entries of the log.
     progress : callable, optional
-        ``(step, steps, loss, seconds left)`` at every entry of the log.
+        ``(step, steps, loss, seconds left)`` at every entry of the log, and after the first step, whose own loss it
+        gets, with nan seconds.
 
     Returns
     -------
@@ -191,7 +194,8 @@ def train_classifier(
     Raises
     ------
     ValueError
-        If images or labels do not fit, or the loss is no longer finite.
+        If images or labels do not fit, or the loss or a parameter is no longer finite, which is noticed at every entry
+        of the log.
     """
     check_rank("images", images, "N H W C")
     images, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels, jnp.int32)
@@ -203,17 +207,21 @@ def train_classifier(
     params = init_classifier(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
     average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
     state = TrainingState(jnp.zeros((), jnp.int32), params, average, _optimiser(training).init(params))
-    step_fn, recent, losses = _make_step(config, training), [], []
+    step_fn, steps, recent, losses = _make_step(config, training), training.num_steps, [], []
     began = time.perf_counter()
-    for number in range(1, training.num_steps + 1):
+    for step in range(1, steps + 1):
         state, value = step_fn(state, images, labels)
         recent.append(value)
-        if number % log_every == 0 or number == training.num_steps:
-            mean = float(np.mean([float(v) for v in recent]))
-            check(bool(np.isfinite(mean)), "training", "a finite loss", mean, "lower the learning rate")
-            losses.append([number, mean])
+        logged = step % log_every == 0 or step == steps
+        if logged:  # only then is the device waited for
+            values = list(map(float, recent))
+            check_finite(values, state.params, step)
+            losses.append([step, float(np.mean(values))])
             recent = []
-            left = (time.perf_counter() - began) / number * (training.num_steps - number)
-            if progress is not None:
-                progress(number, training.num_steps, mean, left)
+        if step == 1:
+            jax.block_until_ready(value)
+            began = time.perf_counter()
+        if progress is not None and (logged or step == 1):
+            shown = losses[-1][1] if logged else float(value)
+            progress(step, steps, shown, seconds_left(began, step - 1, steps - step))
     return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))

@@ -255,13 +255,20 @@ def load_checkpoint(
     return jax.tree.map(jnp.asarray, state), arrays["losses"].tolist(), arrays["recent"].tolist()
 
 
-def _check_finite(recent: list[float], params: Parameters, step: int) -> None:
+def check_finite(recent: list[float], params: Parameters, step: int) -> None:
     """Stop a run that has lost its way after ``step``, whose losses end with ``recent``, before that is kept."""
     advice = "lower the learning rate"
     for number, value in enumerate(recent, step - len(recent) + 1):
         check(math.isfinite(value), "training", "a finite loss", f"{value} at step {number}", advice)
     good = all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(params))
     check(good, "training", "finite parameters", f"others after step {step}", advice)
+
+
+def seconds_left(began: float, done: int, left: int) -> float:
+    """Extrapolate from ``done`` steps since ``began``, which do not count the compilation; nan if there are none."""
+    if left == 0:
+        return 0.0
+    return (time.perf_counter() - began) / done * left if done else math.nan
 
 
 def train(
@@ -335,7 +342,7 @@ def train(
     else:
         state, losses, recent = start_training(config, training), [], []
     step_fn, steps = make_step(config, training), training.num_steps
-    first, began = int(state.step) + 1, math.nan
+    first, began = int(state.step) + 1, time.perf_counter()
     for step in range(first, steps + 1):
         state, value = step_fn(state, images, labels)
         recent.append(value)
@@ -343,16 +350,16 @@ def train(
         saved = step % checkpoint_every == 0 or step == steps
         if logged or saved:  # only then is the device waited for
             recent[:] = map(float, recent)
-            _check_finite(recent, state.params, step)
+            check_finite(recent, state.params, step)
         if logged:
             losses.append([step, float(np.mean(recent))])
             recent = []
-        if progress is not None and (logged or step == first):
-            rate = (time.perf_counter() - began) / max(step - first, 1)
-            shown = losses[-1][1] if logged else float(value)
-            progress(step, steps, shown, rate * (steps - step) if step < steps else 0.0)
         if step == first:
+            jax.block_until_ready(value)
             began = time.perf_counter()
+        if progress is not None and (logged or step == first):
+            shown = losses[-1][1] if logged else float(value)
+            progress(step, steps, shown, seconds_left(began, step - first, steps - step))
         if path is not None and saved:
             save_checkpoint(path, config, training, checkpoint_arrays(state, losses, recent))
     return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))

@@ -47,7 +47,8 @@ def kernel_columns(
     """Average columns of the Jacobian at random pixels into a kernel (p, p, C, C): output channel, input channel.
 
     The second result is the average of their absolute values, summed over channels, (p, p): what cancels in the kernel
-    counts there. Exact zeros stay zeros, where random-phase probes scatter noise over all distances.
+    counts there. Exact zeros stay zeros, where random-phase probes scatter noise over all distances. The image is taken
+    as periodic, as symbols are: next to an edge a kernel holds what lies at the opposite one.
     """
     height, width, channels = x.shape
     size = min(height, width) - (min(height, width) + 1) % 2  # largest odd window that fits

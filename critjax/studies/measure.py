@@ -77,7 +77,8 @@ def measure(
     sigmas : float array (num,)
         Strictly decreasing ladder, image units, of the sampler and of all measurements.
     num_samples : int
-        Trajectories, and noised images, for the regression symbol; at least C + 2.
+        Trajectories, and noised images, for the regression symbol; at least 3 (C + 1), lest a resample have fewer
+        different fields than the symbol has channels.
     probe_samples : int
         Fields of each ensemble whose Jacobian is probed, at least 3 and at most half of ``num_samples``; twice as many
         at k = 0.
@@ -146,7 +147,8 @@ def measure(
     count, height, width, channels = images.shape
     check(count >= 1, "images", "one or more", count, "pass images that were not trained on")
     check(bool(jnp.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
-    check(num_samples >= channels + 2, "num_samples", f"at least {channels + 2}", num_samples, "use 64")
+    fewest = 3 * (channels + 1)
+    check(num_samples >= fewest, "num_samples", f"at least {fewest}", num_samples, "use 64")
     enough = 3 <= probe_samples <= num_samples // _UNIFORM
     check(
         enough,
