@@ -52,6 +52,17 @@ _CLOSURE_FIELDS = 64
 _SMALL_PUSHES = 4
 
 
+def _num_trajectories(settings: GuideSettings) -> int:
+    """Return how many of the model's own trajectories the regression takes."""
+    return max(4, min(settings.num_samples or 0, 256))
+
+
+def num_small_pushes(settings: GuideSettings) -> int:
+    """Return how many trajectories the exact response to small pushes takes; none where it is not known."""
+    known = settings.kind == "ideal" and settings.baseline == 0
+    return _SMALL_PUSHES * _num_trajectories(settings) if known else 0
+
+
 def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
     """Return the model about which the response is expanded."""
     if settings.baseline == 0:
@@ -258,7 +269,7 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     """Compute every prediction that applies; dimension ``sigma``."""
     sigmas = ladder(settings)
     levels = np.asarray(sigmas, np.float64)
-    count = max(4, min(settings.num_samples or 0, 256))
+    count = _num_trajectories(settings)
     num_classes = len(system.class_names)
     labels = np.arange(count) % num_classes
     keys = sample_seeds(settings, "theory", count)
@@ -266,11 +277,11 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     values: dict[str, Any] = regression_response(found, labels, num_classes, sigmas, settings)
     if system.homogeneous and settings.baseline == 0:
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
-    elif settings.kind == "ideal" and system.bank is not None and settings.baseline == 0:
+    elif num_small_pushes(settings) and system.bank is not None:
         values["chi_linear"] = gaussian_response(
             *system.bank, np.asarray(system.direction), levels, float(settings.eta)
         )
-        found = small_push_samples(system, settings, _SMALL_PUSHES * count, report)
+        found = small_push_samples(system, settings, num_small_pushes(settings), report)
         means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
         for i, name in enumerate(("chi_class", "chi_image")):
             values |= {name: means[:, i], f"{name}_error": errors[:, i]}

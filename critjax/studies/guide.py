@@ -43,7 +43,7 @@ from critjax.studies._guide_arms import (
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import summarise
 from critjax.studies._guide_systems import System, load_system
-from critjax.studies._guide_theory import baseline_denoiser, final_image, predict
+from critjax.studies._guide_theory import baseline_denoiser, final_image, num_small_pushes, predict
 from critjax.studies._results import attributes, stored_settings
 
 __all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
@@ -334,8 +334,10 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     tested = 1 + len(budgets) * (settings.num_positions + 5)
     searched = sum(len(searched_arms(settings, budget)) for budget in budgets)
     images = tested * (settings.num_samples or 0) + searched * (settings.num_search or 0)
-    # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models.
+    # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models, a
+    # trajectory of small pushes as much again in moments of the bank.
     images = 1.3 * images + 10 * settings.susceptibility_samples + 4 * settings.window_samples
+    images += 2 * num_small_pushes(settings)
     evaluations = images * per_image / size
     overhead = 60.0
     return {
