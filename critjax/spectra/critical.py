@@ -6,6 +6,8 @@ on traced values comes back as a status code, not as an exception.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -132,13 +134,29 @@ def critical_point(
     good = isinstance(max_crossings, (int, np.integer)) and max_crossings >= 1
     check(good, "max_crossings", "an integer >= 1", repr(max_crossings), "4 is plenty for most banks")
     ladder = jnp.asarray(sigmas)
-
-    # The search sees constants; only the implicit step at the end carries derivatives.
-    shape = jax.eval_shape(symbol_fn, ladder[0])
-    check_rank("symbol_fn", shape, "H W C C")
+    check_rank("symbol_fn", jax.eval_shape(symbol_fn, ladder[0]), "H W C C")
     converted, captured = jax.closure_convert(symbol_fn, ladder[0])
-    frozen = jax.lax.stop_gradient(captured)
-    ladder, still = jax.lax.stop_gradient((ladder, jnp.asarray(eta)))
+    # One program, where step by step there would be hundreds to compile.
+    find = functools.partial(_find, converted, frame, max_crossings, tolerance, batch_size)
+    return jax.jit(find)(ladder, jnp.asarray(eta), captured)
+
+
+def _find(
+    converted: Callable[..., Array],
+    frame: str,
+    max_crossings: int,
+    tolerance: float | None,
+    batch_size: int | None,
+    ladder: Array,
+    eta: Array,
+    captured: list[Array],
+) -> CriticalPoint:
+    """Find the critical point of ``converted(sigma, *captured)``."""
+    # The search sees constants; only the implicit step at the end carries derivatives.
+    frozen, ladder, still = jax.lax.stop_gradient((captured, ladder, eta))
+
+    def symbol_fn(sigma: Array) -> Array:
+        return converted(sigma, *captured)
 
     def frozen_fn(sigma: Array) -> Array:
         return converted(sigma, *frozen)
@@ -150,7 +168,7 @@ def critical_point(
     dtype = rates.dtype
     ladder = ladder.astype(dtype)
     highest = jnp.max(rates, axis=(1, 2))
-    found = _classify(highest, leading[0], ladder, eta, frame, max_crossings)
+    found = _classify(highest, leading[0], ladder, still, frame, max_crossings)
     roots = bracketed_root(worst, ladder[found.bracket + 1], ladder[found.bracket], *found.ends)
     crossings = jnp.where(found.valid, roots, jnp.nan)
     lost = (found.status == CROSSING) & ~jnp.isfinite(roots[0])
@@ -158,13 +176,13 @@ def critical_point(
     crossed = status == CROSSING
     root = jnp.where(crossed, crossings[0], ladder[0])
 
-    height, width = shape.shape[:2]
     rate = rate_of_eigenvalue(leading_eigenvalue(frozen_fn(root)), root, still, frame)
     width_of_tie = 0.1 * jnp.finfo(dtype).eps ** 0.5 if tolerance is None else tolerance
     modes = crossed & (rate >= jnp.max(rate) - width_of_tie * (1 + still.astype(dtype)))
     index = jnp.argmax(modes)  # the first in FFT order
     sigma = _implicit_root(symbol_fn, root, index, eta, frame)
-    matrix = symbol_fn(sigma).reshape(height * width, *shape.shape[2:])[index]
+    table = symbol_fn(sigma)
+    matrix = table.reshape(-1, *table.shape[2:])[index]
     value = leading_eigenvalue(matrix)
     vector = right_eigenvector(matrix, value)
 
@@ -173,8 +191,8 @@ def critical_point(
 
     return CriticalPoint(
         sigma=only(sigma),
-        wavevector=only(wavevectors((height, width), dtype=dtype).reshape(-1, 2)[index]),
-        frequency=only((1 + jnp.asarray(eta).astype(dtype)) * value.imag),
+        wavevector=only(wavevectors(table.shape[:2], dtype=dtype).reshape(-1, 2)[index]),
+        frequency=only((1 + eta.astype(dtype)) * value.imag),
         eigenvector=only(vector),
         status=status,
         modes=modes,
