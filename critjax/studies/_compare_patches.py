@@ -24,7 +24,7 @@ from critjax.studies._instruments import mean_and_error
 MODELS = {"all": "ELS", "same": "LS"}
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 #: Fields at which the Jacobian of the best patch model is probed: it costs far more than a network's.
-PATCH_PROBES = 4
+PATCH_PROBES = 3
 
 
 def compare_patches(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
