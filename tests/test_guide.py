@@ -257,6 +257,19 @@ def test_small_pushes_of_images_have_the_response_of_reverse_mode(eta):
         assert np.all(np.abs(theirs.mean(0) - expected) < 4.5 * error + 0.06 * expected.max())
 
 
+def test_a_response_that_nothing_changes_has_no_small_push():
+    """Of a constant only the integral by parts of the class posterior is left, which must cancel its gradient."""
+    settings, system = _tiny_images(eta=0.0)
+    constant = system._replace(respond=lambda x, label: jnp.ones((), x.dtype))
+    found, gradient = (
+        small_push_samples(constant, s, 6000, lambda *_: None)[..., 0]
+        for s in (settings, dataclasses.replace(settings, eta=1.0))
+    )
+    error = found.std(0) / np.sqrt(len(found))
+    assert np.all(np.abs(found.mean(0)) < 4.5 * error)
+    assert np.max(gradient.mean(0) / 2 / error) > 4
+
+
 def test_small_pushes_under_the_reverse_sde_uncover_the_class():
     """Twice the prior times the rate of class information, from noised images of the class."""
     settings, system = _tiny_images(eta=1.0)
