@@ -665,7 +665,7 @@ MUTATIONS = [
         "guide, divergence of a push",
         "critjax/studies/_guide_theory.py",
         "- (weights @ squares - free @ free)",
-        "",
+        "- 0.5 * (weights @ squares - free @ free)",
         ("tests/test_guide.py", "nothing_changes"),
     ),
     Mutation(
