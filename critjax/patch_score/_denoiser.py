@@ -29,7 +29,8 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
     ("images", "same", "zero", "centre"): ("box",),
     ("images", "same", "zero", "average"): ("box",),
 }
-#: Patches a block, and columns of training windows (images times width) that all pixels meet at a time.
+#: Patches a block, and columns of training windows (images times width) that all pixels meet at a time: 560 columns fit
+#: of images 28 wide and 512 of 32, multiples of 16, without which products slow down (benchmarks/README.md).
 PATCH_TARGET, ROW_TARGET = 512, 576
 METHODS = ("auto", "convolution", "product", "box")
 

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from critjax._checks import message
 from critjax._typing import Array
 from critjax.fluctuations import gaussian_closure
 from critjax.guidance import constant, guided, linear_response
@@ -213,9 +214,10 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
     """Sample what the response to small pushes is the mean of: class probability and amplitude (count, levels, 2).
 
     The model must be the posterior mean over the images of its bank. One noised image and one class in turn each, with
-    its trajectory.
+    its trajectory. ValueError for a system without a bank.
     """
-    assert system.bank is not None
+    if system.bank is None:
+        raise ValueError(message("system", "an exact model with its images", "none", "use the ideal model"))
     sigmas, of = ladder(settings), jnp.asarray(system.bank[1])
     flat = jnp.asarray(system.bank[0], jnp.float32).reshape(len(of), -1)
     squares = (flat * flat).sum(1)
