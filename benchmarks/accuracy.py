@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 
 from critjax.banks import ImageBank  # noqa: E402
 from critjax.data import embedded_fashion_mnist  # noqa: E402
-from critjax.patch_score import _posterior, patch_denoiser  # noqa: E402
+from critjax.patch_score import _denoiser, patch_denoiser  # noqa: E402
 
 
 def halfway_inputs(images: np.ndarray, size: int, num_pairs: int, seed: int = 0) -> np.ndarray:
@@ -72,14 +72,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[7, 15])
     arguments = parser.parse_args()
     sigmas = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
-    chosen = _posterior.SPLIT_FACTOR
+    chosen = dict(_denoiser.SPLIT_FACTORS)
     for size in arguments.sizes:
         for method in ("product", "box"):
-            for factor in (0.0, chosen):
-                _posterior.SPLIT_FACTOR = factor
-                name = (
-                    "plain" if factor == 0 else f"compensated below sigma = {(factor * size**2) ** 0.5:.2f}"
-                )
+            for factor in (0.0, chosen[method]):
+                _denoiser.SPLIT_FACTORS[method] = factor
+                limit = factor**0.5 * size
+                name = f"compensated below sigma = {limit:.2f}" if factor else "plain"
                 print(f"p = {size}, {method}, {name}\n  sigma   noised images   half-way")
                 table = errors(size, method, arguments.num_images, arguments.num_pairs, sigmas)
                 for sigma, (noised, halfway) in table.items():

@@ -408,11 +408,13 @@ def _check_float32(bank, x, sigma, patches, limit):
 @pytest.mark.parametrize(
     ("size", "num_images", "levels"),
     [
-        (7, 20, (0.02, 0.05, 0.11, 0.15)),
-        (15, 8, (0.02, 0.05, 0.12, 0.2, 0.28)),
-        pytest.param(3, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
-        pytest.param(15, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
-        pytest.param(7, 20, (0.02, 0.05, *np.geomspace(0.06, 1.0, 18)), marks=pytest.mark.slow),
+        # The highest two levels lie just above where sums are compensated, of "product" and of "box".
+        (7, 20, (0.02, 0.05, 0.11, 0.15, 0.35, 0.53)),
+        (15, 8, (0.02, 0.05, 0.12, 0.2, 0.28, 0.72, 1.13)),
+        *[
+            pytest.param(size, 20, (0.02, 0.05, *np.geomspace(0.06, 2.0, 22)), marks=pytest.mark.slow)
+            for size in (3, 7, 9, 11, 15)
+        ],
     ],
 )
 def test_float32_on_noised_pictures(size, num_images, levels):

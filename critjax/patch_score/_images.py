@@ -60,12 +60,14 @@ def lay_out(plan: Plan, query: Query) -> Layout:
     """Lay out the noisy image once, before the loop over blocks.
 
     Logits are shifted by a number common to all candidates, so that those that matter are near zero: the noisy
-    window's own square, and half a unit a feature, which is what white noise alone contributes.
+    window's own square, and half a unit a feature, which is what white noise alone contributes. Shifts and squares
+    enter row by row of the window, so that the partial sums of candidates that matter stay near zero, too.
     """
     padded = pad(query.x, plan.size, plan.query_pad, axes=(0, 1))
     windows = unfold(padded, plan.size)
     scale = 2 * query.sigma**2
-    shift = 0.5 * windows.shape[-1] - jnp.sum(windows**2, axis=-1, keepdims=True) / scale
+    parts = windows.reshape(*windows.shape[:-1], plan.size, -1)
+    shift = 0.5 * parts.shape[-1] - jnp.sum(parts**2, axis=-1) / scale
     start = features(query, windows, shift)
     if plan.method != "box":
         return Layout(start, None)
@@ -115,7 +117,7 @@ def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
     """Score all windows against training row ``row``, from nothing."""
     size = plan.size
     window = _cut(bank.strips, row, size).reshape(-1, bank.strips.shape[-1])
-    energies = tuple(jnp.sum(_cut(part, row, size), axis=0) for part in bank.energies)
+    energies = tuple(_cut(part, row, size) for part in bank.energies)
     return scores(query, _flat(query.layout.start), window, offsets(query, energies, bank.log_prior))
 
 
@@ -127,7 +129,7 @@ def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
     change = [jnp.where(kept, part[leaving] - part[entering], 0) for part in bank.energies]
     if len(change) == 1:
         lowest = excluded_logit(strips.dtype)
-        change = [change[0] / query.sigma**2]
+        change = [change[0][None] / query.sigma**2]
     else:
         lowest = EXCLUDED_SCORE
     change[0] = change[0] + jnp.where(row == plan.num_rows, lowest, 0)

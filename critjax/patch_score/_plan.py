@@ -19,6 +19,7 @@ class Plan:
     method: str
     size: int
     block: int  # patches or images a block
+    split_limit: float  # sums are compensated below sigma^2 = split_limit * max|phi|^2
     num_rows: int = 0  # rows of windows that a training image has
     mesh: Any = None
     axis: str | None = None

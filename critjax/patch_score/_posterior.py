@@ -41,19 +41,11 @@ class _Running(NamedTuple):
     sums: Array  # (..., 1 + R): sum of exponentials, weighted sum of readout values
 
 
-#: Compensated sums below sigma^2 = SPLIT_FACTOR * p^2 * C * max|phi|^2. Above, plain float32 sums err by at most some
-#: 1e-5 of the data range on noised images (benchmarks/accuracy.py).
-SPLIT_FACTOR = 1.6e-3
-
-
-def _split_below(plan: Plan, sigma: Array, channels: int, scale: Array) -> Array | None:
-    """Tell whether rounding of plain scores would show at this noise level; None where it never can.
-
-    The error of plain scores grows with the number of terms and their size, and the logits divide it by sigma^2.
-    """
+def _split_below(plan: Plan, sigma: Array, scale: Array) -> Array | None:
+    """Tell whether rounding of plain scores would show at this noise level; None where it never can."""
     if jnp.finfo(sigma.dtype).nmant > 23:
         return None
-    return lax.stop_gradient(sigma) ** 2 < SPLIT_FACTOR * plan.size**2 * channels * scale**2
+    return lax.stop_gradient(sigma) ** 2 < plan.split_limit * scale**2
 
 
 def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -128,7 +120,7 @@ def _over_bank(
     The arithmetic is chosen at run time inside the rematerialised body, so that reverse mode stores no block.
     """
     scales = tuple(lax.stop_gradient(jnp.max(jnp.abs(values))) for values in (x, bank[0]))
-    split = _split_below(plan, sigma, x.shape[-1], scales[1])
+    split = _split_below(plan, sigma, scales[1])
 
     def local(x, sigma, blocks, fixed, scales, split):
         grid = None if split is None else grid_steps(scales[0], scales[1], plan.size, x.shape[-1])

@@ -57,7 +57,7 @@ def lay_out(plan: Plan, query: Query) -> Any:
     if plan.method == "convolution":
         return padded
     windows = unfold(padded, plan.size)
-    return features(query, windows, jnp.zeros_like(windows[..., :1]))
+    return features(query, windows, jnp.zeros_like(windows[..., : plan.size]))
 
 
 def prepare(plan: Plan, candidates: Array) -> Array:
@@ -90,7 +90,7 @@ def fold(
 def _patches(plan: Plan, query: Query, patches: Array, log_prior: Array, split: bool):
     """Score patches (B, p, p, C) at every pixel."""
     count = patches.shape[0]
-    added = offsets(query, half_squares(query, patches, (1, 2, 3), split), log_prior)
+    added = offsets(query, half_squares(query, jnp.moveaxis(patches, 0, -1), (1, 2), split), log_prior)
     if plan.method == "convolution":
         logits = _convolution(query, patches, added)
     else:
@@ -115,7 +115,7 @@ def _convolution(query: Query, patches: Array, added: tuple[Array, ...]) -> Arra
         )[0]
 
     if len(added) == 1:
-        return correlate(query.layout / query.sigma**2, patches) + added[0]
+        return correlate(query.layout / query.sigma**2, patches) + jnp.sum(added[0], axis=0)
     x_heads, heads = head(query.layout, query.grid.x), head(patches, query.grid.bank)
     x_both = jnp.concatenate([x_heads, query.layout - x_heads], axis=-1)
     low = correlate(x_both, jnp.concatenate([patches - heads, patches], axis=-1))

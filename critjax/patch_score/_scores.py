@@ -29,9 +29,9 @@ class Split(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Windows as rows of a product, with the columns that `operands` expects appended."""
+    """Windows as rows of a product, with the columns that `scores` expects."""
 
-    plain: Array  # (..., K + 2): divided by sigma^2, a shift common to all candidates, one
+    plain: Array  # (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one
     high: Any  # (..., K + 1): heads, one; None where sums are never compensated
     low: Any  # (..., 2 K + 1): heads, tails, one; or None
 
@@ -47,12 +47,14 @@ def unit(query: Query) -> Array:
 
 
 def features(query: Query, windows: Array, shift: Array) -> Features:
-    """Prepare windows (..., K) and the shift of their logits (..., 1) for products with a bank."""
-    one = jnp.ones_like(windows[..., :1])
-    plain = jnp.concatenate([windows / query.sigma**2, shift, one], axis=-1)
+    """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g)."""
+    parts = (windows / query.sigma**2).reshape(*shift.shape, -1)
+    plain = jnp.concatenate([parts, shift[..., None], jnp.ones_like(parts[..., :1])], axis=-1)
+    plain = plain.reshape(*shift.shape[:-1], -1)
     if query.grid is None:
         return Features(plain, None, None)
     heads = head(windows, query.grid.x)
+    one = jnp.ones_like(windows[..., :1])
     return Features(
         plain,
         jnp.concatenate([heads, one], axis=-1),
@@ -70,26 +72,31 @@ def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array,
 
 
 def offsets(query: Query, energies: tuple[Array, ...], log_prior: Array) -> tuple[Array, ...]:
-    """Compute what is added to the correlations of each candidate, from `half_squares` and prior (B,).
+    """Compute what is added to the correlations of each candidate, from `half_squares` (g, B) and prior (B,).
 
-    Excluded candidates get a large finite number: the derivative multiplies it by zero, which -inf would not survive.
+    Plain logits get it part by part, the prior with the first; compensated scores at once. Excluded candidates get a
+    large finite number: the derivative multiplies it by zero, which -inf would not survive.
     """
     if len(energies) == 1:
-        return (jnp.maximum(log_prior - energies[0] / query.sigma**2, excluded_logit(log_prior.dtype)),)
+        added = -energies[0] / query.sigma**2
+        return (added.at[0].set(jnp.maximum(log_prior + added[0], excluded_logit(log_prior.dtype))),)
     kept = jnp.isfinite(log_prior)
-    low = jnp.where(kept, log_prior, 0) * query.sigma**2 - energies[1]
-    return jnp.where(kept, -energies[0], EXCLUDED_SCORE), low
+    high, low = (jnp.sum(part, axis=0) for part in energies)
+    low = jnp.where(kept, log_prior, 0) * query.sigma**2 - low
+    return jnp.where(kept, -high, EXCLUDED_SCORE), low
 
 
 def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split:
-    """Multiply windows by a bank (K, B), with the offsets (B,) ``added``: logits, or scores in two parts."""
-    added = tuple(part[None] for part in added)
+    """Multiply windows by a bank (K, B), with `offsets` (g, B) or two of (B,): logits, or scores in two parts."""
     if len(added) == 1:
-        return matmul(rows.plain, jnp.concatenate([bank, jnp.ones_like(added[0]), added[0]]))
+        own = added[0][:, None]
+        parts = bank.reshape(own.shape[0], -1, bank.shape[-1])
+        bank = jnp.concatenate([parts, jnp.ones_like(own), own], axis=1).reshape(-1, bank.shape[-1])
+        return matmul(rows.plain, bank)
     heads = head(bank, query.grid.bank)
     return Split(
-        matmul(rows.high, jnp.concatenate([heads, added[0]])),
-        matmul(rows.low, jnp.concatenate([bank - heads, bank, added[1]])),
+        matmul(rows.high, jnp.concatenate([heads, added[0][None]])),
+        matmul(rows.low, jnp.concatenate([bank - heads, bank, added[1][None]])),
         unit(query),
     )
 
