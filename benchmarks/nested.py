@@ -2,7 +2,8 @@
 
 Zero padding, 200 training images of 28 x 28 pixels, seven windows. Prints the seconds per query and noise level of
 `patch_denoisers`, alone and in a batch by `jax.vmap`, of the calls of `patch_denoiser` that it replaces, the ratio,
-and the memory of the program.
+and the memory of the program. With ``--by-window`` instead: one size at a time, periodic, to see how the cost depends
+on the window, and three Jacobian-vector products with zero padding by either.
 """
 
 from __future__ import annotations
@@ -33,6 +34,37 @@ def nested(positions: str):
     return lambda images, x, sigma: patch_denoisers(images, SIZES, positions=positions)(x, sigma)
 
 
+def by_window(images: np.ndarray, x: np.ndarray, repeats: int) -> None:
+    """Print what one window size costs by window sums of squared differences, and by strips and products."""
+    sigma = np.float32(0.2)
+    directions = np.stack([np.ones_like(x), x, -np.flip(x, 0)])
+
+    def sums(size: int, boundary: str):
+        return lambda images, x, sigma: patch_denoisers(images, (size,), boundary=boundary)(x, sigma)[0]
+
+    def single(size: int, boundary: str):
+        return lambda images, x, sigma: patch_denoiser(ImageBank(images, size), boundary=boundary)(x, sigma)
+
+    def products(denoise):
+        def along(images, x, sigma, v):
+            return jax.jvp(lambda y: denoise(images, y, sigma), (x,), (v,))[1]
+
+        return jax.vmap(along, (None, None, None, 0))
+
+    rows = []
+    for size in (3, 7, 11, 15, 19, 23):
+        functions = {}
+        for name, model in (("sums", sums), ("single", single)):
+            functions[name] = compiled(model(size, "periodic"), images, x, sigma)
+            functions[f"{name}, jvp"] = compiled(products(model(size, "zero")), images, x, sigma, directions)
+        seconds = interleaved(functions, repeats)
+        rows.append([str(size), *(f"{value:.2f}" for value in seconds.values())])
+    table(
+        ["p", "window sums, s", "three products of its Jacobian, s", "patch_denoiser, s", "its Jacobian, s"],
+        rows,
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -42,11 +74,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sigmas", type=float, nargs="+", default=[2.0, 0.2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--by-window", action="store_true")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (arguments.num_images, 28, 28, 1)).astype(np.float32)
     x = rng.normal(size=(arguments.batch, 28, 28, 1)).astype(np.float32)
     print(machine())
+    if arguments.by_window:
+        by_window(images, x[0], arguments.repeats)
+        return
     rows = []
     for positions in ("all", "same"):
         many = jax.vmap(nested(positions), (None, 0, None))

@@ -207,6 +207,29 @@ def test_forward_derivatives_are_those_of_one_denoiser_a_size(positions, boundar
         np.testing.assert_allclose(found[number], expected, rtol=1e-9, atol=1e-11)
 
 
+def test_forward_derivatives_along_many_directions_equal_the_loop():
+    """Directions alone, directions and images, and the whole Jacobian."""
+    images, x, _ = problem(grid=(6, 5))
+    fn = patch_denoisers(images, (3, 5))
+    directions = jnp.asarray(np.random.default_rng(3).normal(size=(3, *x.shape)))
+
+    def along(direction, x):
+        return jax.jvp(lambda y: fn(y, jnp.asarray(0.8)), (x,), (direction,))[1]
+
+    one = jax.jit(along)
+    expected = np.stack([one(v, x) for v in directions])
+    many = jax.jit(jax.vmap(along, (0, None)))(directions, x)
+    np.testing.assert_allclose(many, expected, rtol=1e-12, atol=1e-14)
+    several = jnp.stack([x, -x, 0.5 * x])
+    expected = np.stack([one(v, y) for v, y in zip(directions, several, strict=True)])
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(along))(directions, several), expected, rtol=1e-12, atol=1e-14
+    )
+    jacobian = jax.jit(jax.jacfwd(lambda y: fn(y, jnp.asarray(0.8))))(x)
+    product = np.tensordot(jacobian, directions[0], 3)
+    np.testing.assert_allclose(product, one(directions[0], x), rtol=1e-10, atol=1e-12)
+
+
 def test_vmap_equals_loop():
     images, x, _ = problem()
     many, sigmas = jnp.stack([x, 2 * x, -x]), jnp.asarray([0.5, 0.9, 2.0])

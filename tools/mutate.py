@@ -51,9 +51,19 @@ ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALI
         "test_freeze_out",
     )
 )
-ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
-    f"critjax/patch_score/{name}.py"
-    for name in ("_routes", "_images", "_scores", "_plan", "_posterior", "_windows", "_nested", "_schedule")
+DENOISER, ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
+    f"critjax/patch_score/_{name}.py"
+    for name in (
+        "denoiser",
+        "routes",
+        "images",
+        "scores",
+        "plan",
+        "posterior",
+        "windows",
+        "nested",
+        "schedule",
+    )
 )
 
 
@@ -312,8 +322,8 @@ MUTATIONS = [
     Mutation(
         "prior weight, correlations",
         SCORES,
-        "jnp.maximum(log_prior - energies[0]",
-        "jnp.maximum(0.5 * log_prior - energies[0]",
+        "jnp.maximum(log_prior + added[0]",
+        "jnp.maximum(0.5 * log_prior + added[0]",
         (ORACLE, f"{AGREES} and patches and p3 and product"),
     ),
     Mutation(
@@ -377,15 +387,15 @@ MUTATIONS = [
     Mutation(
         "sigma, product",
         SCORES,
-        "windows / query.sigma**2, shift",
-        "windows / (2 * query.sigma**2), shift",
+        "(windows / query.sigma**2)",
+        "(windows / (2 * query.sigma**2))",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "sigma, norms of the candidates",
         SCORES,
-        "energies[0] / query.sigma**2, excluded",
-        "energies[0] / query.sigma, excluded",
+        "-energies[0] / query.sigma**2",
+        "-energies[0] / query.sigma",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
@@ -395,6 +405,16 @@ MUTATIONS = [
         "jnp.maximum(2 * score(squares) / query.sigma**2",
         (ORACLE, f"{AGREES} and same-periodic-centre and p3"),
     ),
+    *[
+        Mutation(
+            f"sums that are never compensated, {method}",
+            DENOISER,
+            f'"{method}": {factor}',
+            f'"{method}": 0.0',
+            (ORACLE, "half_way_between_two_patches"),
+        )
+        for method, factor in (("product", "2.2e-3"), ("box", "5.5e-3"))
+    ],
     Mutation(
         "sigma, compensated",
         POSTERIOR,

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import xarray as xr
 
-from critjax.banks import ImageBank
 from critjax.closed_form import ideal_denoiser
 from critjax.noise import geometric_sigmas
-from critjax.patch_score import patch_denoiser, scheduled_denoiser
+from critjax.patch_score import scheduled_denoiser
 from critjax.sampling import sample
 from critjax.studies._callbacks import Progress
+from critjax.studies._compare_patches import els_denoiser
 from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
 
@@ -26,9 +26,7 @@ def follow(problem: Problem, settings: CompareSettings, patches: xr.Dataset, rep
     changes = np.flatnonzero(np.diff(best))
     edges = np.sqrt(levels[changes] * levels[changes + 1])
     sizes = [int(size) for size in best[np.append(changes, len(best) - 1)]]
-    models = [
-        patch_denoiser(ImageBank(problem.bank, size, positions="all"), boundary="zero") for size in sizes
-    ]
+    models = [els_denoiser(problem.bank, size) for size in sizes]
     following = scheduled_denoiser(models, edges) if len(models) > 1 else models[0]
     denoisers = {"network": problem.denoise, "ELS at p*": following, "ideal": ideal_denoiser(problem.bank)}
     sigmas = geometric_sigmas(FILM_MAX, FILM_MIN, FILM_STEPS, dtype=problem.bank.dtype)

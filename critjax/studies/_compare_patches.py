@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ MODELS = {"all": "ELS", "same": "LS"}
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 #: Fields at which the Jacobian of the best patch model is probed: it costs far more than a network's.
 PATCH_PROBES = 3
+#: Window from which window sums of squared differences are faster than products of windows (benchmarks/nested.py).
+NESTED_FROM = 9
 
 
 def compare_patches(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
@@ -127,6 +130,21 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
     return result
 
 
+def els_denoiser(bank: Array, size: int) -> DenoiseFn:
+    """Build the ELS model of one window size by the faster route, for values and Jacobian-vector products."""
+    if size < NESTED_FROM:
+        return patch_denoiser(ImageBank(bank, size, positions="all"), boundary="zero")
+    nested = patch_denoisers(bank, (size,), positions="all", boundary="zero")
+    return lambda x, sigma: nested(x, sigma)[0]
+
+
+def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
+    """Estimate the symbol of the Jacobian at one image, and its uniform mode without noise of probes."""
+    uniform = jax.jvp(lambda y: denoise(y, sigma), (x,), (jnp.ones_like(x),))[1].mean()
+    found = measured_symbol(denoise, x[None], sigma, key, num_probes=2)
+    return leading_eigenvalue(found.symbol).real, uniform
+
+
 def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
     """Symbols of the best ELS model at every level, by probes, and of the Gaussian model."""
     spectrum = image_spectrum(problem.bank)
@@ -136,14 +154,7 @@ def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
     for number, (sigma, size) in enumerate(zip(levels, best, strict=True)):
         report("symbols", number, len(levels))
         if size not in programs:
-            denoise = patch_denoiser(ImageBank(problem.bank, int(size), positions="all"), boundary="zero")
-
-            def one(x: Array, sigma: Array, key: Array, denoise: DenoiseFn = denoise) -> tuple[Array, Array]:
-                uniform = jax.jvp(lambda y: denoise(y, sigma), (x,), (jnp.ones_like(x),))[1].mean()
-                found = measured_symbol(denoise, x[None], sigma, key, num_probes=2)
-                return leading_eigenvalue(found.symbol).real, uniform
-
-            programs[size] = jax.jit(one)
+            programs[size] = jax.jit(functools.partial(_probe, els_denoiser(problem.bank, int(size))))
         fields = noised[number][:PATCH_PROBES]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
         found = [programs[size](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
