@@ -230,6 +230,16 @@ def test_forward_derivatives_along_many_directions_equal_the_loop():
     np.testing.assert_allclose(product, one(directions[0], x), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(1,), (5,), (1, 5)])
+def test_windows_of_one_pixel_and_of_the_whole_image_alone(sizes):
+    """Then there is no border, or hardly an interior."""
+    images, x, _ = problem(grid=(5, 5))
+    found = patch_denoisers(images, sizes)(x, 0.7)
+    for number, size in enumerate(sizes):
+        expected = patch_denoiser(ImageBank(images, size), boundary="zero")(x, 0.7)
+        np.testing.assert_allclose(found[number], expected, rtol=1e-10, atol=1e-12)
+
+
 def test_vmap_equals_loop():
     images, x, _ = problem()
     many, sigmas = jnp.stack([x, 2 * x, -x]), jnp.asarray([0.5, 0.9, 2.0])

@@ -299,8 +299,8 @@ MUTATIONS = [
     Mutation(
         "nested sums, channel sum",
         NESTED,
-        "for c in range(channels))\n            squares",
-        "for c in range(1))\n            squares",
+        "for c in range(channels))\n            strips",
+        "for c in range(1))\n            strips",
         (NESTED_TESTS, "brute_force and same-zero and 3"),
     ),
     Mutation(

@@ -156,6 +156,13 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
         for own, other in zip(rows.sums, columns.sums, strict=True)
     ]
     used = [number for number in range(len(sizes)) if sums[number][0].size and sums[number][1].size]
+    if not used:  # no pixel lies near the border of a window of one pixel
+        return {}
+
+    # One product sums the columns of windows of all sizes: many small ones are slow.
+    every_column = jnp.concatenate([sums[number][1] for number in used])
+    counts = [len(columns.pixels[number]) for number in used]
+    starts = dict(zip(used, itertools.accumulate(counts, initial=0), strict=False))
 
     def flat_shape(number: int) -> tuple[int, int]:
         return len(columns.pixels[number]), count * len(rows.pixels[number])
@@ -173,12 +180,11 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
                 return lax.dynamic_slice_in_dim(values, column_offset, width, axis=1)
 
             squares = sum((x[c] - shift(shifted)[c]) ** 2 for c in range(channels))
-            squares = jnp.reshape(squares, (-1, height))
+            strips = matmul(every_column, squares)
             result = []
             for number, state, centre, row_fits in zip(used, states, centres, fitting, strict=True):
-                by_row, by_column = sums[number]
-                scores = matmul(squares, by_row).reshape(width, -1)
-                scores = matmul(by_column, scores)
+                own = strips[starts[number] : starts[number] + len(columns.pixels[number])]
+                scores = matmul(own.reshape(-1, height), sums[number][0]).reshape(len(own), -1)
                 allowed = None
                 if columns.fits:
                     allowed = _fitting(columns, number, sizes[number], width, column_offset)[:, None]
