@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--num-pairs", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=[7, 15])
     arguments = parser.parse_args()
-    sigmas = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
+    sigmas = [2.0, 1.2, 1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
     chosen = dict(_denoiser.SPLIT_FACTORS)
     for size in arguments.sizes:
         for method in ("product", "box"):
