@@ -22,12 +22,11 @@ import numpy as np
 import xarray as xr
 
 from critjax._typing import DenoiseFn
-from critjax.banks import ImageBank
 from critjax.eigenmodes import leading_modes
-from critjax.patch_score import patch_denoiser, patch_denoisers
+from critjax.patch_score import patch_denoisers
 from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._compare_films import FILM_STEPS, follow
-from critjax.studies._compare_patches import MODELS, PATCH_PROBES, compare_patches
+from critjax.studies._compare_patches import MODELS, PATCH_PROBES, compare_patches, els_denoiser
 from critjax.studies._compare_problem import Problem, load
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
@@ -204,7 +203,7 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     shape, dtype = problem.bank.shape[1:], problem.bank.dtype
     network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
     patches = time_evaluation(patch_denoisers(problem.bank, sizes), (1, *shape), dtype)
-    middle = patch_denoiser(ImageBank(problem.bank, sizes[len(sizes) // 2], positions="all"), boundary="zero")
+    middle = els_denoiser(problem.bank, sizes[len(sizes) // 2])
     single = time_evaluation(middle, (1, *shape), dtype)
     levels, queries = settings.num_levels or 0, settings.num_queries or 0
     samples, probes = settings.num_samples or 0, settings.probe_samples or 0
