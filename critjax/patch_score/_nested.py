@@ -180,7 +180,7 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
                 return lax.dynamic_slice_in_dim(values, column_offset, width, axis=1)
 
             squares = sum((x[c] - shift(shifted)[c]) ** 2 for c in range(channels))
-            strips = matmul(every_column, squares)
+            strips = matmul(every_column, jnp.asarray(squares))
             result = []
             for number, state, centre, row_fits in zip(used, states, centres, fitting, strict=True):
                 own = strips[starts[number] : starts[number] + len(columns.pixels[number])]
