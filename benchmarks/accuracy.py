@@ -34,11 +34,17 @@ def halfway_inputs(images: np.ndarray, size: int, num_pairs: int, seed: int = 0)
     return np.stack(pairs).astype(np.float32)
 
 
+def cloth_images(count: int, colour: bool) -> np.ndarray:
+    """Return images of clothes; in colour, the other channels are the mirrored and the transposed image."""
+    images = embedded_fashion_mnist(count).images
+    return np.concatenate([images, images[:, :, ::-1], images.swapaxes(1, 2)], -1) if colour else images
+
+
 def errors(
-    size: int, method: str, num_images: int, num_pairs: int, sigmas: list[float]
+    size: int, method: str, data: np.ndarray, num_held_out: int, num_pairs: int, sigmas: list[float]
 ) -> dict[float, tuple]:
     """Return the largest error on noised images and on half-way windows at each noise level."""
-    images, held_out = np.split(embedded_fashion_mnist(num_images + 3).images, [num_images])
+    images, held_out = np.split(data, [len(data) - num_held_out])
     centre = images.shape[1] // 2
     first, last = centre - size // 2, centre + size // 2 + 1
     exact = jax.jit(patch_denoiser(ImageBank(images.astype(np.float64), size), method=method))
@@ -68,21 +74,26 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-images", type=int, default=20)
+    parser.add_argument("--num-held-out", type=int, default=12)
+    parser.add_argument("--colour", action="store_true", help="three channels")
     parser.add_argument("--num-pairs", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=[7, 15])
     arguments = parser.parse_args()
-    sigmas = [2.0, 1.2, 1.0, 0.75, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
+    data = cloth_images(arguments.num_images + arguments.num_held_out, arguments.colour)
+    sigmas = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
     chosen = dict(_denoiser.SPLIT_FACTORS)
     for size in arguments.sizes:
         for method in ("product", "box"):
             for factor in (0.0, chosen[method]):
                 _denoiser.SPLIT_FACTORS[method] = factor
-                limit = factor**0.5 * size
+                limit = (chosen[method] * data.shape[-1]) ** 0.5 * size
                 name = f"compensated below sigma = {limit:.2f}" if factor else "plain"
                 print(f"p = {size}, {method}, {name}\n  sigma   noised images   half-way")
-                table = errors(size, method, arguments.num_images, arguments.num_pairs, sigmas)
+                # Where plain sums have to do, down to just above the limit, and below it.
+                levels = [round(limit * ratio, 3) for ratio in (2.0, 1.6, 1.3, 1.15, 1.01)] + sigmas
+                table = errors(size, method, data, arguments.num_held_out, arguments.num_pairs, levels)
                 for sigma, (noised, halfway) in table.items():
-                    print(f"  {sigma:<6}  {noised:.1e}         {halfway:.1e}")
+                    print(f"  {sigma:<6g}  {noised:.1e}         {halfway:.1e}")
 
 
 if __name__ == "__main__":

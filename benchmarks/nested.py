@@ -3,7 +3,7 @@
 Zero padding, 200 training images of 28 x 28 pixels, seven windows. Prints the seconds per query and noise level of
 `patch_denoisers`, alone and in a batch by `jax.vmap`, of the calls of `patch_denoiser` that it replaces, the ratio,
 and the memory of the program. With ``--by-window`` instead: one size at a time, periodic, to see how the cost depends
-on the window, and three Jacobian-vector products with zero padding by either.
+on the window, and with zero padding also three Jacobian-vector products by either.
 """
 
 from __future__ import annotations
@@ -52,17 +52,15 @@ def by_window(images: np.ndarray, x: np.ndarray, repeats: int) -> None:
         return jax.vmap(along, (None, None, None, 0))
 
     rows = []
-    for size in (3, 7, 11, 15, 19, 23):
-        functions = {}
-        for name, model in (("sums", sums), ("single", single)):
-            functions[name] = compiled(model(size, "periodic"), images, x, sigma)
-            functions[f"{name}, jvp"] = compiled(products(model(size, "zero")), images, x, sigma, directions)
-        seconds = interleaved(functions, repeats)
-        rows.append([str(size), *(f"{value:.2f}" for value in seconds.values())])
-    table(
-        ["p", "window sums, s", "three products of its Jacobian, s", "patch_denoiser, s", "its Jacobian, s"],
-        rows,
-    )
+    names = [f"{model}, {what}" for model in ("sums", "single") for what in ("periodic", "zero", "jvp")]
+    for size in (3, 7, 9, 11, 15, 19, 23):
+        functions = []
+        for model in (sums, single):
+            functions += [compiled(model(size, pad), images, x, sigma) for pad in ("periodic", "zero")]
+            functions.append(compiled(products(model(size, "zero")), images, x, sigma, directions))
+        seconds = interleaved(dict(zip(names, functions, strict=True)), repeats)
+        rows.append([str(size), *(f"{seconds[name]:.2f}" for name in names)])
+    table(["p", *names], rows)
 
 
 def main() -> None:

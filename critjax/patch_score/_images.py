@@ -31,6 +31,7 @@ from critjax.patch_score._scores import (
     Features,
     Split,
     add_scores,
+    common_shift,
     excluded_logit,
     features,
     half_squares,
@@ -57,25 +58,17 @@ class Layout(NamedTuple):
 
 
 def lay_out(plan: Plan, query: Query) -> Layout:
-    """Lay out the noisy image once, before the loop over blocks.
-
-    Logits are shifted by a number common to all candidates, so that those that matter are near zero: the noisy
-    window's own square, and half a unit a feature, which is what white noise alone contributes. Shifts and squares
-    enter row by row of the window, so that the partial sums of candidates that matter stay near zero, too.
-    """
+    """Lay out the noisy image once, before the loop over blocks."""
     padded = pad(query.x, plan.size, plan.query_pad, axes=(0, 1))
     windows = unfold(padded, plan.size)
-    scale = 2 * query.sigma**2
-    parts = windows.reshape(*windows.shape[:-1], plan.size, -1)
-    shift = 0.5 * parts.shape[-1] - jnp.sum(parts**2, axis=-1) / scale
-    start = features(query, windows, shift)
+    start = features(query, windows, common_shift(query, windows, plan.size))
     if plan.method != "box":
         return Layout(start, None)
     height = windows.shape[0]
     strips = unfold_rows(padded, plan.size)
     # Under the windows of the last row and of the first, which follows it, lies one strip: number H - 1 + p is p - 1.
     leaving, entering = strips[:height], jnp.concatenate([strips[plan.size :], strips[plan.size - 1][None]])
-    change = jnp.sum(leaving**2 - entering**2, axis=-1, keepdims=True) / scale
+    change = jnp.sum(leaving**2 - entering**2, axis=-1, keepdims=True) / (2 * query.sigma**2)
     moves = features(query, jnp.concatenate([entering, -leaving], axis=-1), change)
     return Layout(start, jax.tree.map(lambda a: jnp.concatenate([a, a]), moves))
 

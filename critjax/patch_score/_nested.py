@@ -161,8 +161,7 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
 
     # One product sums the columns of windows of all sizes: many small ones are slow.
     every_column = jnp.concatenate([sums[number][1] for number in used])
-    counts = [len(columns.pixels[number]) for number in used]
-    starts = dict(zip(used, itertools.accumulate(counts, initial=0), strict=False))
+    bounds = np.cumsum([len(columns.pixels[number]) for number in used])[:-1]
 
     def flat_shape(number: int) -> tuple[int, int]:
         return len(columns.pixels[number]), count * len(rows.pixels[number])
@@ -180,11 +179,12 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
                 return lax.dynamic_slice_in_dim(values, column_offset, width, axis=1)
 
             squares = sum((x[c] - shift(shifted)[c]) ** 2 for c in range(channels))
-            strips = matmul(every_column, jnp.asarray(squares))
+            strips = jnp.split(matmul(every_column, jnp.asarray(squares)), bounds)
             result = []
-            for number, state, centre, row_fits in zip(used, states, centres, fitting, strict=True):
-                own = strips[starts[number] : starts[number] + len(columns.pixels[number])]
-                scores = matmul(own.reshape(-1, height), sums[number][0]).reshape(len(own), -1)
+            for number, strip, state, centre, row_fits in zip(
+                used, strips, states, centres, fitting, strict=True
+            ):
+                scores = matmul(strip.reshape(-1, height), sums[number][0]).reshape(len(strip), -1)
                 allowed = None
                 if columns.fits:
                     allowed = _fitting(columns, number, sizes[number], width, column_offset)[:, None]
@@ -333,7 +333,8 @@ def patch_denoisers(
     second term in matrix products; one exponential a pair and size. Identical patches count each time that they occur,
     as in a bank. Memory O(n H W) times a block of images, independent of N, for values and forward derivatives.
     In float32 distances are sums of squared differences and need no compensated arithmetic at low noise. `jax.vmap`
-    takes queries in turn, because one fills the cache: a batch costs what its members cost. Reverse mode is not
+    takes queries in turn, because one fills the cache: a batch costs what its members cost; several directions of a
+    forward derivative share one pass. Reverse mode is not
     supported: use `patch_denoiser`. Source: Kamb & Ganguli 2024, arXiv:2412.20292; THEORY section 2.
 
     Example

@@ -32,6 +32,7 @@ from critjax.patch_score._plan import Plan, Query
 from critjax.patch_score._scores import (
     EXCLUDED_SCORE,
     Split,
+    common_shift,
     excluded_logit,
     features,
     half_squares,
@@ -57,7 +58,7 @@ def lay_out(plan: Plan, query: Query) -> Any:
     if plan.method == "convolution":
         return padded
     windows = unfold(padded, plan.size)
-    return features(query, windows, jnp.zeros_like(windows[..., : plan.size]))
+    return features(query, windows, common_shift(query, windows, plan.size))
 
 
 def prepare(plan: Plan, candidates: Array) -> Array:

@@ -46,6 +46,17 @@ def unit(query: Query) -> Array:
     return jnp.minimum(query.grid.x, 0.5 * query.grid.bank) * query.grid.bank
 
 
+def common_shift(query: Query, windows: Array, size: int) -> Array:
+    """Compute what brings the logits that matter near zero, from the rows of windows (..., p^2 C): (..., p).
+
+    It is common to all candidates: the noisy window's own square, and half a unit a pixel and channel, which is what
+    white noise alone contributes. Row by row, like the squares of the candidates, because then the partial sums of a
+    product stay near zero, too, and round little.
+    """
+    rows = windows.reshape(*windows.shape[:-1], size, -1)
+    return 0.5 * rows.shape[-1] - jnp.sum(rows**2, axis=-1) / (2 * query.sigma**2)
+
+
 def features(query: Query, windows: Array, shift: Array) -> Features:
     """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g)."""
     parts = (windows / query.sigma**2).reshape(*shift.shape, -1)
