@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from critjax._checks import check, check_eta, check_option, check_rank, check_sigmas, is_concrete
@@ -74,6 +75,11 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
     return saved, state
 
 
+def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Array) -> Array:
+    """Draw the white noise (H, W, C) of standard deviation ``sigma`` that `sample` starts a key from."""
+    return sigma * jax.random.normal(jax.random.split(key)[0], tuple(shape), sigma.dtype)
+
+
 def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, step_size: Any = 0.1) -> Array:
     r"""Take one step of Langevin dynamics at fixed noise, ``x <- x + e (D - x) + sqrt(2 e) sigma z``.
 
@@ -109,6 +115,18 @@ def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, ste
     return x + step_size * (denoise_fn(x, sigma) - x) + amplitude * jax.random.normal(key, x.shape, x.dtype)
 
 
+def _first_step(value: Any, num_levels: int, given: bool) -> int:
+    """Check the step to begin with."""
+    number = np.asarray(value)
+    good = number.ndim == 0 and number.dtype.kind in "iu" and 0 <= int(number) < num_levels
+    expected = f"an integer from 0 to {num_levels - 1}"
+    check(good, "first_step", expected, repr(value), "0 is the whole run")
+    check(
+        given or int(number) == 0, "first_step", "0 without x_init", repr(value), "pass the state as x_init"
+    )
+    return int(number)
+
+
 def sample(
     denoise_fn: DenoiseFn,
     key: PRNGKey,
@@ -120,6 +138,7 @@ def sample(
     langevin_steps: int = 0,
     langevin_step_size: Any = 0.1,
     x_init: Array | None = None,
+    first_step: Any = 0,
     save_every: int = 1,
 ) -> Trajectory:
     r"""Generate one image; batch with `jax.vmap` over keys.
@@ -153,7 +172,10 @@ def sample(
     langevin_step_size : float
         e in (0, 2/gap); a linear mode with gap g = 1 - Dhat has stationary S = sigma^2/(g (1 - e g/2)).
     x_init : (H, W, C) array, optional
-        Noisy image at ``sigmas[0]``; default ``sigmas[0]`` times white noise.
+        Noisy image at ``sigmas[first_step]``; default ``sigmas[0]`` times white noise.
+    first_step : int
+        Step to begin with, to go on from a saved state with the noise of the whole run; may be traced. Levels before
+        it are skipped: there ``x`` is ``x_init`` and ``denoised`` is NaN.
     save_every : int
         Save every so many steps (first and last level always).
 
@@ -165,7 +187,8 @@ def sample(
     Raises
     ------
     ValueError
-        On noise levels that are not positive and decreasing, negative eta, an unknown solver or wrong shapes.
+        On noise levels that are not positive and decreasing, negative eta, an unknown solver, wrong shapes or a step
+        that is none.
 
     Notes
     -----
@@ -202,9 +225,10 @@ def sample(
         got = tuple(x_init.shape)
         check(got == tuple(shape), "x_init", f"shape {tuple(shape)}", f"shape {got}", "pass matching shapes")
         sigmas = sigmas.astype(x_init.dtype)
-    start_key, noise_key = jax.random.split(key)
+    noise_key = jax.random.split(key)[1]
+    whole = is_concrete(first_step) and _first_step(first_step, sigmas.shape[0], x_init is not None) == 0
     if x_init is None:
-        x_init = sigmas[0] * jax.random.normal(start_key, tuple(shape), sigmas.dtype)
+        x_init = initial_state(key, shape, sigmas[0])
     noisy = not is_concrete(eta) or float(eta) > 0
     eta = jnp.asarray(eta, x_init.dtype)
     num_steps = sigmas.shape[0] - 1
@@ -234,7 +258,10 @@ def sample(
             x_next, _ = lax.scan(correct, x_next, jnp.arange(langevin_steps))
         return x_next, denoised
 
-    (states, denoised), x = scan_saved(advance, x_init, num_steps, save_every)
+    def advance_from(x: Array, index: Array) -> tuple[Array, Array]:
+        return lax.cond(index < first_step, lambda: (x, jnp.full_like(x, jnp.nan)), lambda: advance(x, index))
+
+    (states, denoised), x = scan_saved(advance if whole else advance_from, x_init, num_steps, save_every)
     levels = jnp.asarray(saved_levels(num_steps, save_every))
     last = denoise_fn(x, sigmas[-1])
     return Trajectory(

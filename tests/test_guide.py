@@ -15,7 +15,7 @@ from scipy import stats
 from critjax import susceptibility
 from critjax.cli import main
 from critjax.data import embedded_fashion_mnist
-from critjax.guidance import WINDOW_STATUS, pulse, quadrature_weights, with_budget
+from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, weights_on, with_budget
 from critjax.guidance._window import FOUND, OPEN
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.report import content
@@ -26,10 +26,13 @@ from critjax.report._guide import (
     verdict_sentences,
     window_sentence,
 )
+from critjax.sampling import sample
 from critjax.studies import guide
 from critjax.studies._guide_arms import (
+    first_step,
     fixed_arms,
     ladder,
+    num_evaluations,
     pulse_centres,
     random_positions,
     sample_seeds,
@@ -86,6 +89,53 @@ def test_nothing_is_sampled_twice():
     )
     guide.run(short, on_checkpoint=lambda name, part: told.append(name))
     assert len(told) == len(set(told)) and "0-none" in told and "1-none" not in told
+
+
+@pytest.mark.parametrize(("solver", "baseline", "eta"), [("heun", 0.0, 0.0), ("euler", 0.5, 1.0)])
+def test_schedules_that_go_on_from_common_states_are_whole_runs(solver, baseline, eta):
+    settings = dataclasses.replace(
+        SMALL,
+        solver=solver,
+        baseline=baseline,
+        eta=eta,
+        num_samples=5,
+        num_search=4,
+        batch_size=3,
+    ).resolved()
+    system, sigmas = load_system(settings), ladder(settings)
+    play = _player(system, settings)
+    arms = fixed_arms(settings, 1.0)
+    steps = [first_step(arm, settings) for arm in arms]
+    assert steps[:2] == [12, 0] and len(set(steps)) > 4
+    for purpose, count in (("search", 4), ("test", 5)):
+        seeds = sample_seeds(settings, purpose, count)
+        for arm in (*arms[3:6:2], *arms[:2]):  # the first needs the common states before they were asked for
+            found = play(arm, purpose)
+            for i, (key, label) in enumerate(zip(seeds, found["label"].values, strict=True)):
+                denoise = guided(
+                    system.unconditional,
+                    system.conditional(label),
+                    weights_on(sigmas, jnp.asarray(arm.table)),
+                )
+                x = sample(denoise, key, system.shape, sigmas, eta=eta, solver=solver).x[-1]
+                expected = float(jnp.vdot(system.direction[label], x))
+                # Both in float32; the amplitude is of the order of one.
+                assert float(found["amplitude"][i]) == pytest.approx(expected, abs=2e-4), arm.name
+
+
+@pytest.mark.parametrize("solver", ["heun", "euler"])
+@pytest.mark.parametrize("baseline", [0.0, 1.0, 0.5])
+def test_evaluations_of_a_schedule_are_counted(solver, baseline):
+    settings = GuideSettings(baseline=baseline, solver=solver).resolved()
+    arms = fixed_arms(settings, 0.7)
+    assert num_evaluations(arms[0], settings) == 1
+    for arm in arms[1:]:
+        count, begun = 1, False  # of the image that is judged
+        for step in range(settings.num_levels):
+            used = arm.table[step : step + (2 if solver == "heun" else 1)]
+            begun = begun or any(w != np.float32(baseline) for w in used)
+            count += begun * sum(int(w != 0) + int(w != 1) for w in used)
+        assert num_evaluations(arm, settings) == count
 
 
 def test_the_plan_comes_first_and_holds_seeds_schedules_and_statistic(small):
@@ -603,15 +653,15 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
         model="ideal", eta=eta, num_images=200, num_samples=2400, susceptibility_samples=0, batch_size=400
     ).resolved()
     system = load_system(settings)
-    play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
+    play = _player(system, settings)
     samples = small_push_samples(system, settings, 4000, lambda *_: None)
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
-    none = play(fixed_arms(settings, 1.0)[0], seeds)
+    none = play(fixed_arms(settings, 1.0)[0], "test")
 
     def excess(budget, position):
         """Response of pulses, what they have more than the exact rate, and its error: class and amplitude."""
         arm = fixed_arms(settings, budget)[2 + position]
-        pushed = play(arm, seeds)
+        pushed = play(arm, "test")
         names = ("response", "amplitude")
         found = np.stack([pushed[n].values - none[n].values for n in names], axis=1) / budget
         exact = np.einsum("n,inq->iq", nodes * arm.table, samples) / budget
@@ -632,12 +682,12 @@ def test_tangent_dynamics_of_a_patch_model_peak_within_the_bar_of_its_pulses_and
         model="els", budgets=(2.0,), num_samples=40, susceptibility_samples=40, batch_size=40
     ).resolved()
     system = load_system(settings)
-    play, seeds = _player(system, settings), sample_seeds(settings, "test", settings.num_samples)
+    play = _player(system, settings)
     near = np.flatnonzero(np.abs(np.log(pulse_centres(settings) / 2.4)) < 1.2)  # a range of eleven in sigma
     arms = fixed_arms(settings, 2.0)
     pulses = [[arm for arm in arms if arm.kind == "pulse"][i] for i in near]
-    none = play(arms[0], seeds)["amplitude"].values
-    change = np.stack([play(arm, seeds)["amplitude"].values - none for arm in pulses])
+    none = play(arms[0], "test")["amplitude"].values
+    change = np.stack([play(arm, "test")["amplitude"].values - none for arm in pulses])
     log_sigma = np.log(pulse_centres(settings))[near]
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
     spent = np.stack([nodes * arm.table for arm in pulses])

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import functools
+import itertools
 import json
 
 import jax
@@ -46,49 +48,70 @@ def random_parameters(config, seed=0, scale=0.3):
     return jax.tree.unflatten(structure, drawn)
 
 
+@pytest.mark.parametrize("outputs", [4, 7])  # windows unfolded by rows, and whole
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("padding", ["zero", "periodic"])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_convolution_against_loops(padding, dilation):
+def test_convolution_against_loops(padding, dilation, size, outputs):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 3, 3, 4))
-    expected = np.zeros((2, 7, 6, 4))
-    for i in range(7):
-        for j in range(6):
-            for a in range(3):
-                for b in range(3):
-                    y, z = i + dilation * (a - 1), j + dilation * (b - 1)
-                    if padding == "zero" and not (0 <= y < 7 and 0 <= z < 6):
-                        continue
-                    expected[:, i, j] += x[:, y % 7, z % 6] @ kernel[a, b]
-    for training in (False, True):
-        found = convolve(
-            jnp.asarray(x), jnp.asarray(kernel), padding=padding, dilation=dilation, training=training
+    channels, reach = 6 // (size - 1), size // 2
+    x, kernel = rng.normal(size=(2, 7, 6, channels)), rng.normal(size=(size, size, channels, outputs))
+    expected = np.zeros((2, 7, 6, outputs))
+    for i, j, a, b in itertools.product(range(7), range(6), range(size), range(size)):
+        y, z = i + dilation * (a - reach), j + dilation * (b - reach)
+        if padding == "periodic" or (0 <= y < 7 and 0 <= z < 6):
+            expected[:, i, j] += x[:, y % 7, z % 6] @ kernel[a, b]
+    found = convolve(jnp.asarray(x), jnp.asarray(kernel), padding=padding, dilation=dilation)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [4, 7])
+@pytest.mark.parametrize("padding", ["zero", "periodic"])
+def test_derivatives_of_the_convolution_are_those_of_the_stock_one(padding, outputs):
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = ((2, 7, 6, 3), (3, 3, 3, outputs), (2, 7, 6, 3), (3, 3, 3, outputs), (2, 7, 6, outputs))
+    x, kernel, dx, dkernel, cotangent = (
+        jax.random.normal(k, s, jnp.float64) for k, s in zip(keys, shapes, strict=True)
+    )
+
+    def stock(x, kernel):
+        padded = jnp.pad(
+            x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="wrap" if padding == "periodic" else "constant"
         )
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            padded, kernel, (1, 1), "VALID", rhs_dilation=(2, 2), dimension_numbers=layout
+        )
+
+    def derivatives(function):
+        value, forward = jax.jvp(function, (x, kernel), (dx, dkernel))
+        return value, forward, jax.vjp(function, x, kernel)[1](cotangent)
+
+    found = jax.jit(lambda: derivatives(functools.partial(convolve, padding=padding, dilation=2)))()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(derivatives(stock)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("config", [LOCAL, dataclasses.replace(LOCAL, padding="zero"), UNET])
-def test_the_fast_weight_gradient_is_the_gradient(config):
+def test_gradient_of_the_loss_against_finite_differences(config):
     params = random_parameters(config)
     x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)
     sigma, noise = jnp.geomspace(0.1, 3.0, 6), jax.random.normal(jax.random.key(3), x0.shape, jnp.float64)
     label = jnp.array([0, 1, 2, -1, 0, 1]) if config.num_classes else None
-    fast = jax.jit(jax.grad(lambda p: loss(config, p, x0, sigma, noise, label)))(params)
 
-    def stock(params):
+    @jax.jit
+    def value(params):
+        """Karras et al.'s loss, written out."""
         level = sigma[:, None, None, None]
         weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
         return jnp.mean(weight * (apply(config, params, x0 + level * noise, sigma, label) - x0) ** 2)
 
-    expected = jax.jit(jax.grad(stock))(params)
-    for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-10 * np.abs(b).max() + 1e-14)
-    direction = jax.tree.map(jnp.ones_like, params)
-    step = 1e-5
+    gradient = jax.jit(jax.grad(lambda p: loss(config, p, x0, sigma, noise, label)))(params)
+    direction, step = random_parameters(config, seed=5), 1e-5
     ahead, behind = (jax.tree.map(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
-    value = jax.jit(stock)
     slope = (value(ahead) - value(behind)) / (2 * step)
-    np.testing.assert_allclose(sum(a.sum() for a in jax.tree.leaves(fast)), slope, rtol=1e-6)
+    along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    np.testing.assert_allclose(along, slope, rtol=1e-6)
 
 
 def test_the_gradient_of_a_batch_is_summed_over_its_parts():

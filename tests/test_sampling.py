@@ -127,6 +127,28 @@ def test_saved_levels_are_points_of_the_full_path():
         )
 
 
+@pytest.mark.parametrize("solver", ["heun", "euler"])
+def test_a_run_goes_on_from_a_saved_state_with_the_noise_of_the_whole(solver):
+    denoise = patch_denoiser(two_pattern_bank(3, dtype=jnp.float64))
+    sigmas = geometric_sigmas(5.0, 0.5, 6).astype(jnp.float64)
+    settings = {"eta": 0.7, "solver": solver, "langevin_steps": 1}
+    keys = jax.random.split(jax.random.key(0), 2)
+    full = jax.vmap(lambda key: sample(denoise, key, SHAPE, sigmas, **settings))(keys)
+
+    def go_on(step):
+        def one(key, state):
+            return sample(denoise, key, SHAPE, sigmas, x_init=state, first_step=step, **settings)
+
+        return jax.vmap(one)(keys, full.x[:, step])
+
+    for step in (0, 3, 6):
+        for rest in (go_on(step), jax.jit(go_on)(step)):  # known while tracing, and not
+            np.testing.assert_allclose(rest.x[:, step:], full.x[:, step:], atol=1e-12)
+            np.testing.assert_allclose(rest.denoised[:, step:], full.denoised[:, step:], atol=1e-12)
+            np.testing.assert_array_equal(rest.x[:, :step], np.repeat(full.x[:, step][:, None], step, axis=1))
+            assert np.all(np.isnan(rest.denoised[:, :step]))
+
+
 def test_a_draw_depends_on_its_own_key_only():
     denoise = patch_denoiser(two_pattern_bank(3, dtype=jnp.float64))
     sigmas = geometric_sigmas(5.0, 0.5, 6).astype(jnp.float64)
@@ -182,6 +204,9 @@ def test_float32_stays_finite_over_six_decades_of_noise_and_ends_on_patterns(eta
         ({"langevin_step_size": 3.0}, "langevin_step_size"),
         ({"save_every": 0}, "save_every"),
         ({"x_init": jnp.zeros((3, 3, 1))}, "x_init: expected shape"),
+        ({"x_init": jnp.zeros(SHAPE), "first_step": 2}, "first_step: expected an integer from 0 to 1"),
+        ({"x_init": jnp.zeros(SHAPE), "first_step": 0.5}, "first_step: expected an integer"),
+        ({"first_step": 1}, "first_step: expected 0 without x_init"),
     ],
 )
 def test_bad_input_is_named(change, match):

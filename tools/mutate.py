@@ -233,11 +233,11 @@ MUTATIONS = [
         ("tests/test_compare.py", "against_loops"),
     ),
     Mutation(
-        "turned kernel, gradient of a convolution",
+        "rows and columns of a convolution's kernel",
         "critjax/networks/_convolution.py",
-        "turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)",
-        "turned = kernel.swapaxes(2, 3)",
-        ("tests/test_networks.py", "fast_weight_gradient"),
+        "kernel.transpose(1, 2, 0, 3)",
+        "kernel.transpose(0, 2, 1, 3)",
+        ("tests/test_networks.py", "convolution_against_loops"),
     ),
     Mutation(
         "sum over parts of a batch",

@@ -123,12 +123,12 @@ class _Local(nnx.Module):
         )
         self.head = Convolution(width, config.channels, 1, rngs=rngs, padding=config.padding, zero=True)
 
-    def __call__(self, x: Array, log_noise: Array, label: Array | None, training: bool) -> Array:
+    def __call__(self, x: Array, log_noise: Array, label: Array | None) -> Array:
         vector = self.condition(log_noise, label)
-        h = self.stem(x, training)
+        h = self.stem(x)
         for block in self.blocks:
-            h = block(h, vector, training)
-        return self.head(jax.nn.silu(pixel_norm(h)), training)
+            h = block(h, vector)
+        return self.head(jax.nn.silu(pixel_norm(h)))
 
 
 class _UNet(nnx.Module):
@@ -158,29 +158,29 @@ class _UNet(nnx.Module):
         self.head = Convolution(here, config.channels, 3, rngs=rngs, padding=padding, zero=True)
         self.levels, self.per_level = len(widths), config.blocks
 
-    def __call__(self, x: Array, log_noise: Array, label: Array | None, training: bool) -> Array:
+    def __call__(self, x: Array, log_noise: Array, label: Array | None) -> Array:
         vector = self.condition(log_noise, label)
-        h = self.stem(x, training)
+        h = self.stem(x)
         skips, blocks = [h], iter(self.down)
         for level in range(self.levels):
             for _ in range(self.per_level):
-                h = next(blocks)(h, vector, training)
+                h = next(blocks)(h, vector)
                 skips.append(h)
             if level + 1 < self.levels:
                 batch, height, width, channels = h.shape
                 h = h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
                 skips.append(h)
-        h = self.middle[0](h, vector, training)
+        h = self.middle[0](h, vector)
         if self.attention is not None:
             h = self.attention(h)
-        h = self.middle[1](h, vector, training)
+        h = self.middle[1](h, vector)
         blocks = iter(self.up)
         for level in range(self.levels):
             for _ in range(self.per_level + 1):
-                h = next(blocks)(jnp.concatenate([h, skips.pop()], axis=-1), vector, training)
+                h = next(blocks)(jnp.concatenate([h, skips.pop()], axis=-1), vector)
             if level + 1 < self.levels:
                 h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-        return self.head(jax.nn.silu(group_norm(h, 1)), training)
+        return self.head(jax.nn.silu(group_norm(h, 1)))
 
 
 def _build(config: NetworkConfig, key: PRNGKey) -> nnx.Module:
@@ -228,8 +228,6 @@ def apply(
     x: Array,
     sigma: Array,
     label: Array | None = None,
-    *,
-    training: bool = False,
 ) -> Array:
     """Denoise a batch.
 
@@ -243,8 +241,6 @@ def apply(
         Standard deviations of the noise.
     label : (B,) integer array, optional
         Classes; -1 or None for no class.
-    training : bool
-        Weight gradients that are fast on CPUs; reverse mode only.
 
     Returns
     -------
@@ -284,7 +280,7 @@ def apply(
     model = nnx.merge(graph, filled)
     sigma = sigma.astype(x.dtype)[:, None, None, None]
     total = jnp.sqrt(sigma**2 + config.sigma_data**2)
-    inner = model(x / total, jnp.log(sigma[:, 0, 0, 0]) / 4, label, training)
+    inner = model(x / total, jnp.log(sigma[:, 0, 0, 0]) / 4, label)
     return x * (config.sigma_data / total) ** 2 + inner * sigma * config.sigma_data / total
 
 

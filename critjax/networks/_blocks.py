@@ -31,11 +31,11 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,)))
         self.padding, self.dilation = padding, dilation
 
-    def __call__(self, x: Array, training: bool) -> Array:
+    def __call__(self, x: Array) -> Array:
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         if kernel.shape[0] == 1:
             return x @ kernel[0, 0] + bias
-        return convolve(x, kernel, padding=self.padding, dilation=self.dilation, training=training) + bias
+        return convolve(x, kernel, padding=self.padding, dilation=self.dilation) + bias
 
 
 class Dense(nnx.Module):
@@ -102,10 +102,10 @@ class LocalBlock(nnx.Module):
         self.expand = Convolution(width, 2 * width, 1, rngs=rngs, padding=padding)
         self.contract = Convolution(2 * width, width, 1, rngs=rngs, padding=padding, zero=True)
 
-    def __call__(self, x: Array, vector: Array, training: bool) -> Array:
-        h = self.spread(pixel_norm(x), training)
+    def __call__(self, x: Array, vector: Array) -> Array:
+        h = self.spread(pixel_norm(x))
         h = jax.nn.silu(modulate(pixel_norm(h), self.condition(vector)))
-        return x + self.contract(jax.nn.silu(self.expand(h, training)), training)
+        return x + self.contract(jax.nn.silu(self.expand(h)))
 
 
 class GlobalBlock(nnx.Module):
@@ -118,11 +118,11 @@ class GlobalBlock(nnx.Module):
         self.second = Convolution(width, width, 3, rngs=rngs, padding=padding, zero=True)
         self.skip = None if inputs == width else Convolution(inputs, width, 1, rngs=rngs, padding=padding)
 
-    def __call__(self, x: Array, vector: Array, training: bool) -> Array:
-        h = self.first(jax.nn.silu(group_norm(x, self.groups)), training)
+    def __call__(self, x: Array, vector: Array) -> Array:
+        h = self.first(jax.nn.silu(group_norm(x, self.groups)))
         h = jax.nn.silu(modulate(group_norm(h, self.groups), self.condition(vector)))
-        straight = x if self.skip is None else self.skip(x, training)
-        return straight + self.second(h, training)
+        straight = x if self.skip is None else self.skip(x)
+        return straight + self.second(h)
 
 
 class Attention(nnx.Module):

@@ -100,8 +100,8 @@ class _Stage(nnx.Module):
         self.shift = nnx.Param(jnp.zeros((width,)))
         self.groups = math.gcd(8, width)
 
-    def __call__(self, x: Array, training: bool) -> Array:
-        h = group_norm(self.spread(x, training), self.groups)
+    def __call__(self, x: Array) -> Array:
+        h = group_norm(self.spread(x), self.groups)
         return jax.nn.silu(h * self.scale[...].astype(x.dtype) + self.shift[...].astype(x.dtype))
 
 
@@ -116,12 +116,12 @@ class _Network(nnx.Module):
         self.pool = nnx.Param(jnp.full((*pixels, config.num_features), 1 / math.prod(pixels)))
         self.head = Dense(config.num_features, config.num_classes, rngs=rngs)
 
-    def __call__(self, x: Array, training: bool) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         for index, stage in enumerate(self.stages):
             if index > 0:
                 batch, height, width, channels = x.shape
                 x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-            x = stage(x, training)
+            x = stage(x)
         features = jnp.einsum("bhwc,hwc->bc", x, self.pool[...].astype(x.dtype))
         return features, self.head(features)
 
@@ -154,13 +154,8 @@ def init_classifier(config: ClassifierConfig, key: PRNGKey) -> Parameters:
     return named(nnx.to_pure_dict(nnx.state(_Network(config, nnx.Rngs(params=key)), nnx.Param)))
 
 
-def apply_classifier(
-    config: ClassifierConfig, params: Parameters, images: Array, *, training: bool = False
-) -> tuple[Array, Array]:
-    """Return features (B, F) and logits (B, num_classes) of images (B, H, W, C), before any temperature.
-
-    ``training`` takes gradients that are fast on CPUs, reverse mode only.
-    """
+def apply_classifier(config: ClassifierConfig, params: Parameters, images: Array) -> tuple[Array, Array]:
+    """Return features (B, F) and logits (B, num_classes) of images (B, H, W, C), before any temperature."""
     check_rank("images", images, "B H W C")
     check_floating("images", images)
     expected, got = (" x ".join(map(str, s)) for s in (config.image_shape, images.shape[1:]))
@@ -168,7 +163,7 @@ def apply_classifier(
     check(fits, "images", f"{expected} (H x W x C) each", got, "pass images like those of training")
     graph, state = _skeleton(config)
     leaves = jax.tree.leaves(ordered(nnx.to_pure_dict(state), params))
-    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))(images, training)
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))(images)
 
 
 def classify(classifier: Classifier, images: Array) -> Array:

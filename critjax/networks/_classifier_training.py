@@ -130,7 +130,7 @@ def classification_loss(
     config: ClassifierConfig, label_smoothing: float, params: Parameters, images: Array, labels: Array
 ) -> Array:
     """Mean cross-entropy of a batch with smoothed labels, see the module."""
-    _, logits = apply_classifier(config, params, images, training=True)
+    _, logits = apply_classifier(config, params, images)
     wanted = optax.smooth_labels(jax.nn.one_hot(labels, config.num_classes), label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits, wanted))
 

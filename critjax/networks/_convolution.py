@@ -1,15 +1,16 @@
 r"""Convolution with a chosen padding, fast on CPUs inside loops, too.
 
-XLA's convolutions collapse inside loops (`jax.lax.scan`) on CPUs: a step took 2.6 to 3.2 s with them and 0.23 s with
-products. On CPUs the sum is therefore one product of unfolded windows with the kernel; other platforms keep their own
-convolution.
+XLA's convolutions collapse inside loops (`jax.lax.scan`) on CPUs: a training step took 2.6 to 3.2 s with them and
+0.23 s with products. On CPUs a convolution is therefore a product. Unfolding whole windows of k x k pixels writes k^2
+copies of a batch, which takes longer than the product; here only their rows are unfolded, k copies, one product gives
+the sums of all rows, and a window adds k of them. Derivatives of all orders are those of this program. Other platforms
+keep their own convolution.
 """
 
 from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -29,18 +30,22 @@ def pad_field(x: Array, reach: int, padding: str) -> Array:
     return jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode=mode)
 
 
-def _unfold(x: Array, size: int, dilation: int, padding: str) -> Array:
-    """Put the window of every pixel into one row: (B H W, size size C)."""
-    height, width, channels = x.shape[1:]
-    padded = pad_field(x, dilation * (size // 2), padding)
-    offsets = [(dilation * a, dilation * b) for a in range(size) for b in range(size)]
-    windows = [padded[:, a : a + height, b : b + width] for a, b in offsets]
-    return jnp.concatenate(windows, axis=-1).reshape(-1, size * size * channels)
+def _shifted(x: Array, axis: int, length: int, size: int, dilation: int) -> list[Array]:
+    return [lax.slice_in_dim(x, dilation * a, dilation * a + length, axis=axis) for a in range(size)]
 
 
 def _product(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
-    rows = _unfold(x, kernel.shape[0], dilation, padding)
-    return (rows @ kernel.reshape(-1, kernel.shape[-1])).reshape(*x.shape[:-1], kernel.shape[-1])
+    size, channels, outputs = kernel.shape[1:]
+    batch, height, width = x.shape[:-1]
+    padded = pad_field(x, dilation * (size // 2), padding)
+    rows = jnp.concatenate(_shifted(padded, 2, width, size, dilation), axis=-1)
+    if (size - 1) * channels <= outputs:
+        windows = jnp.concatenate(_shifted(rows, 1, height, size, dilation), axis=-1)
+        return windows @ kernel.reshape(-1, outputs)
+    # One product for the rows of all windows; a window's sum is that of its rows.
+    matrix = kernel.transpose(1, 2, 0, 3).reshape(size * channels, size * outputs)
+    sums = (rows.reshape(-1, size * channels) @ matrix).reshape(batch, -1, width, size, outputs)
+    return sum(part[..., a, :] for a, part in enumerate(_shifted(sums, 1, height, size, dilation)))
 
 
 def _stock(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
@@ -51,41 +56,7 @@ def _stock(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
     )
 
 
-def _either(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
-    fixed = {"dilation": dilation, "padding": padding}
-    cpu, default = functools.partial(_product, **fixed), functools.partial(_stock, **fixed)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-
-
-_trained = jax.custom_vjp(_either, nondiff_argnums=(2, 3))
-
-
-def _forward(x: Array, kernel: Array, dilation: int, padding: str) -> tuple[Array, tuple[Array, Array]]:
-    return _either(x, kernel, dilation, padding), (x, kernel)
-
-
-def _backward(
-    dilation: int, padding: str, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    def stock(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return jax.vjp(lambda x, k: _stock(x, k, dilation, padding), x, kernel)[1](gradient)
-
-    def products(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        # The adjoint of a convolution, zero or periodic, is the one with the turned kernel.
-        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        rows = _unfold(x, kernel.shape[0], dilation, padding)
-        weights = rows.T @ gradient.reshape(-1, gradient.shape[-1])
-        return _product(gradient, turned, dilation, padding), weights.reshape(kernel.shape)
-
-    return lax.platform_dependent(*saved, gradient, cpu=products, default=stock)
-
-
-_trained.defvjp(_forward, _backward)
-
-
-def convolve(
-    x: Array, kernel: Array, *, padding: str = "zero", dilation: int = 1, training: bool = False
-) -> Array:
+def convolve(x: Array, kernel: Array, *, padding: str = "zero", dilation: int = 1) -> Array:
     """Convolve a batch with a kernel of odd size; the output keeps the size of the input.
 
     Parameters
@@ -96,12 +67,12 @@ def convolve(
     padding : "zero" or "periodic"
     dilation : int
         Distance of the kernel's taps in pixels.
-    training : bool
-        Gradients by products, too, on CPUs; reverse mode only.
 
     Returns
     -------
     (B, H, W, O) array
         ``y_i = sum_r kernel[r] x_{i + dilation r}``, r from -(k-1)/2 to (k-1)/2.
     """
-    return (_trained if training else _either)(x, kernel, dilation, padding)
+    fixed = {"dilation": dilation, "padding": padding}
+    cpu, default = functools.partial(_product, **fixed), functools.partial(_stock, **fixed)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)

@@ -145,7 +145,7 @@ def loss(
 ) -> Array:
     """Weighted denoising loss of a batch, see the module."""
     level = sigma[:, None, None, None]
-    denoised = apply(config, params, x0 + level * noise, sigma, label, training=True)
+    denoised = apply(config, params, x0 + level * noise, sigma, label)
     weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
     return jnp.mean(weight * (denoised - x0) ** 2)
 

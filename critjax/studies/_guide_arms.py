@@ -94,6 +94,23 @@ def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
     ]
 
 
+def _levels_of_steps(settings: GuideSettings) -> np.ndarray:
+    """Return the levels at which the sampler evaluates the model in every step: (num_levels, 1 or 2)."""
+    return np.arange(settings.num_levels or 0)[:, None] + np.arange(2 if settings.solver == "heun" else 1)
+
+
+def first_step(arm: Arm, settings: GuideSettings) -> int:
+    """Return the first step of the sampler that a schedule changes; ``num_levels`` if it changes none."""
+    changed = (arm.table != np.float32(settings.baseline))[_levels_of_steps(settings)].any(1)
+    return int(np.argmax(changed)) if changed.any() else len(changed)
+
+
+def num_evaluations(arm: Arm, settings: GuideSettings) -> int:
+    """Count the evaluations of either model that an image costs from the first step that a schedule changes."""
+    weights = arm.table[_levels_of_steps(settings)][first_step(arm, settings) :]
+    return int(np.sum(weights != 0) + np.sum(weights != 1)) + 1
+
+
 def pulse_positions(settings: GuideSettings) -> np.ndarray:
     """Return the mean of ln sigma, as sigma, over what every pulse spends: where it acts on a coarse ladder."""
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)

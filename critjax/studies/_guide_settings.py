@@ -57,7 +57,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_min": (0.05, 0.05),
         "budgets": ((1.0,), (1.0,)),
         "num_search": (10, 10),
-        "batch_size": (50, 20),
+        "batch_size": (10, 10),
     },
 }
 

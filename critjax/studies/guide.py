@@ -26,14 +26,16 @@ import xarray as xr
 
 from critjax._typing import Array
 from critjax.guidance import guidance_window, guided, susceptibility, weights_on, window_status
-from critjax.sampling import sample
+from critjax.sampling import initial_state, sample
 from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._guide_arms import (
     PRIMARY,
     Arm,
+    first_step,
     fixed_arms,
     ladder,
+    num_evaluations,
     plan,
     pulse_arm,
     sample_seeds,
@@ -133,7 +135,7 @@ def _compare(
     number: int,
     budget: float,
     once: Callable[..., xr.Dataset],
-    play: Callable[..., xr.Dataset],
+    play: Callable[[Arm, str], xr.Dataset],
     settings: GuideSettings,
     window: xr.Dataset,
     theory: xr.Dataset,
@@ -144,11 +146,10 @@ def _compare(
     searched = searched_arms(settings, budget)
     stage = f"budget {budget:g}"
     total = len(arms) + len(searched) + 3
-    seeds = sample_seeds(settings, "search", settings.num_search or 0)
     scores = []
     for done, arm in enumerate(searched):
         report(stage, done, total)
-        found = once(f"{number}-search-{done:02d}", lambda arm=arm: play(arm, seeds))
+        found = once(f"{number}-search-{done:02d}", lambda arm=arm: play(arm, "search"))
         scores.append(float(found["response"].mean()))
     best = searched[int(np.argmax(scores))]
     arms.append(best._replace(name="best interval"))
@@ -159,48 +160,66 @@ def _compare(
         edges = _resolved(float(span["sigma_low"]), float(span["sigma_high"]), sigma)
         if edges is not None:
             arms.append(window_arm(kind, *edges, settings, budget))
-    seeds = sample_seeds(settings, "test", settings.num_samples or 0)
     for done, arm in enumerate(arms):
         report(stage, len(searched) + done, total)
         # Without guidance all budgets are one.
         first = 0 if arm.kind == "none" else number
-        once(f"{first}-{arm.name.replace(' ', '-')}", lambda arm=arm: play(arm, seeds))
+        once(f"{first}-{arm.name.replace(' ', '-')}", lambda arm=arm: play(arm, "test"))
     report(stage, total, total)
 
 
-def _player(system: System, settings: GuideSettings) -> Callable[[Arm, Array], xr.Dataset]:
-    """Return the function that samples images under a schedule and judges them; compiled once for all schedules."""
-    sigmas = ladder(settings)
+def _player(system: System, settings: GuideSettings) -> Callable[[Arm, str], xr.Dataset]:
+    """Return the function that samples the images of a purpose under a schedule and judges them.
+
+    Compiled once for all schedules. Up to where a schedule begins its images are those without guidance, of the same
+    seeds: these are sampled first, once, and every schedule goes on from their states.
+    """
+    sigmas, size = ladder(settings), settings.batch_size or 1
+    free = fixed_arms(settings, 1.0)[0]
+    paths: dict[str, list[np.ndarray]] = {}
 
     @jax.jit
-    def sampled(table: Array, keys: Array, labels: Array) -> Any:
+    def sampled(table: Array, step: Array, keys: Array, labels: Array, states: Array) -> Any:
         weight_fn = weights_on(sigmas, table)
 
-        def one(key: Array, label: Array) -> Any:
-            denoise = guided(system.unconditional, system.conditional(label), weight_fn)
+        def one(key: Array, label: Array, state: Array) -> Any:
             path = sample(
-                denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver, save_every=10**6
+                guided(system.unconditional, system.conditional(label), weight_fn),
+                key,
+                system.shape,
+                sigmas,
+                eta=settings.eta,
+                solver=settings.solver,
+                x_init=state,
+                first_step=step,
             )
             x = path.x[-1]
             image = final_image(system, settings, x, sigmas[-1], label)
             amplitude = jnp.vdot(system.direction[label], x)
-            return (
-                system.respond(image, label),
-                amplitude,
-                system.classify(image),
-                system.features(image),
-                image,
-            )
+            judged = (system.respond(image, label), amplitude, system.classify(image), system.features(image))
+            return (*judged, image), path.x
 
-        return jax.vmap(one)(keys, labels)
+        return jax.vmap(one)(keys, labels, states)
 
-    def play(arm: Arm, seeds: Array) -> xr.Dataset:
-        size, parts = settings.batch_size or 1, []
-        labels = np.arange(len(seeds)) % len(system.class_names)
-        for first in range(0, len(seeds), size):
+    def play(arm: Arm, purpose: str) -> xr.Dataset:
+        count = (settings.num_samples if purpose == "test" else settings.num_search) or 0
+        keys, labels = sample_seeds(settings, purpose, count), np.arange(count) % len(system.class_names)
+        whole = arm.kind == "none"
+        if whole:
+            paths[purpose] = []
+        elif purpose not in paths:
+            play(free, purpose)
+        step, parts = 0 if whole else first_step(arm, settings), []
+        for number, first in enumerate(range(0, count, size)):
             part = slice(first, first + size)
-            found = sampled(jnp.asarray(arm.table), seeds[part], jnp.asarray(labels[part]))
+            if whole:
+                states = jax.vmap(lambda key: initial_state(key, system.shape, sigmas[0]))(keys[part])
+            else:
+                states = jnp.asarray(paths[purpose][number][:, step])
+            found, path = sampled(jnp.asarray(arm.table), step, keys[part], jnp.asarray(labels[part]), states)
             parts.append(jax.tree.map(np.asarray, found))
+            if whole:
+                paths[purpose].append(np.asarray(path))
         response, amplitude, label, features, images = map(np.concatenate, zip(*parts, strict=True))
         return xr.Dataset(
             {
@@ -329,22 +348,26 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     system, size = load_system(settings), settings.batch_size or 1
     seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
     per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
-    budgets = settings.budgets or ()
-    # No guidance once; constant, best interval, critical pulse and two windows beside the pulses.
-    tested = 1 + len(budgets) * (settings.num_positions + 5)
-    searched = sum(len(searched_arms(settings, budget)) for budget in budgets)
-    images = tested * (settings.num_samples or 0) + searched * (settings.num_search or 0)
-    # A pulse evaluates the conditional model at a few levels; a reverse pass costs five samples of two models, a
-    # trajectory of small pushes as much again in moments of the bank.
-    images = 1.3 * images + 10 * settings.susceptibility_samples + 4 * settings.window_samples
-    images += 2 * num_small_pushes(settings)
-    evaluations = images * per_image / size
+    num_samples, num_search = settings.num_samples or 0, settings.num_search or 0
+    evaluations, total = 0.0, num_samples + num_search
+    for budget in settings.budgets or ():
+        fixed, searched = (
+            [num_evaluations(arm, settings) for arm in arms]
+            for arms in (fixed_arms(settings, budget)[1:], searched_arms(settings, budget))
+        )
+        # Best interval, critical pulse and two windows are chosen during the run: about what searched ones cost.
+        evaluations += num_samples * (sum(fixed) + 4 * np.mean(searched)) + num_search * sum(searched)
+    # No guidance, once for each purpose. A reverse pass costs five samples of two models, a trajectory of small pushes
+    # as much again in moments of the bank.
+    passes = total + 10 * settings.susceptibility_samples + 4 * settings.window_samples
+    evaluations = (evaluations + (passes + 2 * num_small_pushes(settings)) * per_image) / size
+    path = (settings.num_levels or 0) * float(np.prod(system.shape)) * np.dtype(np.float32).itemsize
     overhead = 60.0
     return {
         "seconds": overhead + evaluations * seconds,
         "seconds_per_evaluation": seconds,
         "evaluations": evaluations,
-        "bytes": RUNTIME_BYTES + 400 * 2**20,
+        "bytes": RUNTIME_BYTES + 400 * 2**20 + total * path,
         "overhead": overhead,
     }
 
