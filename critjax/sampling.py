@@ -231,24 +231,28 @@ def sample(
         x_init = initial_state(key, shape, sigmas[0])
     noisy = not is_concrete(eta) or float(eta) > 0
     eta = jnp.asarray(eta, x_init.dtype)
-    num_steps = sigmas.shape[0] - 1
+    num_steps, num_stages = sigmas.shape[0] - 1, 2 if solver == "heun" else 1
 
     def advance(x: Array, index: Array) -> tuple[Array, Array]:
-        sigma, sigma_next = sigmas[index], sigmas[index + 1]
         step_key, corrector_key = jax.random.split(jax.random.fold_in(noise_key, index))
-        denoised = denoise_fn(x, sigma)
-        # (1 + eta) * (D - x)/sigma is the drift per unit of decreasing sigma.
-        drift = (1 + eta) * (denoised - x) / sigma
+        sigma, sigma_next = sigmas[index], sigmas[index + 1]
         width = sigma - sigma_next
         kick = jnp.zeros((), x.dtype)
         if noisy:
             kick = jnp.sqrt(eta * width * (sigma + sigma_next)) * jax.random.normal(
                 step_key, x.shape, x.dtype
             )
-        x_next = x + width * drift + kick
-        if solver == "heun":
-            drift_next = (1 + eta) * (denoise_fn(x_next, sigma_next) - x_next) / sigma_next
-            x_next = x + 0.5 * width * (drift + drift_next) + kick
+
+        def stage(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], Array]:
+            point, total = carry
+            level = sigmas[index + number]
+            denoised = denoise_fn(point, level)
+            # (1 + eta) * (D - x)/sigma is the drift per unit of decreasing sigma.
+            total = total + (1 + eta) * (denoised - point) / level
+            return (x + width * total / (number + 1) + kick, total), denoised
+
+        # A loop, so that the model is compiled once.
+        (x_next, _), denoised = lax.scan(stage, (x, jnp.zeros_like(x)), jnp.arange(num_stages))
         if langevin_steps:
 
             def correct(x: Array, number: Array) -> tuple[Array, None]:
@@ -256,7 +260,7 @@ def sample(
                 return langevin_step(denoise_fn, key, x, sigma_next, langevin_step_size), None
 
             x_next, _ = lax.scan(correct, x_next, jnp.arange(langevin_steps))
-        return x_next, denoised
+        return x_next, denoised[0]
 
     def advance_from(x: Array, index: Array) -> tuple[Array, Array]:
         return lax.cond(index < first_step, lambda: (x, jnp.full_like(x, jnp.nan)), lambda: advance(x, index))

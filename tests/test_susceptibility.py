@@ -160,7 +160,23 @@ def test_a_batch_of_keys_is_a_loop():
     assert float(jnp.abs(batch[0] - batch[1]).max()) > 1e-3
 
 
-def test_memory_grows_no_faster_than_the_root_of_the_number_of_steps():
+def test_several_responses_share_a_pass():
+    sigmas = geometric_sigmas(6.0, 0.5, 70, dtype=np.float64)  # more than are saved
+    responses = (cubed, jnp.mean, lambda x: x[0, 1, 0])
+
+    def run(response_fn):
+        return susceptibility(
+            PLAIN, CLASSY, response_fn, jax.random.key(0), SHAPE, sigmas, weights=0.3, eta=0.5
+        )
+
+    several = run(lambda x: jnp.stack([f(x) for f in responses]))
+    assert several.value.shape == (3, 71) and several.response.shape == (3,)
+    for number, single in enumerate(map(run, responses)):
+        np.testing.assert_allclose(several.response[number], single.response, rtol=1e-12)
+        np.testing.assert_allclose(several.value[number], single.value, rtol=1e-10, atol=1e-12)
+
+
+def test_memory_is_that_of_some_states_for_any_number_of_steps():
     shape = (24, 24, 1)
 
     def temporary(count):
@@ -170,15 +186,15 @@ def test_memory_grows_no_faster_than_the_root_of_the_number_of_steps():
 
     few, many = temporary(64), temporary(256)
     assert many <= 2 * few
-    # Beyond the denoiser's own: the images of 8 more blocks and of 8 more steps in one, and as many beside them.
-    assert many - few < 2 * (8 + 8) * 24 * 24 * 8
+    # As many states, those of three more steps between two of them, with as many beside each, and numbers by level.
+    assert many - few < 8 * (2 * 3 * 24 * 24 + 4 * (256 - 64))
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"weights": np.zeros(3)}, r"weights: expected a scalar or shape \(5,\)"),
-        ({"response_fn": lambda x: x[0]}, "response_fn: expected a scalar response"),
+        ({"response_fn": lambda x: x[0]}, "response_fn: expected a scalar or a vector"),
         ({"solver": "rk4"}, "solver: expected"),
         ({"eta": -1.0}, "eta: expected"),
         ({"sigmas": np.array([1.0, 2.0])}, "strictly decreasing"),

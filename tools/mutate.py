@@ -759,6 +759,27 @@ MUTATIONS = [
         ("tests/test_susceptibility.py", "memory"),
     ),
     Mutation(
+        "guidance, a schedule begins too late",
+        "critjax/studies/_guide_arms.py",
+        "int(np.argmax(changed)) if",
+        "int(np.argmax(changed)) + 1 if",
+        ("tests/test_guide.py", "whole_runs"),
+    ),
+    Mutation(
+        "sampler, noise of the rest of a run",
+        "critjax/sampling.py",
+        "jax.random.fold_in(noise_key, index)",
+        "jax.random.fold_in(noise_key, index - first_step)",
+        ("tests/test_sampling.py", "goes_on"),
+    ),
+    Mutation(
+        "sampler, mean of both drifts",
+        "critjax/sampling.py",
+        "width * total / (number + 1)",
+        "width * total",
+        ("tests/test_sampling.py", "heun_averages or goes_on"),
+    ),
+    Mutation(
         "guidance, root of the softening",
         "critjax/guidance/_window.py",
         "jnp.log(jnp.maximum(softening, 0)) / 2",

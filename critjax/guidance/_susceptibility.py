@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_eta, check_sigmas
@@ -16,15 +15,18 @@ from critjax.guidance._budget import quadrature_weights
 from critjax.guidance._weights import guided, weights_on
 from critjax.sampling import sample
 
+#: States of the sampler that reverse mode keeps, at most.
+_NUM_SAVED = 64
+
 
 class Susceptibility(NamedTuple):
     """Result of `susceptibility`."""
 
     sigma: Float[Array, " levels"]
     """The sampler's noise levels."""
-    value: Float[Array, " levels"]
+    value: Float[Array, "*responses levels"]
     """chi_n = (1/q_n) dR/dw_n; NaN where q_n = 0, at the last level of the Euler solver."""
-    response: Float[Array, ""]
+    response: Float[Array, "*responses"]
     """R of the final image."""
     weights: Float[Array, " levels"]
     """The weights w_n about which the response is expanded."""
@@ -55,7 +57,8 @@ def susceptibility(
     unconditional, conditional : DenoiseFn
         As in `guided`: patch models, networks or closed forms; both are evaluated everywhere.
     response_fn : callable
-        R: the final image (H, W, C) to a scalar, differentiable, such as a classifier's log-probability or a mean.
+        R: the final image (H, W, C) to a scalar or a vector (R,), differentiable, such as a classifier's
+        log-probability or a mean.
     key, shape, sigmas, eta, solver, x_init
         As in `sample`; batch with `jax.vmap` over keys. The derivative is taken at fixed noise.
     weights : scalar or float array (num + 1,)
@@ -64,18 +67,18 @@ def susceptibility(
     Returns
     -------
     Susceptibility
-        ``value`` (num + 1,): response per unit of weight and of tau = -ln sigma, in the units of R.
+        ``value`` (num + 1,) or (R, num + 1): response per unit of weight and of tau = -ln sigma, in the units of R.
 
     Raises
     ------
     ValueError
-        On bad input of `sample`, weights of a wrong shape, or a response that is no scalar.
+        On bad input of `sample`, weights of a wrong shape, or a response that is neither scalar nor vector.
 
     Notes
     -----
-    One reverse pass through the sampler, exact up to rounding: about five times the cost of sampling, for all levels at
-    once. Checkpoints are nested, so that memory grows as the square root of the number of steps, by about three images
-    for each unit of it. THEORY section 8.
+    One reverse pass through the sampler, exact up to rounding: about four times the cost of sampling, for all levels at
+    once; two more for every further response. At most 64 states are kept; longer ladders recompute those between them.
+    THEORY section 8.
 
     Example
     -------
@@ -94,18 +97,20 @@ def susceptibility(
     check(weights.shape in ((), nodes.shape), "weights", f"a scalar or shape {nodes.shape}", got, advice)
     sigmas = jnp.asarray(sigmas)
     table = jnp.broadcast_to(weights, nodes.shape).astype(sigmas.dtype)
-    # Blocks of that many steps are recomputed in reverse mode: the square root balances blocks and their insides.
-    block = int(np.ceil(np.sqrt(len(sigmas) - 1)))
+    # The states between those that are saved are recomputed in reverse mode.
+    block = -(-(len(sigmas) - 1) // _NUM_SAVED)
 
-    def response(table: Array) -> Array:
+    def response(table: Array) -> tuple[Array, Array]:
         denoise = guided(unconditional, conditional, weights_on(sigmas, table), skip=False)
         path = sample(denoise, key, shape, sigmas, eta=eta, solver=solver, x_init=x_init, save_every=block)
         value = jnp.asarray(response_fn(path.x[-1]))
         got = f"shape {value.shape}"
-        check(value.shape == (), "response_fn", "a scalar response of the image", got, "reduce it")
-        return value
+        check(
+            value.ndim <= 1, "response_fn", "a scalar or a vector of responses of the image", got, "reduce it"
+        )
+        return value, value
 
-    value, slope = jax.value_and_grad(response)(table)
+    slope, value = jax.jacrev(response, has_aux=True)(table)
     carried = nodes > 0
     chi = jnp.where(carried, slope / jnp.where(carried, nodes, 1), jnp.nan)
     return Susceptibility(sigmas, chi, value, table, nodes)

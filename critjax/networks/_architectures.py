@@ -284,6 +284,10 @@ def apply(
     return x * (config.sigma_data / total) ** 2 + inner * sigma * config.sigma_data / total
 
 
+#: Compiled by itself, so that programs that evaluate a network in many places trace it once.
+_apply = jax.jit(apply, static_argnums=0)
+
+
 def ordered(template: Any, params: Any, path: str = "") -> Any:
     """Arrange parameters like the template, whose keys may be integers; check names and shapes."""
     if not isinstance(template, dict):
@@ -336,6 +340,6 @@ def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = Non
         check_rank("x", x, "H W C")
         x = jnp.asarray(x)
         labels = None if label is None else jnp.asarray(label)[None]
-        return apply(config, params, x[None], jnp.asarray(sigma)[None], labels)[0]
+        return _apply(config, params, x[None], jnp.asarray(sigma)[None], labels)[0]
 
     return denoise

@@ -52,6 +52,8 @@ __all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
 
 #: Images of every schedule that are kept, for pictures.
 _KEPT = 20
+#: Images that are differentiated together.
+_DIFFERENTIATED = 4
 
 
 def run(
@@ -304,30 +306,31 @@ def _susceptibilities(system: System, settings: GuideSettings, report: Progress)
     keys = sample_seeds(settings, "test", settings.num_samples or 0)[:count]
     labels = jnp.arange(count) % len(system.class_names)
 
-    @jax.jit
-    def one(key: Array, label: Array) -> tuple[Array, Array]:
-        def along(respond: Callable[[Array], Array]) -> Array:
-            return susceptibility(
-                system.unconditional,
-                system.conditional(label),
-                respond,
-                key,
-                system.shape,
-                sigmas,
-                weights=settings.baseline,
-                eta=settings.eta,
-                solver=settings.solver,
-            ).value
+    def one(key: Array, label: Array) -> Array:
+        def responses(x: Array) -> Array:
+            image = final_image(system, settings, x, sigmas[-1], label)
+            return jnp.stack([system.respond(image, label), jnp.vdot(system.direction[label], x)])
 
-        response = along(lambda x: system.respond(final_image(system, settings, x, sigmas[-1], label), label))
-        return response, along(lambda x: jnp.vdot(system.direction[label], x))
+        return susceptibility(
+            system.unconditional,
+            system.conditional(label),
+            responses,
+            key,
+            system.shape,
+            sigmas,
+            weights=settings.baseline,
+            eta=settings.eta,
+            solver=settings.solver,
+        ).value
 
-    rows = []
-    for number, (key, label) in enumerate(zip(keys, labels, strict=True)):
-        report("derivatives", number, count)
-        rows.append([np.asarray(a, np.float64) for a in one(key, label)])
+    several, rows = jax.jit(jax.vmap(one)), []
+    size = min(_DIFFERENTIATED, count)
+    for first in range(0, count, size):
+        report("derivatives", first, count)
+        part = np.arange(first, first + size) % count  # batches of one shape: begun again at the end
+        rows.append(np.asarray(several(keys[part], labels[part]), np.float64))
     report("derivatives", count, count)
-    response, amplitude = (np.stack(r) for r in zip(*rows, strict=True))
+    response, amplitude = np.moveaxis(np.concatenate(rows)[:count], 1, 0)
     dims = ("differentiated", "sigma")
     return xr.Dataset(
         {"chi_response": (dims, response), "chi_amplitude": (dims, amplitude)},
@@ -357,9 +360,9 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
         )
         # Best interval, critical pulse and two windows are chosen during the run: about what searched ones cost.
         evaluations += num_samples * (sum(fixed) + 4 * np.mean(searched)) + num_search * sum(searched)
-    # No guidance, once for each purpose. A reverse pass costs five samples of two models, a trajectory of small pushes
-    # as much again in moments of the bank.
-    passes = total + 10 * settings.susceptibility_samples + 4 * settings.window_samples
+    # No guidance, once for each purpose. A reverse pass for two responses costs six samples of two models, a trajectory
+    # of small pushes as much again in moments of the bank.
+    passes = total + 12 * settings.susceptibility_samples + 4 * settings.window_samples
     evaluations = (evaluations + (passes + 2 * num_small_pushes(settings)) * per_image) / size
     path = (settings.num_levels or 0) * float(np.prod(system.shape)) * np.dtype(np.float32).itemsize
     overhead = 60.0
