@@ -32,9 +32,15 @@ def test_labelled_bank_against_central_differences_at_every_node(solver, eta, we
     key = jax.random.key(4)
     start = 6 * jax.random.normal(jax.random.key(5), SHAPE, jnp.float64)
     options = {"eta": eta, "solver": solver, "x_init": start}
-    result = jax.jit(
-        lambda w: susceptibility(PLAIN, CLASSY, cubed, key, SHAPE, sigmas, weights=w, **options)
-    )(weights)
+
+    def run(w):
+        return susceptibility(PLAIN, CLASSY, cubed, key, SHAPE, sigmas, weights=w, **options)
+
+    result = jax.jit(lambda: run(weights))()
+    # Weights that are not known while tracing take both models everywhere.
+    traced = jax.jit(run)(weights)
+    np.testing.assert_allclose(traced.value, result.value, rtol=1e-10)
+    np.testing.assert_allclose(traced.response, result.response, rtol=1e-12)
 
     def response(table):
         denoise = guided(PLAIN, CLASSY, weights_on(sigmas, table), skip=False)

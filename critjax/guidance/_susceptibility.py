@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_eta, check_sigmas
+from critjax._checks import check, check_eta, check_sigmas, is_concrete
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey
 from critjax.guidance._budget import quadrature_weights
-from critjax.guidance._weights import guided, weights_on
+from critjax.guidance._weights import WeightFn, constant, guided, weights_on
 from critjax.sampling import sample
 
 #: States of the sampler that reverse mode keeps, at most.
@@ -55,7 +56,7 @@ def susceptibility(
     Parameters
     ----------
     unconditional, conditional : DenoiseFn
-        As in `guided`: patch models, networks or closed forms; both are evaluated everywhere.
+        As in `guided`: patch models, networks or closed forms.
     response_fn : callable
         R: the final image (H, W, C) to a scalar or a vector (R,), differentiable, such as a classifier's
         log-probability or a mean.
@@ -77,8 +78,8 @@ def susceptibility(
     Notes
     -----
     One reverse pass through the sampler, exact up to rounding: about four times the cost of sampling, for all levels at
-    once; two more for every further response. At most 64 states are kept; longer ladders recompute those between them.
-    THEORY section 8.
+    once; two more for every further response. Where all weights are known to be 0, or 1, the other model is evaluated
+    only once a level. At most 64 states are kept; longer ladders recompute those between them. THEORY section 8.
 
     Example
     -------
@@ -101,7 +102,13 @@ def susceptibility(
     block = -(-(len(sigmas) - 1) // _NUM_SAVED)
 
     def response(table: Array) -> tuple[Array, Array]:
-        denoise = guided(unconditional, conditional, weights_on(sigmas, table), skip=False)
+        weight_fn = weights_on(sigmas, table)
+        if is_concrete(weights) and (np.all(weights == 0) or np.all(weights == 1)):
+            at = float(np.ravel(weights)[0])
+            own, other = (guided(unconditional, conditional, constant(w)) for w in (at, 1 - at))
+            denoise = _about(own, other, weight_fn, 1 - 2 * at)
+        else:
+            denoise = guided(unconditional, conditional, weight_fn, skip=False)
         path = sample(denoise, key, shape, sigmas, eta=eta, solver=solver, x_init=x_init, save_every=block)
         value = jnp.asarray(response_fn(path.x[-1]))
         got = f"shape {value.shape}"
@@ -114,6 +121,21 @@ def susceptibility(
     carried = nodes > 0
     chi = jnp.where(carried, slope / jnp.where(carried, nodes, 1), jnp.nan)
     return Susceptibility(sigmas, chi, value, table, nodes)
+
+
+def _about(own: DenoiseFn, other: DenoiseFn, weight_fn: WeightFn, sign: float) -> DenoiseFn:
+    """Guide where the weight is known to be that of ``own`` alone: the other model enters first derivatives only."""
+
+    @jax.custom_jvp
+    def mixed(x: Array, sigma: Array, weight: Array) -> Array:
+        return own(x, sigma)
+
+    @mixed.defjvp
+    def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        value, change = jax.jvp(own, primals[:2], tangents[:2])
+        return value, change + sign * tangents[2].astype(value.dtype) * (other(*primals[:2]) - value)
+
+    return lambda x, sigma: mixed(x, sigma, weight_fn(sigma))
 
 
 def linear_response(

@@ -143,6 +143,13 @@ def _one_budget(
     return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)})
 
 
+# Compiled once for all schedules.
+_frechet_distance = jax.jit(frechet_distance)
+_frechet_error, _frechet_change = (
+    jax.jit(function, static_argnames="num_blocks") for function in (frechet_error, frechet_change)
+)
+
+
 def _quality(
     features: np.ndarray, labels: np.ndarray, correct: np.ndarray, references: np.ndarray | None
 ) -> dict[str, float]:
@@ -158,13 +165,10 @@ def _quality(
         found = feature_variance(features[kept], labels[kept])
         row["diversity_correct"], row["diversity_correct_error"] = map(float, found)
     if references is not None:
-        row["frechet"] = float(frechet_distance(features, references.astype(np.float64)))
+        row["frechet"] = float(_frechet_distance(features, references.astype(np.float64)))
         blocks, a, b = _in_blocks(features, references)
-        row["frechet_error"] = float(frechet_error(a, b, num_blocks=blocks))
+        row["frechet_error"] = float(_frechet_error(a, b, num_blocks=blocks))
     return row
-
-
-_frechet_change = jax.jit(frechet_change, static_argnames="num_blocks")
 
 
 def _in_blocks(features: np.ndarray, references: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:

@@ -91,7 +91,9 @@ def projections(
 
             def level(state: tuple[Array, Array, Array]) -> Array:
                 x, own, sigma = state
-                push = conditional(x, sigma) - system.unconditional(x, sigma)
+                # At the baseline of 0 or 1 one of the two is the model's own.
+                guide = own if settings.baseline == 1 else conditional(x, sigma)
+                push = guide - (own if settings.baseline == 0 else system.unconditional(x, sigma))
                 return jnp.stack([jnp.vdot(v, x), jnp.vdot(v, own), jnp.vdot(v, push), jnp.vdot(push, push)])
 
             return jax.lax.map(level, (path.x, path.denoised, path.sigma))
