@@ -154,13 +154,13 @@ def test_seeds_decide(monkeypatch):
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_get_convolutions_of_the_whole_batch(platform, monkeypatch):
-    """Two 3 x 3 convolutions, each with two gradients; on CPUs they are products of windows, 54 numbers each."""
+    """Two 3 x 3 convolutions, each with two gradients; on CPUs products of rows of windows, 18 numbers each."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     x, sigma = jnp.zeros((8, 8, 8, 1), jnp.float32), jnp.ones(8, jnp.float32)
     gradient = jax.jit(lambda params, batch: GRADIENT(LOCAL, params, batch))
     arguments = init(LOCAL, jax.random.key(0)), (x, sigma, x, None)
     text = jax.export.export(gradient, platforms=[platform])(*arguments).mlir_module()
-    products = len(re.findall(r"stablehlo\.dot_general.* : \(tensor<(?:\d+x)?54x", text))
+    products = len(re.findall(r"stablehlo\.dot_general.* : \(tensor<\d+x18x", text))
     found = text.count("stablehlo.convolution"), products, text.count("stablehlo.while")
     assert found == ((0, 6, 1) if platform == "cpu" else (6, 0, 0))
 

@@ -45,7 +45,8 @@ def _product(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
     # One product for the rows of all windows; a window's sum is that of its rows.
     matrix = kernel.transpose(1, 2, 0, 3).reshape(size * channels, size * outputs)
     sums = (rows.reshape(-1, size * channels) @ matrix).reshape(batch, -1, width, size, outputs)
-    return sum(part[..., a, :] for a, part in enumerate(_shifted(sums, 1, height, size, dilation)))
+    parts = [part[..., a, :] for a, part in enumerate(_shifted(sums, 1, height, size, dilation))]
+    return functools.reduce(jnp.add, parts)
 
 
 def _stock(x: Array, kernel: Array, dilation: int, padding: str) -> Array:

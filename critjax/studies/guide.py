@@ -359,7 +359,9 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
             for arms in (fixed_arms(settings, budget)[1:], searched_arms(settings, budget))
         )
         # Best interval, critical pulse and two windows are chosen during the run: about what searched ones cost.
-        evaluations += num_samples * (sum(fixed) + 4 * np.mean(searched)) + num_search * sum(searched)
+        evaluations += num_samples * (sum(fixed) + 4 * sum(searched) / len(searched)) + num_search * sum(
+            searched
+        )
     # No guidance, once for each purpose. A reverse pass for two responses costs six samples of two models, a trajectory
     # of small pushes as much again in moments of the bank.
     passes = total + 12 * settings.susceptibility_samples + 4 * settings.window_samples
