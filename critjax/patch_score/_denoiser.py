@@ -33,7 +33,7 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
 #: of images 28 wide and 512 of 32, multiples of 16, without which products slow down (benchmarks/README.md).
 PATCH_TARGET, ROW_TARGET = 512, 576
 #: In float32 sums are compensated below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on noised images
-#: by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/accuracy.py). "box" also rounds the sums it carries.
+#: by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums it carries.
 SPLIT_FACTORS = {"convolution": 2.2e-3, "product": 2.2e-3, "box": 5.5e-3}
 METHODS = ("auto", "convolution", "product", "box")
 

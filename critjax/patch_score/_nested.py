@@ -334,8 +334,8 @@ def patch_denoisers(
     as in a bank. Memory O(n H W) times a block of images, independent of N, for values and forward derivatives.
     In float32 distances are sums of squared differences and need no compensated arithmetic at low noise. `jax.vmap`
     takes queries in turn, because one fills the cache: a batch costs what its members cost; several directions of a
-    forward derivative share one pass. Reverse mode is not
-    supported: use `patch_denoiser`. Source: Kamb & Ganguli 2024, arXiv:2412.20292; THEORY section 2.
+    forward derivative share one pass. Reverse mode is not supported: use `patch_denoiser`. Source: Kamb & Ganguli 2024,
+    arXiv:2412.20292; THEORY section 2.
 
     Example
     -------

@@ -53,7 +53,7 @@ _CLOSURE_FIELDS = 64
 _SMALL_PUSHES = 4
 
 
-def _num_trajectories(settings: GuideSettings) -> int:
+def num_trajectories(settings: GuideSettings) -> int:
     """Return how many of the model's own trajectories the regression takes."""
     return max(4, min(settings.num_samples or 0, 256))
 
@@ -61,7 +61,7 @@ def _num_trajectories(settings: GuideSettings) -> int:
 def num_small_pushes(settings: GuideSettings) -> int:
     """Return how many trajectories the exact response to small pushes takes; none where it is not known."""
     known = settings.kind == "ideal" and settings.baseline == 0
-    return _SMALL_PUSHES * _num_trajectories(settings) if known else 0
+    return _SMALL_PUSHES * num_trajectories(settings) if known else 0
 
 
 def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
@@ -273,7 +273,7 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     """Compute every prediction that applies; dimension ``sigma``."""
     sigmas = ladder(settings)
     levels = np.asarray(sigmas, np.float64)
-    count = _num_trajectories(settings)
+    count = num_trajectories(settings)
     num_classes = len(system.class_names)
     labels = np.arange(count) % num_classes
     keys = sample_seeds(settings, "theory", count)

@@ -45,14 +45,20 @@ from critjax.studies._guide_arms import (
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import summarise
 from critjax.studies._guide_systems import System, load_system
-from critjax.studies._guide_theory import baseline_denoiser, final_image, num_small_pushes, predict
+from critjax.studies._guide_theory import (
+    baseline_denoiser,
+    final_image,
+    num_small_pushes,
+    num_trajectories,
+    predict,
+)
 from critjax.studies._results import attributes, stored_settings
 
 __all__ = ["PRIMARY", "GuideSettings", "run", "settings_of"]
 
 #: Images of every schedule that are kept, for pictures.
 _KEPT = 20
-#: Images that are differentiated together.
+#: Images that are differentiated together: one at a time leaves products of a network small, more gain little.
 _DIFFERENTIATED = 4
 
 
@@ -352,22 +358,20 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
     per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
     num_samples, num_search = settings.num_samples or 0, settings.num_search or 0
-    evaluations, total = 0.0, num_samples + num_search
+    total, evaluations = num_samples + num_search, 0.0
     for budget in settings.budgets or ():
-        fixed, searched = (
-            [num_evaluations(arm, settings) for arm in arms]
-            for arms in (fixed_arms(settings, budget)[1:], searched_arms(settings, budget))
-        )
+        fixed = sum(num_evaluations(arm, settings) for arm in fixed_arms(settings, budget)[1:])
+        searched = [num_evaluations(arm, settings) for arm in searched_arms(settings, budget)]
         # Best interval, critical pulse and two windows are chosen during the run: about what searched ones cost.
-        evaluations += num_samples * (sum(fixed) + 4 * sum(searched) / len(searched)) + num_search * sum(
-            searched
-        )
-    # No guidance, once for each purpose. A reverse pass for two responses costs six samples of two models, a trajectory
-    # of small pushes as much again in moments of the bank.
-    passes = total + 12 * settings.susceptibility_samples + 4 * settings.window_samples
-    evaluations = (evaluations + (passes + 2 * num_small_pushes(settings)) * per_image) / size
+        fixed += 4 * sum(searched) / len(searched)
+        evaluations += num_samples * fixed + num_search * sum(searched)
+    # No guidance, once for each purpose; theory, which asks the other model at every level, too. A reverse pass for two
+    # responses costs six samples of two models, a trajectory of small pushes as much again in moments of the bank.
+    passes = total + 1.5 * num_trajectories(settings) + 2 * num_small_pushes(settings)
+    passes += 12 * settings.susceptibility_samples + 4 * settings.window_samples
+    evaluations = (evaluations + passes * per_image) / size
     path = (settings.num_levels or 0) * float(np.prod(system.shape)) * np.dtype(np.float32).itemsize
-    overhead = 60.0
+    overhead = 150.0 if settings.kind == "network" else 60.0
     return {
         "seconds": overhead + evaluations * seconds,
         "seconds_per_evaluation": seconds,
