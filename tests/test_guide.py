@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import subprocess
 import sys
 
@@ -90,6 +91,40 @@ def test_nothing_is_sampled_twice():
     )
     guide.run(short, on_checkpoint=lambda name, part: told.append(name))
     assert len(told) == len(set(told)) and "0-none" in told and "1-none" not in told
+
+
+def test_a_chosen_schedule_that_is_a_pulse_has_the_images_of_the_pulse(small, monkeypatch):
+    _, parts = small
+    sampled = []
+
+    def player(system, settings):
+        play = _player(system, settings)
+
+        def counted(arm, purpose):
+            sampled.append((purpose, arm.table.tobytes()))
+            return play(arm, purpose)
+
+        return counted
+
+    monkeypatch.setattr(guide, "_player", player)
+    chosen = {"window", "theory", "susceptibility"}
+    # The pulse that the search chose is recommended, too.
+    best = parts["0-best-interval"]
+    middle = {"centre": math.sqrt(best.attrs["low"] * best.attrs["high"])}
+    saved = {n: p.assign(middle) if n == "window" else p for n, p in parts.items() if n in chosen}
+    found = {}
+    guide.run(dataclasses.replace(SMALL, budgets=(0.5,)), saved=saved, on_checkpoint=found.__setitem__)
+    assert len(sampled) == len(set(sampled))
+    again = found["0-best-interval"]
+    assert again.identical(best) and again.attrs["kind"] == "interval"
+    pulses = [found[f"0-pulse-{i:02d}"] for i in range(SMALL.num_positions)]
+    same = [p for p in pulses if np.array_equal(p["weight"], again["weight"])]
+    assert (
+        len(same) == 1 and same[0].attrs["kind"] == "pulse" and same[0]["response"].equals(again["response"])
+    )
+    critical = found["0-critical-pulse"]
+    assert critical.attrs["name"] == critical.attrs["kind"] == "critical pulse"
+    assert critical["response"].equals(again["response"])
 
 
 @pytest.mark.parametrize(("solver", "baseline", "eta"), [("heun", 0.0, 0.0), ("euler", 0.5, 1.0)])

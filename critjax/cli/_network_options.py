@@ -87,7 +87,10 @@ def add_guide_settings(parser: argparse.ArgumentParser) -> None:
     add("--sigma-min", type=float, metavar="S", help="last noise (default: by model)")
     add("--window-samples", type=int, metavar="N", help="trajectories of the recommendation (default: 16)")
     add(
-        "--susceptibility-samples", type=int, metavar="N", help="images differentiated; 0: none (default: 32)"
+        "--susceptibility-samples",
+        type=int,
+        metavar="N",
+        help="images differentiated; 0: none (default: by model)",
     )
     add("--size", type=int, metavar="P", help="window of patch models, odd (default: 5)")
     add("--grid", type=int, metavar="N", help="side of pattern samples (default: 32)")

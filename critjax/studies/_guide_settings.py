@@ -26,6 +26,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_min": (0.1, 0.1),
         "budgets": ((0.25, 1.0), (0.5,)),
         "num_search": (64, 16),
+        "susceptibility_samples": (32, 32),
         "batch_size": (64, 32),
     },
     "ideal": {
@@ -36,6 +37,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_min": (0.1, 0.1),
         "budgets": ((0.25,), (0.25,)),
         "num_search": (60, 30),
+        "susceptibility_samples": (32, 32),
         "batch_size": (100, 30),
     },
     "els": {
@@ -48,15 +50,17 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_min": (0.1, 0.1),
         "budgets": ((2.0,), (2.0,)),
         "num_search": (10, 10),
+        "susceptibility_samples": (32, 32),
         "batch_size": (20, 10),
     },
     "network": {
-        "num_samples": (50, 20),
+        "num_samples": (40, 20),
         "num_levels": (18, 15),
         "sigma_max": (80.0, 80.0),
         "sigma_min": (0.05, 0.05),
         "budgets": ((1.0,), (1.0,)),
         "num_search": (10, 10),
+        "susceptibility_samples": (8, 4),
         "batch_size": (10, 10),
     },
 }
@@ -89,7 +93,7 @@ class GuideSettings(Stored):
         The sampler's geometric ladder.
     window_samples : int
         Trajectories from which the window is recommended.
-    susceptibility_samples : int
+    susceptibility_samples : int, optional
         Images through which derivatives are taken; 0 leaves them out.
     size : int, optional
         Window p of patch models.
@@ -129,7 +133,7 @@ class GuideSettings(Stored):
     sigma_max: float | None = None
     sigma_min: float | None = None
     window_samples: int = 16
-    susceptibility_samples: int = 32
+    susceptibility_samples: int | None = None
     size: int | None = None
     grid: int | None = None
     num_images: int | None = None

@@ -200,9 +200,8 @@ def network_system(settings: GuideSettings) -> System:
     def features(x: Array) -> Array:
         return classifier_features(judge, x[None])[0]
 
-    references = np.concatenate(
-        [np.asarray(jax.jit(lambda b: classifier_features(judge, b))(b)) for b in np.split(real, 10)]
-    )
+    several = jax.jit(lambda batch: classifier_features(judge, batch))
+    references = np.concatenate([np.asarray(several(batch)) for batch in np.split(real, len(real) // 50)])
     return System(
         (height, width, channels),
         tuple(FASHION_MNIST_CLASSES),
@@ -224,7 +223,7 @@ def network_system(settings: GuideSettings) -> System:
 
 
 def _references() -> tuple[np.ndarray, np.ndarray, str]:
-    """Return test images if they are installed, else the embedded ones, a multiple of ten, labels, what they are."""
+    """Return test images if they are installed, else the embedded ones, a multiple of fifty, labels, what they are."""
     from critjax.data import embedded_fashion_mnist, load_fashion_mnist
 
     try:
