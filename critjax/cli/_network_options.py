@@ -67,7 +67,7 @@ examples:
   critjax guide ideal --eta 1                classes of Fashion-MNIST under the reverse SDE, exact posterior
   critjax guide els                          the same by patches
   critjax guide unet-classes                 a shipped class-conditional network, judged by a shipped classifier
-  critjax guide unet-classes --num-samples 500 --num-search 100 --budgets 0.5,1,2
+  critjax guide unet-classes --num-samples 500 --num-search 100 --budgets 0.5,1,2 --susceptibility-samples 32
                                              the full experiment (over an hour); a killed run goes on
 """
 
@@ -90,7 +90,7 @@ def add_guide_settings(parser: argparse.ArgumentParser) -> None:
         "--susceptibility-samples",
         type=int,
         metavar="N",
-        help="images differentiated; 0: none (default: by model)",
+        help="images differentiated; 0: none (default: 32; networks none)",
     )
     add("--size", type=int, metavar="P", help="window of patch models, odd (default: 5)")
     add("--grid", type=int, metavar="N", help="side of pattern samples (default: 32)")

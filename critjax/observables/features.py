@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -258,12 +259,22 @@ def _over_classes(features: Array, signs: tuple[int, ...], labels: ArrayLike) ->
     few = dict(zip(classes[sizes < 3].tolist(), sizes[sizes < 3].tolist(), strict=True))
     advice = "draw more samples, or leave those classes out"
     check(not few, "labels", "three samples or more of every class", f"(class: samples) {few}", advice)
-    variances, errors = [], []
-    for label, size in zip(classes, sizes.tolist(), strict=True):
-        own = features[np.flatnonzero(labels == label)]
-        squared = ((own - own.mean(axis=0)) ** 2).sum(axis=2) @ jnp.asarray(signs, own.dtype)
-        variances.append(squared.sum() / (size - 1))
-        factor = size / ((size - 1) * (size - 2) ** 2)
-        errors.append(factor * ((squared - squared.mean()) ** 2).sum())
-    number = len(classes)
-    return jnp.stack(variances).mean(), jnp.sqrt(jnp.stack(errors).sum()) / number
+    index = np.searchsorted(classes, labels)
+    variances, errors = _jackknife_within(features, jnp.asarray(signs, features.dtype), index, sizes)
+    return variances.mean(), jnp.sqrt(errors.sum()) / len(classes)
+
+
+@jax.jit
+def _jackknife_within(
+    features: Array, signs: Array, index: ArrayLike, sizes: ArrayLike
+) -> tuple[Array, Array]:
+    """Return the diversity of every class, and its squared error; index (n,) tells the class of every row."""
+
+    def total(values: Array) -> Array:
+        return jax.ops.segment_sum(values, index, len(sizes))
+
+    n = jnp.asarray(sizes, features.dtype)
+    centred = features - (total(features) / n[:, None, None])[index]
+    squared = (centred**2).sum(axis=2) @ signs
+    spread = (squared - (total(squared) / n)[index]) ** 2
+    return total(squared) / (n - 1), n / ((n - 1) * (n - 2) ** 2) * total(spread)

@@ -60,7 +60,7 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "sigma_min": (0.05, 0.05),
         "budgets": ((1.0,), (1.0,)),
         "num_search": (10, 10),
-        "susceptibility_samples": (8, 4),
+        "susceptibility_samples": (0, 0),
         "batch_size": (10, 10),
     },
 }
@@ -94,7 +94,7 @@ class GuideSettings(Stored):
     window_samples : int
         Trajectories from which the window is recommended.
     susceptibility_samples : int, optional
-        Images through which derivatives are taken; 0 leaves them out.
+        Images through which derivatives are taken; 0, the default of networks, leaves them out.
     size : int, optional
         Window p of patch models.
     grid : int, optional
