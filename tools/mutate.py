@@ -122,8 +122,8 @@ MUTATIONS = [
     Mutation(
         "divisor, error of the diversity",
         "critjax/observables/features.py",
-        "size / ((size - 1) * (size - 2) ** 2)",
-        "size / ((size - 1) * (size - 1) ** 2)",
+        "n / ((n - 1) * (n - 2) ** 2)",
+        "n / ((n - 1) * (n - 1) ** 2)",
         (FEATURES, "feature_variance_against_loops"),
     ),
     Mutation(

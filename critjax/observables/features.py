@@ -264,9 +264,8 @@ def _over_classes(features: Array, signs: tuple[int, ...], labels: ArrayLike) ->
     return variances.mean(), jnp.sqrt(errors.sum()) / len(classes)
 
 
-@jax.jit
 def _jackknife_within(
-    features: Array, signs: Array, index: ArrayLike, sizes: ArrayLike
+    features: Array, signs: Array, index: np.ndarray, sizes: np.ndarray
 ) -> tuple[Array, Array]:
     """Return the diversity of every class, and its squared error; index (n,) tells the class of every row."""
 
