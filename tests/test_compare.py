@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001  (Greek letters belong in a report)
 """The comparison study: a patch model in the place of the network must be recognised; sentences, figures, command."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import xarray as xr
 from critjax import cli, report
 from critjax.banks import ImageBank
 from critjax.data import ImageSet
+from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
@@ -81,16 +84,50 @@ def test_a_patch_model_is_recognised_by_its_window(result):
     assert "end in the same image" in sentences.films_sentence(result)
 
 
+def test_the_gap_of_the_gaussian_model_is_that_of_its_spectrum(result, pictures):
+    images = pictures[1][:BANK, ..., 0].astype(np.float64)
+    spectrum = (np.abs(np.fft.fft2(images - images.mean(0))) ** 2).mean(0) / (GRID[0] * GRID[1])
+    for level in range(3):
+        sigma = float(result.level_sigma[level])
+        gap = sigma**2 / (spectrum + sigma**2)
+        np.testing.assert_allclose(result.gap_gaussian[level], gap[0, 0], rtol=1e-4)
+
+
+def test_products_of_eigenmodes_are_part_of_the_cost(result, settings, monkeypatch):
+    counted = []
+
+    def modes(denoise_fn, x, sigma, **rest):
+        found = leading_modes(denoise_fn, x, sigma, **rest)
+        counted.append(int(found.num_products))
+        return found
+
+    monkeypatch.setattr(compare, "leading_modes", modes)
+    problem = load(settings, lambda x, sigma: x / (1 + sigma**2))
+    found = compare._modes(problem, settings, lambda *_: None)
+    assert found.attrs["num_products"] == sum(counted) > 0
+    told = json.loads(result.attrs["cost"])["jacobian_products"]
+    fields = 9 * settings.probe_samples  # levels times fields
+    assert told > fields and told % fields  # those of the modes, too, which no field has
+
+
 @pytest.mark.slow
 def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures):
-    import dataclasses
-
     small = dataclasses.replace(settings, closure_samples=0, num_modes=0)
     found = run(small, patch_model(pictures, "same"))
     np.testing.assert_allclose(found.relative_error.sel(model="LS", size=5), 0, atol=2e-4)
     assert "LS models of the best size explain" in sentences.explanation_sentence(found)
     assert "mode" not in found and "regression_closure" not in found
     assert sentences.local_modes_sentence(found) is None
+    # The nearest patch model is the denoiser itself, and so is its response to a uniform push.
+    assert np.all(nearest_patch_models(found)["model"] == "LS")
+    model, step = jax.jit(patch_model(pictures, "same")), 1e-2
+    images = jnp.asarray(pictures[1][BANK : BANK + 3])
+    for number, sigma in enumerate(found.level_sigma.values):
+        key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
+        x = images + jnp.float32(sigma) * jax.random.normal(key, images.shape, jnp.float32)
+        pushed = [np.mean([model(one + sign * step, jnp.float32(sigma)) for one in x]) for sign in (1, -1)]
+        slope = (pushed[0] - pushed[1]) / (2 * step)
+        assert float(found.mean_jacobian_patch[number, 0]) == pytest.approx(slope, abs=5e-3)
 
 
 def test_ideal_denoiser_losses_and_jackknife_against_loops(result, settings, pictures):
@@ -187,6 +224,7 @@ def test_figures_and_table(result):
     assert any(row.quantity.strip().startswith("as ᾱ") for row in rows)
     level = result.isel(level_sigma=0)
     theory = {row.quantity.strip(): row.theory for row in rows}
+    assert any(row.note.startswith("theory: nearest patch model; Gaussian model") for row in rows)
     shown = float(theory["λ(0), σ = 10.0"].split()[0])
     assert shown == pytest.approx(float(level.mean_jacobian_patch[0]), rel=0.05)
     assert "weight of the Jacobian outside the best window, σ = 10.0" in theory
@@ -298,6 +336,10 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
     assert "most clearly with 1.400 ± 0.010 at σ = 1.00" in sentences.crossing_sentence(swapped)
     touching = _data(regression_uniform=np.array([0.2, 1.005, 0.9]))
     assert "touches one" in sentences.crossing_sentence(touching)
+    # 2.3 errors are sure at one level, not as the most of three.
+    chance = _data(regression_uniform=np.array([0.2, 1.023, 0.9]))
+    assert "touches one" in sentences.crossing_sentence(chance)
+    assert "passes one" in sentences.crossing_sentence(chance.isel(sigma=[1]))
     below = _data(regression_uniform=0.8, critical_sigma_regression=np.nan)
     assert "stays below one" in sentences.crossing_sentence(below)
     closure = {"critical_sigma_closure": 2.4, "critical_sigma_closure_error": 0.1}
@@ -420,12 +462,17 @@ def test_losses_differ_only_beyond_their_paired_errors():
     assert "where the ideal denoiser memorises (σ ≤ 0.500) the network beats it at every level" in text
     assert "in the end by 0.30 ± 0.02" in text
     text = sentences.loss_sentence(_data(loss_advantage=-0.9))
-    assert "some patch model denoises better than the network at σ = 8.00, 0.500" in text
+    assert "is beaten by some patch model at σ = 8.00, 0.500" in text and "in training" not in text
+    text = sentences.loss_sentence(_data(loss_advantage=-0.9).assign_attrs(seen=1))
+    assert text.startswith("On these images, which it saw in training, the network is beaten")
     assert "beats it at 0 of 1 levels and is beaten at 1" in text
     text = sentences.loss_sentence(_data(loss_advantage=0.9))
     assert "every patch model at σ = 8.00, 0.500, nowhere above one" in text
     text = sentences.loss_sentence(_data(loss_advantage_error=0.9))
-    assert "do not differ beyond error" in text and "beats it at 0 of 1 levels, in the end" in text
+    assert (
+        "do not differ in their losses beyond error" in text
+        and "beats it at 0 of 1 levels, in the end" in text
+    )
     assert "nowhere rests on fewer" in sentences.loss_sentence(_data(effective_images=9.0))
 
 

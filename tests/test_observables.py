@@ -399,8 +399,26 @@ def test_fit_is_the_weighted_least_squares_line(grid):
             )
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_errors_of_the_fit_are_the_scatter_of_repeated_measurements(known):
+def test_a_gap_that_is_not_fitted_is_that_of_the_uniform_mode():
+    """A peaked symbol is no parabola: the line starts from its value at k = 0."""
+    grid = (12, 10)
+    k = np.asarray(wavevectors(grid))
+    symbol = 1 / (1 + 20 * np.sum(k**2, axis=-1)) - 0.2
+    error = 0.1 + random(23, *grid) ** 2
+    index = np.asarray(radial_shells(grid).index)
+    chosen = (index >= 1) & (index <= 2)
+    weight = np.where(np.all(np.abs(np.sin(k)) < 1e-9, axis=-1), 1, 0.5)[chosen] / error[chosen] ** 2
+    squared, rise = np.sum(k[chosen] ** 2, axis=1), symbol[0, 0] - symbol[chosen]
+    fit = obs.fit_gap(symbol, error, num_shells=2, fit_uniform=False)
+    assert float(fit.gap) == pytest.approx(0.2, rel=1e-12)
+    assert float(fit.gap_error) == pytest.approx(error[0, 0], rel=1e-12)
+    best = (weight * squared * rise).sum() / (weight * squared**2).sum()
+    assert float(fit.stiffness) == pytest.approx(best, rel=1e-12)
+    assert float(obs.fit_gap(symbol, error, num_shells=2).gap) > 0.3  # the fitted parabola misses k = 0
+
+
+@pytest.mark.parametrize(("known", "fit_uniform"), [(True, True), (False, True), (True, False)])
+def test_errors_of_the_fit_are_the_scatter_of_repeated_measurements(known, fit_uniform):
     """Noise as measured on a real operator: equal at k and -k."""
     grid, noise, num = (12, 12), 0.02, 600
     white = np.fft.fft2(random(22, num, *grid), axes=(1, 2)).real / math.sqrt(grid[0] * grid[1])
@@ -409,7 +427,7 @@ def test_errors_of_the_fit_are_the_scatter_of_repeated_measurements(known):
     mirror = (2 * ky % 12 == 0) & (2 * kx % 12 == 0)
     scale = noise * np.where(mirror, 1, math.sqrt(2))  # the real part carries half the variance elsewhere
     error = np.full(grid, noise) if known else None
-    fits = jax.jit(jax.vmap(lambda s: obs.fit_gap(s, error)))(exact + scale * white)
+    fits = jax.jit(jax.vmap(lambda s: obs.fit_gap(s, error, fit_uniform=fit_uniform)))(exact + scale * white)
     for name in ("gap", "stiffness", "correlation_length"):
         scatter = np.std(getattr(fits, name), ddof=1)
         claimed = math.sqrt(np.mean(np.square(getattr(fits, f"{name}_error"))))

@@ -15,7 +15,7 @@ from test_networks import LOCAL, crops, random_parameters
 
 from critjax.cli import build_parser
 from critjax.cli._train import run_train
-from critjax.networks import NetworkConfig, TrainingConfig, init, save_network, train
+from critjax.networks import NetworkConfig, TrainingConfig, init, load_network, save_network, train
 from critjax.networks import _training as module
 from critjax.networks._training import CHECKPOINT, TrainingState, load_checkpoint, make_step, start_training
 from critjax.networks._weights import read, write
@@ -195,6 +195,12 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
 
     with pytest.raises(Killed):
         go_on(kill)
+    # What is there so far can be measured: the average of the weights.
+    stored = load_network(tmp_path / "part" / CHECKPOINT)
+    state, _, _ = load_checkpoint(tmp_path / "part" / CHECKPOINT, LABELLED, training)
+    assert stored.config == LABELLED and int(state.step) == 3
+    np.testing.assert_array_equal(as_vector(stored.params), as_vector(state.average))
+    assert np.any(as_vector(state.average) != as_vector(state.params))
     seen = []
     rest = go_on(lambda step, *other: seen.append(step))
     assert seen == [4, 6]

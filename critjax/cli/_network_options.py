@@ -122,8 +122,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _add_training_config(parser: argparse.ArgumentParser) -> None:
     """Add one option per value of `TrainingConfig` but its start; what is not given is left to its defaults."""
     add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
-    add("--num-steps", type=int, metavar="N", help="(default: 20000)")
-    add("--batch-size", type=int, metavar="N", help="(default: 64)")
+    add("--num-steps", type=int, metavar="N", help="(default: 10000)")
+    add("--batch-size", type=int, metavar="N", help="(default: 32)")
     add(
         "--learning-rate",
         type=float,

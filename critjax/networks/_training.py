@@ -66,8 +66,8 @@ class TrainingConfig:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = 20_000
-    batch_size: int = 64
+    num_steps: int = 10_000
+    batch_size: int = 32
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     clip_norm: float = 1.0

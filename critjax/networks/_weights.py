@@ -124,7 +124,7 @@ def weights_digest(name_or_path: str | Path) -> str | None:
 
 
 def load_network(name_or_path: str | Path) -> StoredNetwork:
-    """Read a shipped network by its name, or one written by `save_network`.
+    """Read a shipped network by its name, one written by `save_network`, or the average in a checkpoint of training.
 
     Parameters
     ----------
@@ -151,16 +151,14 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
         advice = f"check the path, or use a shipped network: {names}"
         raise FileNotFoundError(message("network", "a name or a file of weights", f"no file {path}", advice))
     arrays, header = read(path, "network")
-    known = "critjax_config" in header
-    check(
-        known,
-        "network",
-        "weights with a configuration",
-        f"{path} without one",
-        "use a file written by save_network",
-    )
-    config = NetworkConfig.from_json(header["critjax_config"])
+    checkpoint = "config" in header and "training" in header
+    known = "critjax_config" in header or checkpoint
+    advice = "use a file written by save_network or a checkpoint of critjax train"
+    check(known, "network", "weights with a configuration", f"{path} without one", advice)
+    config = NetworkConfig.from_json(header["config" if checkpoint else "critjax_config"])
     params = unflatten({name: jnp.asarray(array) for name, array in arrays.items()})
+    if checkpoint:
+        params = params["average"]
     side = 2 ** (len(config.multipliers) - 1)
     shape = jax.ShapeDtypeStruct((1, side, side, config.channels), jnp.float32)
     level = jax.ShapeDtypeStruct((1,), jnp.float32)

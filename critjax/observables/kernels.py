@@ -129,6 +129,7 @@ def fit_gap(
     standard_error: Float[ArrayLike, "H W"] | None = None,
     *,
     num_shells: int = 3,
+    fit_uniform: bool = True,
 ) -> GapFit:
     r"""Fit gap and stiffness to the lowest shells of a measured symbol, ``Re lambda = 1 - gap - K |k|^2``.
 
@@ -141,6 +142,9 @@ def fit_gap(
         about the fit sets the errors, so a perfect fit has none.
     num_shells : int
         Highest shell of the fit, >= 1; shell 0 always takes part.
+    fit_uniform : bool
+        Whether the gap is that of the fitted parabola; else it is ``1 - Re lambda(0)``, and only K is fitted. Symbols
+        that are no parabolas, such as those of natural images, need False: their parabola may miss k = 0 by far.
 
     Returns
     -------
@@ -178,21 +182,31 @@ def fit_gap(
     dtype = values.dtype
     y, weight = 1 - values[rows, columns], jnp.asarray(share, dtype)
     squared = (wavevectors((height, width), dtype=dtype)[rows, columns] ** 2).sum(axis=-1)
+    var_gap = jnp.zeros((), dtype)
     if standard_error is not None:
-        weight = weight / jnp.asarray(standard_error, dtype)[rows, columns] ** 2
-    # Weighted straight line y = gap + K k^2 about its centre of weight, where the two errors are independent.
+        error = jnp.asarray(standard_error, dtype)
+        weight, var_gap = weight / error[rows, columns] ** 2, error[0, 0] ** 2
+    # Weighted straight line y = gap + K k^2: about its centre of weight, where the two errors are independent, or
+    # through the value at k = 0.
     total = weight.sum()
-    centre, level = (weight * squared).sum() / total, (weight * y).sum() / total
+    if fit_uniform:
+        centre, level = (weight * squared).sum() / total, (weight * y).sum() / total
+    else:
+        centre, level = jnp.zeros((), dtype), 1 - values[0, 0]
     spread = (weight * (squared - centre) ** 2).sum()
-    stiffness = (weight * (squared - centre) * y).sum() / spread
+    stiffness = (weight * (squared - centre) * (y - level)).sum() / spread
     gap = level - stiffness * centre
     scale = jnp.ones((), dtype)
     if standard_error is None:
         residual = (weight * (y - gap - stiffness * squared) ** 2).sum()
-        scale = residual / max(float(share.sum()) - 2, 1.0)
+        scale = residual / max(float(share.sum()) - (2 if fit_uniform else 1), 1.0)
     var_k = scale / spread
-    var_gap = scale / total + centre**2 * var_k
-    covariance = -centre * var_k
+    if fit_uniform:
+        var_gap = scale / total + centre**2 * var_k
+        covariance = -centre * var_k
+    else:  # an error of the gap tilts the line
+        tilt = (weight * squared).sum() / spread
+        var_k, covariance = var_k + tilt**2 * var_gap, -tilt * var_gap
     length = _length(stiffness, gap)
     relative = var_k / stiffness**2 + var_gap / gap**2 - 2 * covariance / (stiffness * gap)
     return GapFit(gap, stiffness, length, jnp.sqrt(var_gap), jnp.sqrt(var_k), length * jnp.sqrt(relative) / 2)

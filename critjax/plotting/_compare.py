@@ -25,9 +25,11 @@ from critjax.plotting._style import (
     noise_axis,
     styled,
 )
+from critjax.studies._compare_nearest import nearest_patch_models
 
 _ENSEMBLES = {"trajectories": (RED, "o", RED), "noised data": (ORANGE, "s", "white")}
-_SHOWN_LEVELS = 4
+#: Noise levels side by side.
+_COLUMNS = 4
 #: Sampling error from which the closure's symbol is not drawn.
 _KNOWN = 0.3
 
@@ -55,9 +57,9 @@ def _ensembles(axes: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
 def _patch(
     axes: Axes, sigma: np.ndarray, values: np.ndarray, errors: np.ndarray, gaussian: np.ndarray
 ) -> None:
-    """Draw the best patch model and the Gaussian model."""
+    """Draw the nearest patch model and the Gaussian model."""
     style = {"color": GREEN, "marker": "D", "markersize": 4, "linestyle": "-.", "linewidth": 1.2}
-    axes.errorbar(sigma, values, errors, label="best ELS model", **style)
+    axes.errorbar(sigma, values, errors, label="nearest patch model", **style)
     axes.plot(sigma, gaussian, color=GREY, linestyle=(0, (1, 1.2)), label="Gaussian model")
 
 
@@ -161,14 +163,24 @@ def _at(dataset: xr.Dataset, sigma: float) -> xr.Dataset:
 @styled
 def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
     """Draw lambda(k) of network, best patch model, Gaussian model and closure at several noise levels."""
-    levels = dataset["level_sigma"].values
-    shown = np.unique(np.rint(np.linspace(0, len(levels) - 1, _SHOWN_LEVELS)).astype(int))
+    levels, nearest = dataset["level_sigma"].values, nearest_patch_models(dataset)
+    columns = min(len(levels), _COLUMNS)
+    rows = -(-len(levels) // columns)
     figure, panels = figure_with_axes(
-        2.6 * len(shown) + 0.6, 4.2, ncols=len(shown), sharey=True, squeeze=False
+        2.6 * columns + 0.6,
+        2.8 * rows + 1.2,
+        nrows=rows,
+        ncols=columns,
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     k = dataset["wavenumber"].values
-    for axes, index in zip(panels[0], shown, strict=True):
+    for axes in panels.flat[len(levels) :]:
+        axes.set_axis_off()
+    for index, axes in enumerate(panels.flat[: len(levels)]):
         part = _at(dataset, float(levels[index])).sel(ensemble="noised data")
+        model = nearest.isel(level_sigma=index)
         axes.errorbar(
             k,
             part["mean_jacobian"],
@@ -184,7 +196,7 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
             dataset["mean_jacobian_patch_error"].values[index],
             color=GREEN,
             marker="D",
-            label="best ELS model",
+            label="nearest patch model",
             **POINTS,
         )
         axes.plot(k, dataset["mean_jacobian_gaussian"].values[index], color=GREY, linestyle=(0, (1, 1.2)), label=(
@@ -193,9 +205,13 @@ def comparison_dispersion_figure(dataset: xr.Dataset) -> Figure:
             closure = part["regression_closure"].where(part["regression_closure_error"] < _KNOWN)
             axes.plot(k, closure, color=BLUE, linestyle="--", label="Gaussian closure")
         named_level(axes, 1.0, "marginal" if axes is panels[0, 0] else "", colour=BLACK)
-        axes.set_title(rf"$\sigma={levels[index]:.2g}$", fontsize=10)
-        axes.set_xlabel(r"$|k|$ (rad per pixel)")
-    panels[0, 0].set_ylabel(r"$\lambda(k)$ of the mean Jacobian")
+        axes.set_title(
+            rf"$\sigma={levels[index]:.2g}$: {model['model'].item()}, {int(model['size'])} px", fontsize=10
+        )
+        if index + columns >= len(levels):
+            axes.set_xlabel(r"$|k|$ (rad per pixel)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel(r"$\lambda(k)$ of the mean Jacobian")
     limits(panels[0, 0], [dataset["mean_jacobian"].values, [0.0, 1.0]], low=-0.3, high=1.6)
     legend_below(figure, panels[0, 0], 4)
     return figure
@@ -230,7 +246,8 @@ COMPARE_FIGURES = {
         ("regression_uniform",),
         "Left: symbol of the regression of D on x at k = 0, on the network's own trajectories and on noised images, "
         "with the Gaussian closure computed from the network alone. Right: symbol of the mean Jacobian at k = 0, whose "
-        "distance to one is the gap, with the best ELS model and the Gaussian model with the spectrum of the images.",
+        "distance to one is the gap, with the nearest patch model and the Gaussian model with the spectrum of the "
+        "images.",
     ),
     "patch-errors": FigureKind(
         patch_error_figure,
@@ -251,14 +268,15 @@ COMPARE_FIGURES = {
         ("receptive_radius",),
         "Left: effective radius of the mean kernel; the window that explains the network best, as the root-mean-square "
         "radius of a full window (numbers: its size; bars: sizes that are best when one image is left out). Right: "
-        "quasi-equilibrium length of a parabola through the lowest shells of the symbol, which need not be one.",
+        "quasi-equilibrium length of a parabola through k = 0 and the lowest shell of the symbol, which need not be "
+        "one.",
     ),
     "dispersion": FigureKind(
         comparison_dispersion_figure,
         ("mean_jacobian_patch",),
         "Symbol of the mean Jacobian on noised images, shell by shell, interpolated in ln sigma to the levels of the "
-        "best ELS model, which saw the first of these images with other noise; the Gaussian model, and the symbol of "
-        "the Gaussian closure where its sampling error is below 0.3.",
+        "patch model that is nearest to the network, which saw the first of these images with other noise; the "
+        "Gaussian model, and the symbol of the Gaussian closure where its sampling error is below 0.3.",
     ),
     "losses": FigureKind(
         loss_figure,

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from critjax.report._compare_patches import (
     SURE,
@@ -25,12 +26,16 @@ MEMORISES = 2.0
 _SAME_IMAGE, _RESEMBLES = 0.75, 0.25
 
 
-def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float]:
-    """Return a symbol where it exceeds one by most standard errors, or falls short by fewest, and the sigma there."""
+def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float, bool]:
+    """Return a symbol where it exceeds one by most standard errors, the sigma there, and whether it does for sure.
+
+    The largest of many deviations is large by chance: it must be as unlikely as `SURE` of one level (Bonferroni).
+    """
     values, errors = dataset[name].values, dataset[f"{name}_error"].values
     score = (values - 1) / np.maximum(errors, 1e-12)  # exact values have no error
     level = dataset.isel(sigma=int(np.nanargmax(score)))
-    return read(level, name), float(level["sigma"])
+    bound = stats.norm.isf(stats.norm.sf(SURE) / np.isfinite(score).sum())
+    return read(level, name), float(level["sigma"]), bool(np.nanmax(score) > bound)
 
 
 def softening_sentence(dataset: xr.Dataset) -> str:
@@ -63,9 +68,9 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     """State whether the regression symbol passes one, and what the closure makes of it."""
     part = dataset.sel(ensemble="trajectories")
     found = read(part, "critical_sigma_regression")
-    top, where = _surest(part, "regression_uniform")
+    top, where, sure = _surest(part, "regression_uniform")
     at = f"{text(top)} at σ = {plain(where)}"
-    if top.value - 1 > SURE * top.error:
+    if sure:
         how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
         sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
     elif found.known:
@@ -80,7 +85,7 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     closure = read(dataset, "critical_sigma_closure")
     if closure.known:
         return f"{sentence}; the Gaussian closure of the network alone puts the crossing at {text(closure)}."
-    top, where = _surest(dataset, "regression_uniform_closure")
+    top, where, _ = _surest(dataset, "regression_uniform_closure")
     lost = np.flatnonzero(~np.isfinite(dataset["regression_uniform_closure"].values))
     end = f" and diverges from σ = {plain(float(dataset['sigma'].values[lost[0]]))} on" if lost.size else ""
     return (
@@ -169,18 +174,17 @@ def films_sentence(dataset: xr.Dataset) -> str | None:
 def loss_sentence(dataset: xr.Dataset) -> str:
     """State where the network denoises better than patch models and than the ideal denoiser that memorises."""
     levels = dataset["level_sigma"].values
+    here = "On these images" + (", which it saw in training," if dataset.attrs.get("seen") else "")
     better, worse = better_and_worse(dataset.drop_sel(rival="ideal"))
     below, above = (", ".join(plain(float(s)) for s in levels[m]) for m in (better.all(0), worse.any(0)))
-    first = (
-        "On these images the losses of the network and of the best patch models do not differ beyond error"
-    )
+    first = f"{here} the network and the best patch models do not differ in their losses beyond error"
     if below:
-        first = f"On these images the network's loss is below that of every patch model at σ = {below}"
+        first = f"{here} the network's loss is below that of every patch model at σ = {below}"
         first += f", above that of some at σ = {above}" if above else ", nowhere above one beyond error"
     elif above:
         first = (
-            f"On these images some patch model denoises better than the network at σ = {above}, and nowhere are all "
-            "of them worse beyond error"
+            f"{here} the network is beaten by some patch model at σ = {above}, and nowhere are all of them worse "
+            "beyond error"
         )
     memory = dataset["effective_images"].values < MEMORISES
     if not memory.any():
@@ -259,10 +263,10 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
                     f"   λ(0), σ = {level}",
                     read(els.isel(wavenumber=0), "mean_jacobian_patch"),
                     curve_at(part, "mean_jacobian_uniform", float(sigma)),
-                    "theory: best ELS model",
+                    f"theory: {note}",
                 )
             )
-            for name, label in (("gap", "fitted gap"), ("xi_eq", "ξ_eq (px)")):
+            for name, label in (("gap", "gap 1 - λ(0)"), ("xi_eq", "ξ_eq (px)")):
                 others = [f"Gaussian model {plain(read(els, f'{name}_gaussian').value)}"]
                 closure = curve_at(dataset, f"{name}_closure", float(sigma))
                 if closure.known:
@@ -272,7 +276,7 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
                         f"   {label}, σ = {level}",
                         read(els, f"{name}_patch"),
                         curve_at(part, name, float(sigma)),
-                        f"theory: best ELS model; {', '.join(others)}",
+                        f"theory: nearest patch model; {', '.join(others)}",
                     )
                 )
     return rows
@@ -285,9 +289,10 @@ def _row(quantity: str, theory: Measured, measured: Measured, note: str = "") ->
 
 def compare_description(dataset: xr.Dataset, settings: dict) -> str:
     """Describe the run in one line."""
+    seen = ", which the network saw in training" if dataset.attrs.get("seen") else ""
     return (
         f"{dataset.attrs.get('network', '')}; {settings['num_images']} images of {settings['data']} "
         "for the patch models, "
         f"windows {', '.join(map(str, settings['sizes']))}; {settings['num_samples']} trajectories, "
-        f"{settings['num_queries']} noised images at {settings['num_levels']} levels"
+        f"{settings['num_queries']} noised images at {settings['num_levels']} levels{seen}"
     )

@@ -9,6 +9,12 @@ import xarray as xr
 _PATCHES = ["ELS", "LS"]
 
 
+def nearest_indices(relative_error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of model and size of the smallest error (levels, models, sizes) at every level."""
+    flat = relative_error.reshape(len(relative_error), -1)
+    return np.unravel_index(flat.argmin(1), relative_error.shape[1:])  # type: ignore[return-value]
+
+
 def nearest_patch_models(dataset: xr.Dataset) -> xr.Dataset:
     """Pick the nearest patch model, of both kinds and all sizes, at every noise level of a comparison.
 
@@ -34,7 +40,7 @@ def nearest_patch_models(dataset: xr.Dataset) -> xr.Dataset:
     levels = np.arange(dataset.sizes["level_sigma"])
     error = dataset["relative_error"].transpose("level_sigma", "model", "size").values
     spread = dataset["relative_error_error"].transpose("level_sigma", "model", "size").values
-    model, size = np.unravel_index(error.reshape(len(levels), -1).argmin(1), error.shape[1:])
+    model, size = nearest_indices(error)
     least, its_error = error[levels, model, size], spread[levels, model, size]
     sizes = dataset["size"].values[size]
     patches = dataset.sel(rival=_PATCHES)

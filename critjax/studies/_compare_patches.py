@@ -13,13 +13,14 @@ import xarray as xr
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank
 from critjax.closed_form import gaussian_symbol, image_spectrum
-from critjax.observables import fit_gap, radial_average
+from critjax.observables import radial_average
 from critjax.patch_score import patch_denoiser, patch_denoisers
 from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._callbacks import Progress
+from critjax.studies._compare_nearest import nearest_indices
 from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
-from critjax.studies._instruments import mean_and_error
+from critjax.studies._instruments import gap_and_length, mean_and_error
 
 #: Patch models: positions of their patches -> name.
 MODELS = {"all": "ELS", "same": "LS"}
@@ -59,8 +60,9 @@ def compare_patches(problem: Problem, settings: CompareSettings, report: Progres
             rows.setdefault(name, []).append(np.stack([f[name] for f in found]))
     report("patches", len(levels) * len(clean), len(levels) * len(clean))
     variables = _errors({n: np.stack(v) for n, v in rows.items()}, np.asarray(clean), sizes)
-    best = np.asarray(variables["best_size"][1])[0].astype(int)
-    variables.update(_symbols(problem, noised, levels, best, settings, report))
+    model, size = nearest_indices(np.moveaxis(variables["relative_error"][1], 0, 1))
+    nearest = [(tuple(MODELS.values())[m], sizes[s]) for m, s in zip(model, size, strict=True)]
+    variables.update(_symbols(problem, noised, levels, nearest, settings, report))
     coordinates = {
         "model": list(MODELS.values()),
         "rival": [*MODELS.values(), "ideal"],
@@ -145,19 +147,27 @@ def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Arra
     return leading_eigenvalue(found.symbol).real, uniform
 
 
-def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
-    """Symbols of the best ELS model at every level, by probes, and of the Gaussian model."""
+def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
+    if model == "ELS":
+        return els_denoiser(bank, size)
+    return patch_denoiser(ImageBank(bank, size, positions="same"), boundary="zero")
+
+
+def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, Any]:
+    """Symbols of the nearest patch model (name, size) at every level, by probes, and of the Gaussian model."""
     spectrum = image_spectrum(problem.bank)
     gaussian_fn = gaussian_symbol(spectrum)
-    programs: dict[int, Any] = {}
+    programs: dict[tuple[str, int], Any] = {}
     rows: dict[str, list[Any]] = {}
-    for number, (sigma, size) in enumerate(zip(levels, best, strict=True)):
+    for number, (sigma, model) in enumerate(zip(levels, nearest, strict=True)):
         report("symbols", number, len(levels))
-        if size not in programs:
-            programs[size] = jax.jit(functools.partial(_probe, els_denoiser(problem.bank, int(size))))
+        if model not in programs:
+            programs[model] = jax.jit(functools.partial(_probe, _patch_model(problem.bank, *model)))
         fields = noised[number][:PATCH_PROBES]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
-        found = [programs[size](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
+        found = [
+            programs[model](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)
+        ]
         symbols, uniform = (
             np.stack([np.asarray(part, np.float64) for part in p]) for p in zip(*found, strict=True)
         )
@@ -167,8 +177,8 @@ def _symbols(problem, noised, levels, best, settings, report) -> dict[str, Any]:
         shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols))))
         shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
         fits = {
-            "patch": fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))),
-            "gaussian": fit_gap(gaussian),
+            "patch": gap_and_length(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))),
+            "gaussian": gap_and_length(gaussian),
         }
         row = {
             "mean_jacobian_patch": shell_mean,

@@ -24,6 +24,8 @@ class Problem(NamedTuple):
     window: int | None
     """Receptive field, if it is known to be smaller than the image."""
     description: str
+    seen: bool = False
+    """Whether the denoiser is known to have been trained on the images that are noised."""
 
 
 def _images(data: str, wanted: int) -> np.ndarray:
@@ -41,9 +43,9 @@ def load(
     settings: CompareSettings, denoise_fn: DenoiseFn | None = None, window: int | None = None
 ) -> Problem:
     """Load network and images."""
-    count, queries = settings.num_images or 0, settings.num_queries or 0
-    images = _images(settings.data, count + max(queries, settings.num_samples or 0))
-    least = count + queries
+    count, fewest = settings.num_images or 0, settings.num_queries or 0
+    images = _images(settings.data, count + max(fewest, settings.num_samples or 0))
+    least = count + fewest
     advice = "lower num_images or pass more images"
     check(len(images) >= least, "data", f"at least {least} images", len(images), advice)
     expected = f"windows up to {min(images.shape[1:3])}"
@@ -54,7 +56,7 @@ def load(
         max(settings.sizes),
         "use smaller ones",
     )
-    description = "a denoiser that was passed"
+    description, seen = "a denoiser that was passed", False
     check(window is None or denoise_fn is not None, "window", "a denoiser beside it", "none", "leave it out")
     if denoise_fn is None:
         from critjax.networks import load_network, network_denoiser
@@ -72,4 +74,6 @@ def load(
         reach = config.receptive_field
         window = reach if reach and reach <= min(images.shape[1:3]) else None
         description = f"{config.architecture} network, receptive field {reach or 'unbounded'}"
-    return Problem(denoise_fn, jnp.asarray(images[:count]), jnp.asarray(images[count:]), window, description)
+        seen = str(stored.info.get("data", "")).startswith(f"{settings.data}-train,")
+    bank, queries = jnp.asarray(images[:count]), jnp.asarray(images[count:])
+    return Problem(denoise_fn, bank, queries, window, description, seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ NUM_RESAMPLES = 200
 REPLICAS = 4
 #: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
 _SIGNIFICANT = 3.0
+#: Gap 1 - lambda(0) and stiffness from the lowest shell: symbols of images and networks are no parabolas beyond it.
+gap_and_length = functools.partial(fit_gap, num_shells=1, fit_uniform=False)
 
 #: What the errors of crossings and minima need of every level, and no result keeps.
 _PER_FIELD = ("resampled", "uniform_of_fields")
@@ -83,7 +86,7 @@ def jacobian_row(
     mean[0, 0], error[0, 0] = mean_and_error(uniform)
     shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
     shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
-    fit = jax.tree.map(float, fit_gap(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
+    fit = jax.tree.map(float, gap_and_length(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
     radius, radius_error = _radius(kernels)
     outside, outside_error = _outside(weights)
     fraction, fraction_error = nonreciprocal_estimate(kernels)
@@ -246,7 +249,7 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
                 channels=channels,
             )
             symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
-            fit = jax.vmap(fit_gap)(symbol)
+            fit = jax.vmap(gap_and_length)(symbol)
             return symbol[:, 0, 0], jax.vmap(radial_average)(symbol), fit.gap, fit.correlation_length
 
         return jax.lax.map(replica, keys)

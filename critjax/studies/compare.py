@@ -88,8 +88,8 @@ def run(
             Loss of a ``rival`` minus that of the network, mean over the same noised images with standard error: of the
             ELS and the LS model of the size with the smallest loss, and of the ideal denoiser.
         ``mean_jacobian_patch``, ``mean_jacobian_gaussian``
-            Symbols (shells) of the best ELS model on the same noised images and of the Gaussian model with the spectrum
-            of the bank; ``gap_*`` and ``xi_eq_*`` from their lowest shells.
+            Symbols (shells) of the nearest patch model, ELS or LS (`nearest_patch_models`), on the same noised images
+            and of the Gaussian model with the spectrum of the bank; ``gap_*`` and ``xi_eq_*`` as in `measure`.
 
         and ``film`` with ``film_correlation``: pixelwise correlation of the network's denoised fields with those of the
         other two, from the same noise. Interrupted after the first part it holds the parts that are done.
@@ -137,7 +137,7 @@ def run(
     for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):
         if name in result:
             result[name].attrs["units"] = "image units (data in [-1, 1])"
-    cost = {name: parts["measurement"].attrs[name] for name in ("evaluations", "jacobian_products")}
+    cost = {n: int(parts["measurement"].attrs[n]) for n in ("evaluations", "jacobian_products")}
     result.attrs = attributes(
         "compare",
         settings.label,
@@ -145,6 +145,7 @@ def run(
         status,
         {**seconds, "all": round(time.perf_counter() - started, 1)},
         network=problem.description,
+        seen=int(problem.seen),
         cost=json.dumps(cost),
     )
     return result
@@ -163,7 +164,9 @@ def _measurement(problem: Problem, settings: CompareSettings, report: Progress) 
         progress=report,
     )
     if settings.num_modes:
-        found = found.merge(_modes(problem, settings, report), combine_attrs="override")
+        modes = _modes(problem, settings, report)
+        products = found.attrs["jacobian_products"] + modes.attrs["num_products"]
+        found = found.merge(modes, combine_attrs="override").assign_attrs(jacobian_products=products)
     return found
 
 
@@ -186,6 +189,7 @@ def _modes(problem: Problem, settings: CompareSettings, report: Progress) -> xr.
             "mode_frequency": (("mode_sigma", "mode_number"), values.imag),
         },
         {"mode_sigma": sigmas},
+        {"num_products": sum(int(f.num_products) for f in found)},
     )
 
 

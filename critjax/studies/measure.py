@@ -104,7 +104,8 @@ def measure(
         ``regression``, ``regression_uniform``
             Symbol of the regression of D on x, which drives the structure factor; bootstrap over fields.
         ``gap``, ``stiffness``, ``xi_eq``
-            1 - lambda(0), K and sqrt(K/abs(gap)) of a fit to the lowest shells of the mean Jacobian; xi NaN if K <= 0.
+            1 - lambda(0), K from there to the lowest shell, and sqrt(K/abs(gap)), all of the mean Jacobian; xi NaN if
+            K <= 0.
         ``receptive_radius``
             Effective receptive field radius of the mean kernel, pixels; entries within 3 standard errors of zero do not
             count, jackknife error.
