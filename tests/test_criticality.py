@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import image_patches
 
 from critjax.sampling import sample
 from critjax.studies import _prediction as theory
@@ -331,6 +332,9 @@ def test_effective_critical_noise_of_two_patterns(tiny):
     sigma = tiny.sigma.values
     np.testing.assert_allclose(tiny.lambda_bare_softest, 9 / sigma**2, rtol=1e-6)
     np.testing.assert_allclose(tiny.growth_rate[:, 0], 9 / sigma**2 - 1, rtol=1e-6)
+    np.testing.assert_allclose(tiny.homogeneous_growth_rate, 9 / sigma**2 - 1, rtol=1e-6)
+    np.testing.assert_allclose(tiny.crossing_sigma, [3.0, np.nan, np.nan, np.nan], rtol=1e-6)
+    assert int(tiny.num_crossings) == 1
     xi = np.sqrt(9 / sigma**2 * 8 / 24 / np.abs(1 - 9 / sigma**2))  # K = (P/sigma^2)(p^2-1)/24
     np.testing.assert_allclose(tiny.xi_eq_bare, xi, rtol=1e-6)
 
@@ -499,6 +503,31 @@ def test_spread_over_random_banks_is_the_mean_field_one():
     assert np.all(found["draw_critical_softest"][1] >= draws)
 
 
+def followed_uniform_rate(images, size, sigmas, steps=60):
+    """Gamma(0) of grey images in numpy: the state by RK4 from far above, D'(m) - 1 by central differences."""
+    phi, _ = image_patches(images.astype(np.float64)[..., None], size, "interior")
+    flat, centres = phi.reshape(len(phi), -1), phi[:, size // 2, size // 2, 0]
+
+    def denoise(m, sigma):
+        logits = -((m - flat) ** 2).sum(1) / (2 * sigma**2)
+        weights = np.exp(logits - logits.max())
+        return weights @ centres / weights.sum()
+
+    m, rates = centres.mean(), []
+    for high, low in itertools.pairwise([100 * sigmas[0], *sigmas]):
+        count = steps * (1 + 9 * (high > sigmas[0]))
+        step = np.log(high / low) / count
+        for i in range(count):
+            begin, middle, end = (high * np.exp(-step * (i + part)) for part in (0, 0.5, 1))
+            first = denoise(m, begin) - m
+            second = denoise(m + step / 2 * first, middle) - m - step / 2 * first
+            third = denoise(m + step / 2 * second, middle) - m - step / 2 * second
+            last = denoise(m + step * third, end) - m - step * third
+            m += step / 6 * (first + 2 * second + 2 * third + last)
+        rates.append((denoise(m + 1e-5, low) - denoise(m - 1e-5, low)) / 2e-5 - 1)
+    return np.array(rates)
+
+
 def test_images_have_a_null_model_and_a_moving_state(tmp_path):
     rng = np.random.default_rng(4)
     images = np.clip(rng.normal(size=(6, 8, 8)) * 0.2 + rng.normal(size=(6, 1, 1)) * 0.4 - 0.2, -1, 1)
@@ -523,6 +552,15 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
     first_shell = np.rint(np.hypot(n_y, n_x) * 8) == 1
     np.testing.assert_allclose(result.lambda_null[:, 1], null[:, first_shell].mean(1), rtol=1e-4)
     assert result.num_patches == 6 * 36
+    rates = followed_uniform_rate(images, 3, result.sigma.values)
+    np.testing.assert_allclose(result.homogeneous_growth_rate, rates, atol=0.01)
+    # Where the largest rate over the whole plane changes sign, seen level by level.
+    changes = np.flatnonzero(np.diff(np.sign(result.growth_rate.max("wavenumber"))))
+    assert len(changes) <= int(result.num_crossings) == np.isfinite(result.crossing_sigma).sum()
+    for i in changes:
+        assert np.any(
+            (result.crossing_sigma < result.sigma[i]) & (result.crossing_sigma > result.sigma[i + 1])
+        )
 
 
 def test_variance_preserving_frame_has_no_critical_point_for_the_flow():

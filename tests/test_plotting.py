@@ -80,6 +80,51 @@ def test_critical_points_are_marked_where_they_are():
     assert not [line for line in unmarked.lines if len(set(line.get_xdata())) == 1]
 
 
+def shaded(axes):
+    """Ranges of noise (high, low) marked as unstable, in order, and the names in the legend."""
+    bands = [p for p in axes.patches if isinstance(p, mpl.patches.Rectangle) and p.get_y() == 0]
+    bands = [p for p in bands if p.get_height() == 1 and p.get_transform() != axes.transData]
+    ends = [sorted((p.get_x(), p.get_x() + p.get_width()), reverse=True) for p in bands]
+    return ends, [p.get_label() for p in bands if not p.get_label().startswith("_")]
+
+
+AGAINST_NOISE = ("softest-mode", "growth-rate", "linear-check", "correlation-length")
+
+
+@pytest.mark.parametrize("kind", AGAINST_NOISE)
+def test_figures_of_bare_theory_are_shaded_where_the_uniform_state_is_unstable(kind):
+    draw = plotting.FIGURES[kind].draw
+    ends, names = shaded(draw(study()).axes[0])
+    assert names == ["uniform state unstable"]
+    # The rate passes zero at 4: between two levels, linear in the logarithm.
+    assert len(ends) == 1 and ends[0] == pytest.approx([4.0, SIGMA[-1]], rel=0.01)
+    above, below = SIGMA[SIGMA > 3.0][-1], SIGMA[SIGMA < 3.0][0]
+    twice = np.where((SIGMA < 3.0) & (SIGMA > 1.0), 0.3, np.where(SIGMA < 0.6, 0.1, -0.1))
+    ends, names = shaded(draw(study(homogeneous_growth_rate=twice)).axes[0])
+    assert len(ends) == 2 and names == ["uniform state unstable"]
+    assert ends[0][0] == pytest.approx(above * (below / above) ** 0.25)
+    assert ends[1] == pytest.approx([0.6, SIGMA[-1]], rel=0.1)
+    assert shaded(draw(study(homogeneous_growth_rate=0.5)).axes[0])[0] == [
+        pytest.approx([SIGMA[0], SIGMA[-1]])
+    ]
+    assert shaded(draw(study(homogeneous_growth_rate=-0.5)).axes[0]) == ([], [])
+    assert shaded(draw(drop(study(), "homogeneous_growth_rate")).axes[0]) == ([], [])
+
+
+def test_structure_factors_of_an_unstable_state_are_dotted():
+    def styles(dataset):
+        axes = plotting.structure_factor_figure(dataset).axes[0]
+        drawn = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
+        return [line.get_linestyle() for line in drawn], {t.get_text() for t in axes.get_legend().get_texts()}
+
+    dotted = "the same, uniform state unstable"
+    kinds, names = styles(study())  # levels at sigma^2/16 = 4, 2, about 1, 0.5, 0.2
+    assert kinds[:2] == ["-", "-"] and kinds[-2:] == [":", ":"] and dotted in names
+    for stable in (study(homogeneous_growth_rate=-0.1), drop(study(), "homogeneous_growth_rate")):
+        kinds, names = styles(stable)
+        assert set(kinds) == {"-"} and dotted not in names
+
+
 @pytest.mark.parametrize("closure", [9.0, 3.8, 2.2, 2.001, 1.9, 0.5, np.nan])
 def test_names_of_critical_points_never_overlap(closure):
     figure = plotting.softest_mode_figure(study(critical_sigma_closure=closure))
@@ -110,7 +155,7 @@ def test_growth_rate_figure_draws_the_theoretical_zero_line():
 def test_structure_factor_compares_like_with_like():
     dataset = study()
     axes = plotting.structure_factor_figure(dataset).axes[0]
-    theory = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "-"]
+    theory = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
     measured = errorbars(axes)
     assert len(theory) == len(measured) >= 4
     for line, bars in zip(theory, measured, strict=True):
@@ -124,7 +169,7 @@ def test_closure_is_dashed_beside_linear_theory():
     dataset = study()
     axes = plotting.structure_factor_figure(dataset).axes[0]
     dashed = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "--"]
-    solid = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "-"]
+    solid = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
     assert len(dashed) == len(solid) >= 4
     for closure, linear in zip(dashed, solid, strict=True):
         assert closure.get_color() is not None and np.array_equal(closure.get_color(), linear.get_color())

@@ -43,6 +43,7 @@ def study(**changes):
         "critical_imag_measured": 0.0,
         "critical_imag_measured_error": 0.0,
         "nonreciprocal_bare": 0.6,
+        "num_crossings": 1.0,
         "num_patches": 18.0,
         "mean_field_squared": 10.0,
         "mean_field_squared_spread": 3.0,
@@ -51,6 +52,7 @@ def study(**changes):
     }
     over_sigma = {
         "lambda_bare_softest": (4.0 / SIGMA) ** 2,
+        "homogeneous_growth_rate": (4.0 / SIGMA) ** 2 - 1,
         "lambda_closure_softest": curve(2.01),
         "lambda_reg_softest": curve(2.0),
         "lambda_reg_softest_error": np.full(levels, 0.01),
@@ -104,6 +106,7 @@ def study(**changes):
         "closure_ratio": (("sigma", "checked_mode"), np.linspace(1, 0.6, levels)[:, None] * np.ones(10)),
         "draw_critical_uniform": (("draw",), rng.normal(10, 3, 200)),
         "draw_critical_softest": (("draw",), rng.normal(11, 3, 200)),
+        "crossing_sigma": (("crossing",), np.array([4.0, np.nan, np.nan, np.nan])),
         "film_x": film,
         "film_denoised": film,
         "film_reduced": (("film_sigma", "y", "x"), fields[0, :, :, :, 0] * [[[1.0]], [[2.0]], [[np.nan]]]),
@@ -183,6 +186,41 @@ def test_bare_theory_with_and_without_a_critical_noise():
     assert "no critical noise: no mode ever grows" in f.bare_sentence(never)
     always = study(critical_sigma_bare=np.nan, lambda_bare_softest=1.5)
     assert "grows at every noise level" in f.bare_sentence(always)
+
+
+def test_the_uniform_state_itself_stable_or_not():
+    turns = f.stability_sentence(study())
+    assert "turns unstable at σ = 4.000 (t_ou 1.417" in turns and "generation has left." in turns
+    never = f.stability_sentence(study(homogeneous_growth_rate=-0.5 + 0.01 * SIGMA / SIGMA[0]))
+    assert "stays stable on the whole ladder (Γ(0) at most -0.490, at σ = 9.800" in never
+    assert "has left" not in never and "can be followed" in never
+    always = f.stability_sentence(study(homogeneous_growth_rate=0.25))
+    assert "unstable from the first noise level on (Γ(0) = 0.250)" in always
+    assert "turns unstable" not in always and "at once" in always
+    # Stable again below, or unstable where the stored critical noise is not: read off the curve.
+    first, last = SIGMA[SIGMA < 4.0][0], SIGMA[SIGMA < 1.0][0]
+    again = study(homogeneous_growth_rate=np.where((SIGMA < 4.0) & (SIGMA >= 1.0), 0.2, -0.2))
+    assert f"though the state is stable again at σ = {last:.3f}." in f.stability_sentence(again)
+    other = f.stability_sentence(study(critical_sigma_uniform_bare=2.0))
+    assert f"turns unstable at σ = {first:.3f}" in other
+    again.attrs["frame"] = "vp"
+    assert "unstable in the variance-preserving frame at" in f.stability_sentence(again)
+    assert f.stability_sentence(drop(study(), "homogeneous_growth_rate")) is None
+
+
+def test_growth_that_sets_in_once_or_returns():
+    once = f.crossings_sentence(study())
+    assert "sets in only once: below σ_c some mode grows" in once
+    levels = np.array([4.0, 2.5, 1.25, np.nan])
+    back = f.crossings_sentence(study(crossing_sigma=levels, num_crossings=3))
+    assert "does not last" in back and "only once" not in back
+    assert back.endswith("it starts at σ = 4.00, stops at σ = 2.50, starts at σ = 1.25.")
+    many = f.crossings_sentence(study(crossing_sigma=np.array([4.0, 3.0, 2.0, 1.0]), num_crossings=7))
+    assert many.endswith("stops at σ = 1.00 (the first 4 of 7 crossings).")
+    from_the_top = study(critical_sigma_bare=np.nan, crossing_sigma=np.array([3.0, 1.0, np.nan, np.nan]))
+    assert "it stops at σ = 3.00, starts at σ = 1.00" in f.crossings_sentence(from_the_top)
+    assert f.crossings_sentence(study(crossing_sigma=np.nan, num_crossings=0)) is None
+    assert f.crossings_sentence(drop(study(), "crossing_sigma")) is None
 
 
 def test_simulation_below_at_or_above_bare_theory():

@@ -58,14 +58,15 @@ FIGURES: dict[str, FigureKind] = {
         "Three different symbols of one mode. Bare: the response about the uniform state. λ_reg: the "
         "regression of the denoised on the noisy field, which drives the structure factor; where it "
         "crosses one is the effective critical noise. ⟨J⟩: the mean Jacobian, what a probe of a trained "
-        "network sees.",
+        "network sees. Shaded, as in other figures against noise: the uniform state itself is unstable, and bare "
+        "theory describes a state that generation has left.",
     ),
     "growth-rate": FigureKind(
         growth_rate_figure,
         ("growth_rate",),
         "Growth rate of linear theory, for the fastest mode of each shell of wavenumbers. Black: where it "
         "neither grows nor decays. Dashed: the same by the Gaussian closure. Circles: where λ_reg of the "
-        "simulated ensemble becomes marginal.",
+        "simulated ensemble becomes marginal. Hatched: the uniform state itself is unstable.",
     ),
     "film-strip": FigureKind(
         film_strip_figure,
@@ -80,7 +81,8 @@ FIGURES: dict[str, FigureKind] = {
         structure_factor_figure,
         ("structure_factor_linear",),
         "Solid lines are linear theory from the bare symbol, dashed lines the Gaussian closure, both integrated "
-        "down the same noise ladder with no free parameter. Noise levels are in units of the bare critical noise.",
+        "down the same noise ladder with no free parameter. Noise levels are in units of the bare critical noise. "
+        "Dotted: linear theory at levels where the uniform state itself is unstable.",
     ),
     "linear-check": FigureKind(
         linear_check_figure,

@@ -17,6 +17,7 @@ from critjax.plotting._style import (
     limits,
     line,
     mark_critical,
+    mark_unstable,
     named_level,
     noise_axis,
     picture_panel,
@@ -52,6 +53,7 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylim(0, max(1.35 * top, 2.0))
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
+    mark_unstable(axes, dataset)
     axes.set_ylabel("correlation length (pixels)")
     title(axes, "Correlation lengths: what swept fields show of the divergence")
     figure.legend(loc="outside lower center", ncols=3)

@@ -20,12 +20,14 @@ from critjax.plotting._style import (
     limits,
     line,
     mark_critical,
+    mark_unstable,
     named_level,
     noise_axis,
     plain,
     points,
     styled,
     title,
+    unstable_spans,
     value,
 )
 
@@ -74,6 +76,7 @@ def growth_rate_figure(dataset: xr.Dataset) -> Figure:
             **POINTS,
         )
     noise_axis(axes, sigma)
+    mark_unstable(axes, dataset, facecolor="none", edgecolor="#FFFFFF60", hatch="//", linewidth=0, zorder=1.5)
     axes.set_ylim(0, float(wavenumber.max()))
     axes.set_ylabel(r"wavenumber $|k|$ (rad per pixel)")
     point = value(dataset, "critical_sigma_bare"), value(dataset, "critical_wavenumber_bare")
@@ -135,6 +138,7 @@ def softest_mode_figure(dataset: xr.Dataset) -> Figure:
     limits(axes, [*fitted, [0.0, 1.35]], low=-0.4, high=2.2)
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
+    mark_unstable(axes, dataset)
     axes.set_ylabel("symbol of the softest mode (real part)")
     title(axes, f"The softest mode, {_mode_name(dataset)}: when it stops decaying")
     figure.legend(loc="outside lower center", ncols=3)
@@ -158,16 +162,18 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
     markers = "osD^v"
     wavenumber = dataset["wavenumber"].values
     shown = []
-    closure = dataset.get("structure_factor_closure")
+    closure, spans, left = dataset.get("structure_factor_closure"), unstable_spans(dataset), []
     for i, ratio in enumerate(ratios):
         level = int(np.argmin(np.abs(np.log(sigma / (np.sqrt(ratio) * reference)))))
         scale = sigma[level] ** 2
         label = rf"$\sigma^2/\sigma_c^2 = {(sigma[level] / reference) ** 2:.2g}$"
+        left.append(any(high >= sigma[level] >= low for high, low in spans))
         axes.plot(
             wavenumber,
             dataset["structure_factor_linear"].values[level] / scale,
             color=colours[i],
             linewidth=1.5,
+            linestyle=":" if left[-1] else "-",
         )
         if closure is not None:
             curve = closure.values[level] / scale
@@ -189,6 +195,8 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylabel(r"structure factor $S(k)/\sigma^2$")
     axes.set_title("Structure factor: what grows, and what theory says")
     axes.plot([], [], color=GREY, linewidth=1.5, label="linear theory")
+    if any(left):
+        axes.plot([], [], color=GREY, linewidth=1.5, linestyle=":", label="the same, uniform state unstable")
     if closure is not None:
         axes.plot([], [], color=GREY, linewidth=1.5, linestyle="--", label="Gaussian closure")
     axes.legend(loc="upper right", title=r"points: simulation" if shown else None)
@@ -223,6 +231,7 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     axes.yaxis.set_minor_formatter(NullFormatter())
     noise_axis(axes, sigma)
     mark_critical(axes, dataset)
+    mark_unstable(axes, dataset)
     axes.set_ylabel("S(k) / linear theory")
     near = "smallest wavenumbers" if wavenumber[0] == 0 else "wavenumbers nearest to $k_c$"
     title(axes, f"Where linear theory holds: the ten {near}")

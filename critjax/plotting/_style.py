@@ -117,6 +117,35 @@ def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> No
             )
 
 
+def unstable_spans(dataset: xr.Dataset) -> list[tuple[float, float]]:
+    """Return the ranges of noise (high, low) in which the homogeneous state is unstable; none if not stored."""
+    if "homogeneous_growth_rate" not in dataset:
+        return []
+    rate, sigma = dataset["homogeneous_growth_rate"].values, dataset["sigma"].values
+    unstable = np.concatenate([[False], rate > 0, [False]])
+    spans = []
+    for first, last in np.flatnonzero(unstable[1:] != unstable[:-1]).reshape(-1, 2):
+        ends = []
+        for above, edge in ((first - 1, first), (last - 1, last - 1)):
+            below = above + 1
+            if above < 0 or below >= len(sigma) or not np.isfinite(rate[above] + rate[below]):
+                ends.append(float(sigma[edge]))
+                continue
+            share = rate[above] / (rate[above] - rate[below])
+            ends.append(float(sigma[above] * (sigma[below] / sigma[above]) ** share))
+        spans.append((ends[0], ends[1]))
+    return spans
+
+
+def mark_unstable(axes: Axes, dataset: xr.Dataset, **style: Any) -> None:
+    """Shade where the homogeneous state is unstable: bare theory there is about a state that generation has left."""
+    for i, span in enumerate(unstable_spans(dataset)):
+        label = "_again" if i else "uniform state unstable"
+        axes.axvspan(
+            *span, **{"facecolor": "#F0F0F0", "edgecolor": "none", "zorder": -1, "label": label, **style}
+        )
+
+
 def title(axes: Axes, text: str) -> None:
     """Set the title, clear of the names of critical points."""
     raised = any(label.get_gid() == "raised" for label in axes.texts)

@@ -112,6 +112,7 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         rates = jax.vmap(lambda s, level: growth_rate(s, level, eta=eta, frame=frame))(symbols, sigmas)
         return {
             "rates": shell_maximum(rates, grid),
+            "uniform_rate": rates[:, 0, 0],
             "modes": modes,
             "shells": shells(modes.real, grid[1]),
             "linear": shells(power, grid[1]),
@@ -130,6 +131,7 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
     at_softest = found["modes"][:, softest[0], softest[1]]
     variables: Variables = {
         "growth_rate": (by_shell, found["rates"]),
+        "homogeneous_growth_rate": (by_sigma, found["uniform_rate"]),
         "lambda_bare": (by_shell, found["shells"]),
         "lambda_bare_softest": (by_sigma, at_softest.real),
         "lambda_bare_softest_imag": (by_sigma, at_softest.imag),
@@ -139,6 +141,7 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         "xi_eq_bare": (by_sigma, found["xi_eq"]),
         "xi_second_moment_linear": (by_sigma, found["xi"]),
         "threshold": (by_sigma, threshold),
+        "crossing_sigma": (("crossing",), np.asarray(chosen.crossings)),
     }
     for name, value in {
         "critical_sigma_bare": chosen.sigma,
@@ -147,6 +150,7 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         "critical_wavenumber_bare": np.hypot(*vector),
         "critical_imag_bare": found["imag"],
         "nonreciprocal_bare": found["nonreciprocal"],
+        "num_crossings": chosen.num_crossings,
         "num_patches": problem.num_patches,
     }.items():
         variables[name] = ((), np.float64(value))

@@ -53,6 +53,7 @@ Checkpoint = Callable[[int, BatchSums, Kept], None]
 _UNITS = {
     "sigma": "image units (data in [-1, 1])",
     "wavenumber": "rad per pixel",
+    "rate": "per e-fold of sigma",
     "xi": "pixels",
 }
 
@@ -81,7 +82,11 @@ def run(
     -------
     xarray.Dataset
         Theory and measurement over ``sigma`` and ``wavenumber``; every measured ``name`` has its jackknife
-        standard error beside it as ``name_error``. Attributes: ``settings`` (JSON, enough to repeat the run),
+        standard error beside it as ``name_error``. ``homogeneous_growth_rate`` is Gamma(0): where it is positive
+        the homogeneous state itself is unstable, and bare curves from there on describe a state that generation has
+        left. ``crossing_sigma``: every noise at which the largest growth rate changes sign on the scanned range,
+        decreasing, re-entrant ones included, padded with NaN; ``num_crossings`` of them, also if there are more.
+        Attributes: ``settings`` (JSON, enough to repeat the run),
         ``versions``, ``status`` ("complete" or "interrupted"), ``seconds`` per stage. An interrupted run
         (KeyboardInterrupt after the first batch) returns what was done, with its true number of samples.
 
