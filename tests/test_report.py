@@ -333,6 +333,32 @@ def test_mean_jacobian_crossing_or_not():
     assert "within errors" in f.jacobian_sentence(study(mean_jacobian_softest=1.01))
 
 
+def test_smallest_gap_by_the_parabola_or_by_the_best_level():
+    def row(dataset):
+        name = "smallest gap of the mean Jacobian, softest mode"
+        return next(r for r in report.table(dataset) if r.quantity == name)
+
+    best, last = row(study()), PROBES[-1]
+    assert (best.measured, best.error) == ("0.30", "0.02") and f"at σ = {last:.4g}" in best.note
+    assert "±" not in best.note
+    scalars = {
+        "minimal_gap": 0.25,
+        "minimal_gap_error": 0.03,
+        "minimal_gap_sigma": 1.5,
+        "minimal_gap_sigma_error": 0.2,
+    }
+    found = study(**{name: ((), value) for name, value in scalars.items()})
+    assert (row(found).measured, row(found).error) == ("0.25", "0.03")
+    assert row(found).note.startswith("at σ = 1.5 ± 0.2 (t_ou 0.59 ± 0.09,")
+    assert "smallest gap is 0.25 ± 0.03, near σ = 1.5 ± 0.2 (" in f.jacobian_sentence(found)
+    beyond = found.assign(minimal_gap=-0.25)
+    assert "crosses one as well: its gap reaches -0.25 ± 0.03" in f.jacobian_sentence(beyond)
+    # Least at an end of the ladder, of some resamples or of all: the best level stands in.
+    for lost in (["minimal_gap_error", "minimal_gap_sigma_error"], scalars):
+        at_the_end = found.assign(dict.fromkeys(lost, np.nan))
+        assert row(at_the_end) == best and "never reaches one" in f.jacobian_sentence(at_the_end)
+
+
 def test_order_and_domains():
     sentence = f.order_sentence(study())
     assert "do not order" in sentence and "domains coarsen" in sentence

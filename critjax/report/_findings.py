@@ -291,14 +291,27 @@ def mean_field_sentence(dataset: xr.Dataset) -> str | None:
     )
 
 
+def smallest_gap(dataset: xr.Dataset) -> tuple[Measured, Measured]:
+    """Return the smallest gap of the softest mode's mean Jacobian, and the noise of it.
+
+    By the parabola through the least, errors over fields; without it or its error (an older result, a gap least at an
+    end of the ladder) that of the best level, whose noise has no error.
+    """
+    found = read(dataset, "minimal_gap"), read(dataset, "minimal_gap_sigma")
+    if found[0].known and math.isfinite(found[0].error):
+        return found
+    values, errors = dataset["mean_jacobian_softest"].values, dataset["mean_jacobian_softest_error"].values
+    best = int(np.nanargmax(values))
+    gap = Measured(1 - float(values[best]), float(errors[best]))
+    return gap, Measured(float(dataset["probe_sigma"].values[best]))
+
+
 def jacobian_sentence(dataset: xr.Dataset) -> str | None:
     """State whether the mean Jacobian, too, crosses one, or else how near it comes."""
     if "mean_jacobian_softest" not in dataset:
         return None
-    values, errors = dataset["mean_jacobian_softest"].values, dataset["mean_jacobian_softest_error"].values
-    best = int(np.nanargmax(values))
-    gap = Measured(1 - float(values[best]), float(errors[best]))
-    where = noise(Measured(float(dataset["probe_sigma"].values[best])))
+    gap, sigma = smallest_gap(dataset)
+    where = noise(sigma)
     if gap.value + AGREEMENT * gap.error < 0:
         return (
             f"The mean Jacobian of this mode crosses one as well: its gap reaches {text(gap)}, near "

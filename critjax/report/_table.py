@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from critjax.report._findings import checked_modes, linear_ratios, settings_of
+from critjax.report._findings import checked_modes, linear_ratios, settings_of, smallest_gap
 from critjax.report._numbers import Measured, curve_at, in_units, plain, read, text, with_error
 
 
@@ -127,17 +127,14 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
         )
     )
     if "mean_jacobian_softest" in dataset:
-        values = dataset["mean_jacobian_softest"].values
-        best = int(np.nanargmax(values))
-        gap = Measured(1 - float(values[best]), float(dataset["mean_jacobian_softest_error"].values[best]))
-        level = Measured(float(dataset["probe_sigma"].values[best]))
-        units = ", ".join(f"{unit} {plain(v.value)}" for unit, v in in_units(level).items())
+        gap, level = smallest_gap(dataset)
+        units = ", ".join(f"{unit} {text(v)}" for unit, v in in_units(level).items())
         rows.append(
             _row(
                 "smallest gap of the mean Jacobian, softest mode",
                 math.nan,
                 gap,
-                f"at σ = {plain(level.value)} ({units})",
+                f"at σ = {text(level)} ({units})",
             )
         )
     return rows

@@ -14,6 +14,7 @@ from critjax.fourier import kernel_to_symbol, symbol_to_kernel
 from critjax.patch_score import effective_patches, patch_denoiser
 from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._ensemble import Kept, shells
+from critjax.studies._instruments import minimum, nonreciprocal_estimate
 from critjax.studies._prediction import Prediction, Variables
 from critjax.studies._problem import Problem
 from critjax.studies._settings import CriticalitySettings
@@ -21,36 +22,6 @@ from critjax.studies._settings import CriticalitySettings
 NUM_PROBE_LEVELS = 12
 _PROBES_PER_SAMPLE = 2
 _CONDENSATION_SAMPLES = 2
-
-
-def _odd_even_norms(kernels: np.ndarray) -> tuple[float, float]:
-    """Return unbiased estimates of |(g - g^T)/2|^2 and |g|^2 of the mean kernel from kernels (K, p, p, C, C).
-
-    Products of different samples only: the noise of the single kernels would add to both norms.
-    """
-    odd = (kernels - np.swapaxes(kernels[:, ::-1, ::-1], -1, -2)) / 2
-
-    def square(part: np.ndarray) -> float:
-        flat = part.reshape(len(part), -1)
-        count = len(flat)
-        return float(((flat.sum(0) ** 2).sum() - (flat**2).sum()) / (count * (count - 1)))
-
-    return square(odd), square(kernels)
-
-
-def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
-    """Estimate ||(J - J^T)/2|| / ||J|| of the mean kernel free of noise bias, with a jackknife error."""
-
-    def fraction(part: np.ndarray) -> float:
-        odd, whole = _odd_even_norms(part)
-        return float(np.sqrt(max(odd, 0.0) / whole)) if whole > 0 else float("nan")
-
-    value = fraction(kernels)
-    count = len(kernels)
-    if count < 3:
-        return value, float("nan")
-    left_out = np.array([fraction(np.delete(kernels, i, axis=0)) for i in range(count)])
-    return value, float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +68,12 @@ def probe(
         kernels.append(np.asarray(kernel, np.float64))
         effective.append(np.asarray(condensation(x[:_CONDENSATION_SAMPLES], jnp.asarray(sigma))))
     report("probes", len(sigmas), len(sigmas))
-    return _summary(np.stack(symbols), np.stack(kernels), np.stack(effective), sigmas, grid, prediction)
+    symbols = np.real(np.stack(symbols))
+    result = _summary(symbols, np.stack(kernels), np.stack(effective), sigmas, grid, prediction)
+    softest = symbols[:, :, *prediction.softest].T
+    for name, (value, error) in minimum(sigmas, softest, jax.random.fold_in(key, len(sigmas))).items():
+        result[name], result[f"{name}_error"] = ((), value), ((), error)
+    return result
 
 
 def _summary(
@@ -110,7 +86,6 @@ def _summary(
 ) -> Variables:
     """Average over samples: symbols (L, K, H, W), kernels (L, K, p, p, C, C), effective numbers (L, K')."""
     row, column = prediction.softest
-    symbols = np.real(symbols)
     flat = jnp.asarray(symbols.reshape(-1, *grid))
     per_shell = np.asarray(shells(flat, grid[1])).reshape(*symbols.shape[:2], -1)
     result: Variables = {"probe_sigma": (("probe_sigma",), sigmas)}
