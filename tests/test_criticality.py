@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import image_patches
+from reference import denoise, image_patches
 
 from critjax.sampling import sample
 from critjax.studies import _prediction as theory
@@ -23,7 +23,7 @@ from critjax.studies._ensemble import (
     statistics,
 )
 from critjax.studies._film import reduced_film
-from critjax.studies._probes import nonreciprocal_estimate
+from critjax.studies._instruments import nonreciprocal_estimate
 from critjax.studies._problem import build_problem
 from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
 
@@ -471,6 +471,46 @@ def test_every_measured_quantity_has_an_error_and_axes(tiny):
     assert tiny.xi_raw.attrs["units"] == "pixels"
 
 
+def test_smallest_gap_of_the_mean_jacobian_is_that_of_a_parabola(tiny):
+    log_sigma, gap = np.log(tiny.probe_sigma.values), 1 - tiny.mean_jacobian_softest.values
+    least = int(np.argmin(gap))
+    around = slice(least - 1, least + 2)
+    a, b, c = np.polyfit(log_sigma[around], gap[around], 2)
+    assert float(tiny.minimal_gap) == pytest.approx(c - b**2 / (4 * a), rel=1e-6)
+    assert float(tiny.minimal_gap_sigma) == pytest.approx(np.exp(-b / (2 * a)), rel=1e-6)
+    # Three fields: the spread of resampled means is sqrt(2/3) of the standard error.
+    error = float(tiny.mean_jacobian_softest_error[least])
+    assert 0.3 * error < float(tiny.minimal_gap_error) < 3 * error
+    assert 0 < float(tiny.minimal_gap_sigma_error) < np.ptp(tiny.probe_sigma.values[around])
+
+
+def brute_force_condensation(result, data, **options):
+    """Geometric means over pixels and samples of the effective number of patches, and their errors, on the film."""
+    fields = np.moveaxis(result.film_x.values, 1, 0)
+    options = dict(options, boundary="periodic", readout="centre")
+    logs = [
+        [np.log(denoise(x, sigma, data, **options).effective).mean() for x in samples]
+        for sigma, samples in zip(result.film_sigma.values, fields, strict=True)
+    ]
+    value = np.exp(np.mean(logs, 1))
+    return value, value * np.std(logs, axis=1, ddof=1) / np.sqrt(2)
+
+
+def check_condensation(result, data, rtol, **options):
+    value, error = brute_force_condensation(result, data, **options)
+    found = result.sel(probe_sigma=result.film_sigma.values)
+    np.testing.assert_allclose(found.effective_patches, value, rtol=rtol)
+    np.testing.assert_allclose(found.effective_patches_error, error, rtol=100 * rtol, atol=rtol)
+    return value
+
+
+def test_condensation_of_two_patterns_against_brute_force(tiny):
+    value = check_condensation(
+        tiny, np.ones((2, 3, 3, 1)) * [[[[1.0]]], [[[-1.0]]]], 1e-9, size=3, positions=None
+    )
+    assert value[0] > 1.5 and value[-1] < 1.1
+
+
 def test_jackknife_is_over_batches(tiny):
     """The error of a mean over samples is that of the batch means."""
     problem = build_problem(TINY.resolved())
@@ -539,7 +579,7 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
         num_samples=4,
         num_levels=6,
         closure_samples=2,
-        probe_samples=0,
+        probe_samples=2,
     )
     result = run(settings)
     assert result.attrs["title"].endswith("blobs")
@@ -552,6 +592,8 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
     first_shell = np.rint(np.hypot(n_y, n_x) * 8) == 1
     np.testing.assert_allclose(result.lambda_null[:, 1], null[:, first_shell].mean(1), rtol=1e-4)
     assert result.num_patches == 6 * 36
+    value = check_condensation(result, images[..., None], 1e-4, size=3, positions="interior")
+    assert value[0] > 10 * value[-1]
     rates = followed_uniform_rate(images, 3, result.sigma.values)
     np.testing.assert_allclose(result.homogeneous_growth_rate, rates, atol=0.01)
     # Where the largest rate over the whole plane changes sign, seen level by level.
