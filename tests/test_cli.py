@@ -63,6 +63,31 @@ def test_the_table_is_printed_and_the_report_named_last(tmp_path, capsys):
     assert printed.strip().splitlines()[-1] == f"report {(tmp_path / 'run' / 'report.html').resolve()}"
 
 
+def test_the_progress_bar_has_one_line_a_stage(capsys):
+    bar = cli._Bar(True)
+    for stage, done, total in (
+        ("theory", 0, 1),
+        ("simulation", 0, 4),
+        ("simulation", 1, 4),
+        ("simulation", 3, 4),
+        ("probes", 1, 12),
+    ):
+        bar(stage, done, total)
+    bar.close()
+    bar.close()  # a second time: nothing more
+    printed = capsys.readouterr()
+    lines = [
+        line.split("\r")[-1] for line in printed.err.rstrip("\n").split("\n")
+    ]  # what is left on the screen
+    assert len(lines) == 2 and not printed.out
+    assert re.match(r"simulation *:  75%\|.*\| 3/4 \[.*batch", lines[0])
+    assert re.match(r"probes *:   8%\|.*\| 1/12 \[.*level", lines[1])
+    silent = cli._Bar(False)
+    silent("simulation", 2, 4)
+    silent.close()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_stored_result_repeats_its_run(finished, tmp_path, capsys):
     assert (
         launch("criticality", "--from", finished / "results.nc", "--out", tmp_path / "b", "--no-progress")
