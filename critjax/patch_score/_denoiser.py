@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from critjax._checks import check, check_floating, check_option, check_rank, is_concrete, message
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
+from critjax.patch_score._blocks import least_overlap
 from critjax.patch_score._plan import Plan
 from critjax.patch_score._posterior import entropy, posterior
 from critjax.patch_score._windows import overlap_mean
@@ -29,9 +30,10 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
     ("images", "same", "zero", "centre"): ("box",),
     ("images", "same", "zero", "average"): ("box",),
 }
-#: Patches a block, and columns of training windows (images times width) that all pixels meet at a time: 560 columns fit
-#: of images 28 wide and 512 of 32, multiples of 16, without which products slow down (benchmarks/README.md).
-PATCH_TARGET, ROW_TARGET = 512, 576
+#: Patches a block, images a block of positions "same", and columns of training windows (images times width) that all
+#: pixels meet at a time: 560 columns fit of images 28 wide and 576 of 32, multiples of 16, without which products slow
+#: down (benchmarks/README.md).
+PATCH_TARGET, SAME_TARGET, ROW_TARGET = 512, 32, 576
 #: In float32 sums are compensated below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on noised images
 #: by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums it carries.
 SPLIT_FACTORS = {"convolution": 2.2e-3, "product": 2.2e-3, "box": 5.5e-3}
@@ -95,25 +97,19 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
     return "box" if bank.size**2 * bank.channels > 40 else "product"
 
 
-def _divisor(count: int, target: int) -> int:
-    """Return the largest divisor of ``count`` up to ``target``, or ``target`` if that is below a quarter of it."""
-    best = max(d for d in range(1, min(count, target) + 1) if count % d == 0)
-    return best if 4 * best >= min(count, target) else target
-
-
 def _choose_block(bank: PatchBank | ImageBank, block_size: int | None) -> int:
     """Translate a number of candidates a block into patches or images a block."""
     if isinstance(bank, PatchBank):
         count, per_item, target = bank.patches.shape[-4], 1, PATCH_TARGET
     elif bank.positions == "same":
-        count, per_item, target = bank.images.shape[-4], 1, 32
+        count, per_item, target = bank.images.shape[-4], 1, SAME_TARGET
     else:
         count, height, width = bank.images.shape[-4:-1]
         lost = bank.size - 1 if bank.positions == "interior" else 0
         # All pixels meet one training row of the block at a time.
         per_item, target = (height - lost) * (width - lost), ROW_TARGET * (height - lost)
     if block_size is None:
-        return _divisor(count, max(1, target // per_item))
+        return least_overlap(count, target) if per_item == 1 else min(count, max(1, target // per_item))
     good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
     check(good, "block_size", "an integer >= 1", repr(block_size), "it counts candidates a block")
     return min(count, max(1, block_size // per_item))

@@ -33,7 +33,8 @@ from critjax._checks import (
 )
 from critjax._typing import Array, ArrayLike
 from critjax.banks import POSITIONS
-from critjax.patch_score._denoiser import LEGAL, _divisor
+from critjax.patch_score._blocks import cut_block, least_overlap
+from critjax.patch_score._denoiser import LEGAL
 from critjax.patch_score._scores import excluded_logit, matmul
 
 #: Pairs of pixels a block, images times H times W: what differences, scores and sums need then stays in the cache.
@@ -207,17 +208,14 @@ def _pass(rows: _Axis, columns: _Axis, sizes, x: Array, sigma: Array, block: Arr
 def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: Array, images, log_prior):
     """Compute the means (sizes, H, W, C) and, if asked, the entropies (sizes, H, W)."""
     count = images.shape[0]
-    missing = -count % block_size
-    # Excluded images get a large finite number: differences of it exist.
-    prior = jnp.maximum(log_prior, excluded_logit(x.dtype))
-    prior = jnp.pad(prior, (0, missing), constant_values=excluded_logit(x.dtype))
-    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
     # Flat rows: with a trailing axis of size one, XLA would choose another layout and copy all images.
-    blocks = images.reshape(-1, block_size * x.size), prior.reshape(-1, block_size)
+    bank = images.reshape(count, -1), log_prior
 
-    def visit(states, block):
-        flat, prior = block
+    def visit(states, number):
+        flat, prior = cut_block(*bank, number, block_size)
         flat = flat.reshape(block_size, *x.shape)
+        # Excluded images get a large finite number: differences of it exist.
+        prior = jnp.maximum(prior, excluded_logit(x.dtype))
         result = []
         for (rows, columns), before in zip(passes, states, strict=True):
             found = _pass(rows, columns, sizes, x, sigma, flat, with_tilt)
@@ -230,7 +228,7 @@ def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: 
         shapes = [(len(columns.pixels[n]), len(rows.pixels[n])) for n in range(len(sizes))]
         return {n: _start(s, x.shape[-1], x.dtype, with_tilt) for n, s in enumerate(shapes) if 0 not in s}
 
-    states, _ = lax.scan(visit, tuple(start(*axes) for axes in passes), blocks)
+    states, _ = lax.scan(visit, tuple(start(*axes) for axes in passes), jnp.arange(-(-count // block_size)))
     some = jnp.any(jnp.isfinite(log_prior))
     means = jnp.zeros((len(sizes), *x.shape), x.dtype)
     entropies = jnp.zeros(means.shape[:3], x.dtype)
@@ -361,7 +359,7 @@ def patch_denoisers(
     )
     check(good, "block_size", "an integer >= 1", repr(block_size), "it counts images a block")
     prior = as_log_prior(log_prior, count, images.dtype)
-    block = min(count, block_size) if block_size else _divisor(count, max(1, PAIR_TARGET // (height * width)))
+    block = min(count, block_size or least_overlap(count, max(1, PAIR_TARGET // (height * width))))
     passes = tuple(
         itertools.product(_axes(height, sizes, positions, boundary), _axes(width, sizes, positions, boundary))
     )

@@ -21,6 +21,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from critjax._typing import Array
+from critjax.patch_score._blocks import cut_block
 from critjax.patch_score._plan import Plan, Query, query_shape
 from critjax.patch_score._routes import fold, lay_out, prepare
 from critjax.patch_score._scores import EXCLUDED_SCORE, Split, excluded_logit
@@ -48,19 +49,17 @@ def _split_below(plan: Plan, sigma: Array, scale: Array) -> Array | None:
     return lax.stop_gradient(sigma) ** 2 < plan.split_limit * scale**2
 
 
-def _blocks(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Cut candidates and priors into equal blocks; the last one is filled with excluded candidates."""
+def _rows(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Write candidates as flat rows; among devices they are shared equally, with excluded ones where some lack."""
     candidates, log_prior = bank
-    shards = 1 if plan.mesh is None else plan.mesh.shape[plan.axis]
-    missing = -candidates.shape[0] % (plan.block * shards)
+    missing = 0 if plan.mesh is None else -candidates.shape[0] % plan.mesh.shape[plan.axis]
     if missing:
         candidates = jnp.concatenate(
             [candidates, jnp.zeros((missing, *candidates.shape[1:]), candidates.dtype)]
         )
         log_prior = jnp.concatenate([log_prior, jnp.full((missing,), -jnp.inf, log_prior.dtype)])
     # Flat rows: with the trailing axes of size one, XLA would choose another layout and copy the whole bank.
-    num_blocks = candidates.shape[0] // plan.block
-    return candidates.reshape(num_blocks, -1), log_prior.reshape(num_blocks, plan.block)
+    return candidates.reshape(candidates.shape[0], -1), log_prior
 
 
 def _logits(sigma, scores: Array | Split, reference: Any, allowed: Array | None) -> Array:
@@ -122,14 +121,15 @@ def _over_bank(
     scales = tuple(lax.stop_gradient(jnp.max(jnp.abs(values))) for values in (x, bank[0]))
     split = _split_below(plan, sigma, scales[1])
 
-    def local(x, sigma, blocks, fixed, scales, split):
+    def local(x, sigma, rows, fixed, scales, split):
         grid = None if split is None else grid_steps(scales[0], scales[1], plan.size, x.shape[-1])
         query = Query(x, sigma, None, fixed, grid)
         query = query._replace(layout=lay_out(plan, query))
         reduce_fn, combine_fn = functools.partial(reduce, sigma), functools.partial(combine, sigma)
+        num_blocks = -(-rows[1].shape[0] // plan.block)
 
-        def body(state, block):
-            flat, log_prior = block
+        def body(state, number):
+            flat, log_prior = rows if num_blocks == 1 else cut_block(*rows, number, plan.block)
             block = prepare(plan, flat.reshape(plan.block, *bank[0].shape[1:])), log_prior
             if split is None:
                 return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
@@ -141,13 +141,13 @@ def _over_bank(
             ]
             return lax.cond(split, *branches, state), None
 
-        if blocks[1].shape[0] == 1 and plan.mesh is None and plan.kind == "patches":
+        if num_blocks == 1 and plan.mesh is None and plan.kind == "patches":
             # Nothing to combine: XLA then fuses scores, softmax and readout into one loop.
-            return jax.checkpoint(body)(None, jax.tree.map(lambda a: a[0], blocks))[0]
+            return jax.checkpoint(body)(None, 0)[0]
         state = start(split)
         if plan.mesh is not None:
             state = jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
-        state, _ = lax.scan(jax.checkpoint(body), state, blocks)
+        state, _ = lax.scan(jax.checkpoint(body), state, jnp.arange(num_blocks))
         return state if plan.mesh is None else join(plan, sigma, state)
 
     if plan.mesh is not None:
@@ -159,7 +159,7 @@ def _over_bank(
             out_specs=everywhere,
             axis_names={plan.axis},
         )
-    return local(x, sigma, _blocks(plan, bank), fixed, scales, split)
+    return local(x, sigma, _rows(plan, bank), fixed, scales, split)
 
 
 def _shapes(plan: Plan, x: Array) -> tuple[tuple[int, int], int]:
@@ -194,11 +194,10 @@ def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, 
     """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known.
 
     Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh; and it
-    needs several arrays of the size of a block, so blocks are halved where they can be.
+    needs several arrays of the size of a block, so blocks are halved.
     """
     if plan.kind == "images" and plan.positions != "same":
-        block = plan.block if plan.block % 2 else plan.block // 2
-        plan = dataclasses.replace(plan, method="product", block=block)
+        plan = dataclasses.replace(plan, method="product", block=-(-plan.block // 2))
 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)
