@@ -100,6 +100,29 @@ def test_euler_step_is_the_stated_formula_and_heun_averages_the_drift():
     np.testing.assert_allclose(heun, x + (low - high) * (slope + slope_end) / 2, atol=1e-14)
 
 
+def test_heun_step_adds_the_same_kick_to_predictor_and_result():
+    """The kick of a key is what it does without drift, D(x) = x: the same for every denoiser and both solvers."""
+    denoise = patch_denoiser(random_pattern_bank(jax.random.key(2), 3, 2, dtype=jnp.float64))
+    x = 2 * jax.random.normal(jax.random.key(4), SHAPE, jnp.float64)
+    high, low, eta = 2.0, 1.4, 0.8
+
+    def step(denoise_fn, solver):
+        ladder = jnp.array([high, low], jnp.float64)
+        path = sample(denoise_fn, jax.random.key(0), SHAPE, ladder, eta=eta, solver=solver, x_init=x)
+        return np.asarray(path.x[-1])
+
+    kick = step(lambda x, sigma: x, "heun") - x
+    np.testing.assert_allclose(step(lambda x, sigma: x, "euler") - x, kick, atol=1e-14)
+    assert abs(np.mean(kick**2) / (eta * (high**2 - low**2)) - 1) < 4 * np.sqrt(2 / kick.size)
+    slope = (1 + eta) * (denoise(x, high) - x) / high
+    guess = x + (high - low) * slope + kick
+    np.testing.assert_allclose(step(denoise, "euler"), guess, atol=1e-14)
+    slope_end = (1 + eta) * (denoise(guess, low) - guess) / low
+    np.testing.assert_allclose(
+        step(denoise, "heun"), x + (high - low) * (slope + slope_end) / 2 + kick, atol=1e-14
+    )
+
+
 def test_structure_factor_identity_of_one_euler_step_holds_to_round_off():
     """S' = (1-h)^2 S + 2 h (1-h) Re<conj(x_k) D_k>/N + h^2 <|D_k|^2>/N for every mode, eta = 0."""
     denoise = patch_denoiser(two_pattern_bank(3, dtype=jnp.float64))
