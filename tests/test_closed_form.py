@@ -131,6 +131,29 @@ def bisect(function, low, high):
     return low
 
 
+def test_images_of_equal_norm_speciate_at_the_top_eigenvalue_of_their_covariance():
+    """At x = 0 all weights are equal: the Jacobian is the covariance of the images divided by sigma^2."""
+    images = rng_array(21, 5, *SHAPE)
+    images = 3 * images / np.linalg.norm(images.reshape(5, -1), axis=1)[:, None, None, None]
+    images = np.concatenate([images, -images])
+    flat = images.reshape(10, -1)
+    top = np.linalg.eigvalsh(flat.T @ flat / 10)[-1]
+    denoise = ideal_denoiser(images)
+    origin = jnp.zeros(SHAPE)
+
+    def largest(variance):
+        jacobian = jax.jacfwd(lambda x: denoise(x, jnp.sqrt(variance)))(origin)
+        return np.linalg.eigvalsh(np.asarray(jacobian).reshape(24, 24))[-1]
+
+    for factor in (0.5, 1.0, 2.0):
+        np.testing.assert_allclose(largest(factor * top), 1 / factor, rtol=1e-12)
+    # Beyond linear theory: below the critical noise, images drift away from zero; above, towards it.
+    soft = np.linalg.eigh(flat.T @ flat / 10)[1][:, -1].reshape(SHAPE)
+    for factor, grows in ((0.9, True), (1.1, False)):
+        moved = np.sum(soft * np.asarray(denoise(1e-3 * soft, np.sqrt(factor * top))))
+        assert (moved > 1e-3) == grows
+
+
 def test_one_pixel_bank_is_critical_at_one_and_earlier_in_the_vp_frame():
     denoise = ideal_denoiser(jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1))
     slope = jax.jit(jax.grad(lambda a, sigma: denoise(jnp.reshape(a, (1, 1, 1)), sigma)[0, 0, 0]))
