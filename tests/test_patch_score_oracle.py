@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from jax.sharding import AxisType
 from patch_cases import (
     HASTY,
     LEGAL,
@@ -524,6 +525,38 @@ def test_noisy_image_must_fit_the_bank():
             patch_denoiser(same, boundary=boundary)(jnp.zeros((6, 5, 1)), 1.0)
     with pytest.raises(ValueError, match=r"expected .*5, 6.*, got .*6, 5.*; "):
         patch_denoiser(_bank("images", 3, (5, 6, 1)), boundary="zero")(jnp.zeros((6, 5, 1)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "sigma", "error", "pattern"),
+    [
+        (jnp.zeros((5, 5)), 1.0, ValueError, r"x: expected shape \(H, W, C\), got shape \(5, 5\); .*vmap"),
+        (jnp.zeros((2, 5, 5, 1)), 1.0, ValueError, r"x: expected shape .*, got shape \(2, 5, 5, 1\); .*vmap"),
+        (
+            jnp.zeros((5, 5, 1), int),
+            1.0,
+            TypeError,
+            r"x: expected a floating-point .*, got dtype int64; conv",
+        ),
+        (jnp.zeros((5, 5, 1), complex), 1.0, TypeError, r"x: expected a floating.*, got dtype complex128; "),
+        (jnp.zeros((5, 5, 1)), 0.0, ValueError, r"sigma: expected a standard deviation > 0, got 0\.0; "),
+        (jnp.zeros((5, 5, 1)), -0.5, ValueError, r"sigma: expected a standard deviation > 0, got -0\.5; "),
+        (jnp.zeros((5, 5, 1)), np.nan, ValueError, r"sigma: expected a standard deviation > 0, got nan; "),
+        (jnp.zeros((5, 5, 1)), np.ones(2), ValueError, r"sigma: expected a scalar, got shape \(2,\); .*vmap"),
+    ],
+)
+def test_what_a_denoiser_takes(x, sigma, error, pattern):
+    for build in (patch_denoiser, effective_patches):
+        for bank in (_bank("patches", 3, (5, 5, 1)), _bank("images", 3, (5, 5, 1), positions="same")):
+            with pytest.raises(error, match=pattern):
+                build(bank)(x, sigma)
+
+
+@pytest.mark.parametrize("axis", ["banks", None])
+def test_a_mesh_has_the_axis(axis):
+    mesh = jax.make_mesh((1,), ("bank",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match=rf"axis: expected one of the mesh axes \('bank',\), got {axis!r}; "):
+        patch_denoiser(_bank("patches", 3, (5, 5, 1)), mesh=mesh, axis=axis)
 
 
 @pytest.mark.parametrize(
