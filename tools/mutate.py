@@ -51,7 +51,7 @@ ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALI
         "test_freeze_out",
     )
 )
-DENOISER, ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
+DENOISER, ROUTES, IMAGES, SCORES, PLAN, BLOCKS, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
     f"critjax/patch_score/_{name}.py"
     for name in (
         "denoiser",
@@ -59,6 +59,7 @@ DENOISER, ROUTES, IMAGES, SCORES, PLAN, POSTERIOR, WINDOWS, NESTED, SCHEDULE = (
         "images",
         "scores",
         "plan",
+        "blocks",
         "posterior",
         "windows",
         "nested",
@@ -399,6 +400,13 @@ MUTATIONS = [
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
+        "sigma, common shift",
+        SCORES,
+        "jnp.sum(rows**2, axis=-1) / (2 * query.sigma**2)",
+        "jnp.sum(rows**2, axis=-1) / query.sigma**2",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
         "sigma, same position",
         ROUTES,
         "jnp.maximum(score(squares) / query.sigma**2",
@@ -482,6 +490,13 @@ MUTATIONS = [
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
     ),
     Mutation(
+        "change of the common shift, box",
+        IMAGES,
+        "jnp.sum(leaving**2 - entering**2",
+        "jnp.sum(entering**2 - leaving**2",
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
         "rows that do not exist, box",
         IMAGES,
         "jnp.where(row == plan.num_rows, lowest, 0)",
@@ -515,6 +530,20 @@ MUTATIONS = [
         POSTERIOR,
         "part.sums * jnp.exp(own - top)[..., None] for part, own",
         "part.sums for part, own",
+        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+    ),
+    Mutation(
+        "devices, sums not rescaled",
+        POSTERIOR,
+        "part.sums * jnp.exp(own - top)[..., None], plan.axis",
+        "part.sums, plan.axis",
+        ("tests/test_sharding.py", "sharded"),
+    ),
+    Mutation(
+        "overlap of the last block counts twice",
+        BLOCKS,
+        "jnp.where(first + jnp.arange(size) < start, -jnp.inf, log_prior)",
+        "log_prior",
         (ORACLE, "test_block_size and patches-periodic-centre and product"),
     ),
     Mutation(
@@ -566,6 +595,41 @@ MUTATIONS = [
         "variance = jnp.asarray(sigma).astype(working_dtype(bank)) ** 2",
         "variance = jnp.asarray(sigma).astype(working_dtype(bank))",
         (SPECTRA, "plane_waves_are_eigenvectors"),
+    ),
+    Mutation(
+        "prior weight, moments",
+        "critjax/spectra/posterior.py",
+        "else block.log_prior - inverse",
+        "else 0.5 * block.log_prior - inverse",
+        (SPECTRA, "equals_its_extracted_patches"),
+    ),
+    Mutation(
+        "window offset, features of images",
+        "critjax/spectra/_blocks.py",
+        "y[:, before : before + height,",
+        "y[:, size - 1 : size - 1 + height,",
+        (SPECTRA, "equals_its_extracted_patches"),
+    ),
+    Mutation(
+        "wrap at the edge, moments",
+        "critjax/spectra/_blocks.py",
+        'mode="wrap")',
+        'mode="edge")',
+        (SPECTRA, "equals_its_extracted_patches"),
+    ),
+    Mutation(
+        "interior rule, moments",
+        "critjax/spectra/_blocks.py",
+        'if bank.positions == "all":',
+        'if bank.positions != "same":',
+        (SPECTRA, "equals_its_extracted_patches"),
+    ),
+    Mutation(
+        "channel sum, spread of windows",
+        "critjax/spectra/_blocks.py",
+        "mean, jnp.sum(spread, axis=0)",
+        "mean, jnp.mean(spread, axis=0)",
+        (SPECTRA, "equals_its_extracted_patches"),
     ),
     # Field theory
     Mutation(
@@ -778,6 +842,13 @@ MUTATIONS = [
         "width * total / (number + 1)",
         "width * total",
         ("tests/test_sampling.py", "heun_averages or goes_on"),
+    ),
+    Mutation(
+        "sampler, kick of the predictor",
+        "critjax/sampling.py",
+        "(number + 1) + kick, total)",
+        "(number + 1) + jnp.where(number + 1 == num_stages, kick, 0), total)",
+        ("tests/test_sampling.py", "same_kick"),
     ),
     Mutation(
         "guidance, root of the softening",
