@@ -80,13 +80,13 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
     if unstable.size == 0:
         best = int(np.nanargmax(rate))
         return (
-            f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most {plain(rate[best])}, at "
+            f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most {plain(float(rate[best]))}, at "
             f"{noise(Measured(float(sigma[best])))}): bare theory describes a state that can be followed."
         )
     first = int(unstable[0])
     if first == 0:
         return (
-            f"The uniform state itself is unstable{where} from the first noise level on (Γ(0) = {plain(rate[0])}): "
+            f"The uniform state itself is unstable{where} from the first noise level on (Γ(0) = {plain(float(rate[0]))}): "
             "all bare curves describe a state that generation leaves at once."
         )
     level = read(dataset, "critical_sigma_uniform_bare").value
@@ -96,7 +96,7 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
     end = (
         ""
         if again.size == 0
-        else f", though the state is stable again at σ = {plain(sigma[first + again[0]])}"
+        else f", though the state is stable again at σ = {plain(float(sigma[first + again[0]]))}"
     )
     return (
         f"The uniform state itself turns unstable{where} at {noise(Measured(level))}: bare curves below describe a "
