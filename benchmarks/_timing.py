@@ -6,6 +6,8 @@ import platform
 import re
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,6 +79,12 @@ def peak_megabytes() -> float:
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text()).group(1)) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_of(script: str, *arguments: object) -> str:
+    """Run a benchmark script in a fresh process and return what it prints: its own peak memory."""
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> str:

@@ -7,12 +7,20 @@ Prints medians of five, the ratio, the speed as a fraction of this machine's mat
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 
 import jax
 import numpy as np
-from _timing import bare_product, compiled, interleaved, machine, matmul_speed, peak_megabytes, table, windows
+from _timing import (
+    bare_product,
+    compiled,
+    interleaved,
+    machine,
+    matmul_speed,
+    memory_of,
+    peak_megabytes,
+    table,
+    windows,
+)
 
 from critjax import ImageBank, patch_denoiser
 
@@ -67,12 +75,7 @@ def main() -> None:
         for sigma in arguments.sigmas:
             functions[str(sigma)] = evaluation(images, x, size, sigma)
         seconds = interleaved(functions)
-        peak = subprocess.run(
-            [sys.executable, __file__, "--memory", str(number), "--num-images", str(arguments.num_images)],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        peak = memory_of(__file__, "--memory", number, "--num-images", arguments.num_images)
         work = 2 * len(queries) * candidates.size
         for sigma in arguments.sigmas:
             taken = seconds[str(sigma)]

@@ -1,17 +1,19 @@
 """One ELS evaluation against convolution filters in PyTorch, the way published scripts compute patch scores.
 
 The baseline pads the noisy image, correlates it with blocks of training patches as filters, and folds each block
-into a running softmax; float32, all threads. Its unfolded patches are made beforehand and not timed. Needs the
-``benchmark`` extra.
+into a running softmax; float32, all threads. Its unfolded patches are made beforehand and not timed. Prints medians of
+five, both speeds as fractions of this machine's matrix product, and the peak resident memory of each above the imports
+in fresh processes. Needs the ``benchmark`` extra.
 """
 
 from __future__ import annotations
 
 import argparse
 
+import jax
 import numpy as np
 import torch
-from _timing import interleaved, machine, table, windows
+from _timing import interleaved, machine, matmul_speed, memory_of, peak_megabytes, table, windows
 from patch_scores import CASES, data, evaluation
 from torch.nn import functional
 
@@ -45,6 +47,18 @@ def torch_evaluation(images: np.ndarray, x: np.ndarray, size: int, sigma: float,
     return run
 
 
+def memory(case: int, filters: int, options: argparse.Namespace) -> None:
+    """Print the peak memory of one evaluation above the imports, in a fresh process; filters < 0: that of critjax."""
+    side, channels, size, _ = CASES[case]
+    before = peak_megabytes()
+    images, x = data(side, channels, options.num_images)
+    if filters < 0:
+        jax.block_until_ready(evaluation(images, x, size, options.sigma)())
+    else:
+        torch_evaluation(images, x, size, options.sigma, filters)()
+    print(f"{peak_megabytes() - before:.0f}")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -53,12 +67,21 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=400)
     parser.add_argument("--filters", type=int, nargs="+", default=[784, 3136, 0], help="a block; 0: all")
     parser.add_argument("--sigma", type=float, default=2.0)
+    parser.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    print(f"{machine()}, torch {torch.__version__} with {torch.get_num_threads()} threads")
+    if options.memory is not None:
+        memory(*options.memory, options)
+        return
+    speed = matmul_speed()
+    threads = f"torch {torch.__version__} with {torch.get_num_threads()} threads"
+    print(f"{machine()}, {threads}; matrix product {speed / 1e9:.0f} GFLOP/s")
+    common = ("--num-images", options.num_images, "--sigma", options.sigma)
     rows = []
-    for side, channels, size, _ in CASES:
+    for case, (side, channels, size, _) in enumerate(CASES):
         images, x = data(side, channels, options.num_images)
         ours = evaluation(images, x, size, options.sigma)
+        work = 2 * x.size * size**2 * images.shape[0] * side**2
+        own = memory_of(__file__, "--memory", case, -1, *common)
         for filters in options.filters:
             filters = filters or images.shape[0] * side**2
             baseline = torch_evaluation(images, x, size, options.sigma, filters)
@@ -66,11 +89,20 @@ def main() -> None:
             taken, seconds = interleaved({"torch": baseline, "critjax": ours}).values()
             name = f"{side} x {side} x {channels}"
             row = [name, size, filters, f"{taken:.2f}", f"{seconds:.3f}", f"{taken / seconds:.1f}", 10]
-            rows.append([*row, f"{difference:.0e}"])
-    table(
-        ["image", "p", "filters a block", "PyTorch, s", "critjax, s", "times faster", "bar", "difference"],
-        rows,
-    )
+            row += [f"{difference:.0e}", *(f"{work / t / speed:.2f}" for t in (taken, seconds))]
+            rows.append([*row, memory_of(__file__, "--memory", case, filters, *common), own])
+    header = [
+        "image",
+        "p",
+        "filters a block",
+        "PyTorch, s",
+        "critjax, s",
+        "times faster",
+        "bar",
+        "difference",
+    ]
+    fractions = ["PyTorch of peak", "critjax of peak"]
+    table([*header, *fractions, "PyTorch, MB above imports", "critjax, MB above imports"], rows)
 
 
 if __name__ == "__main__":
