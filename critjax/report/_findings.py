@@ -80,14 +80,14 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
     if unstable.size == 0:
         best = int(np.nanargmax(rate))
         return (
-            f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most {plain(float(rate[best]))}, at "
-            f"{noise(Measured(float(sigma[best])))}): bare theory describes a state that can be followed."
+            f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most "
+            f"{plain(float(rate[best]))}, at {noise(Measured(float(sigma[best])))}): bare theory describes a state that can be followed."
         )
     first = int(unstable[0])
     if first == 0:
         return (
-            f"The uniform state itself is unstable{where} from the first noise level on (Γ(0) = {plain(float(rate[0]))}): "
-            "all bare curves describe a state that generation leaves at once."
+            f"The uniform state itself is unstable{where} from the first noise level on "
+            f"(Γ(0) = {plain(float(rate[0]))}): all bare curves describe a state that generation leaves at once."
         )
     level = read(dataset, "critical_sigma_uniform_bare").value
     if not sigma[first - 1] >= level >= sigma[first]:  # unknown, or another crossing
