@@ -81,7 +81,8 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
         best = int(np.nanargmax(rate))
         return (
             f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most "
-            f"{plain(float(rate[best]))}, at {noise(Measured(float(sigma[best])))}): bare theory describes a state that can be followed."
+            f"{plain(float(rate[best]))}, at {noise(Measured(float(sigma[best])))}): bare theory describes a state "
+            "that can be followed."
         )
     first = int(unstable[0])
     if first == 0:
