@@ -438,6 +438,36 @@ def test_float32_list_of_patches_on_a_noised_picture(sigma):
     _check_float32(PatchBank(patches), x.astype(np.float32), sigma, patches, 2e-5 if sigma >= 0.05 else 5e-5)
 
 
+def _slow_unless_same(rows):
+    return [
+        pytest.param(
+            row, c, id=f"{_row_id(row)}-{c}", marks=() if (row[1], c) == ("same", 1) else pytest.mark.slow
+        )
+        for row in rows
+        for c in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize(("row", "channels"), _slow_unless_same(LEGAL[2:]))
+def test_float32_of_every_image_bank_on_a_noised_picture(row, channels):
+    """Little noise, and just above where sums are compensated, of "product" and of "box"."""
+    size, count, side = 7, 5, 14
+    pictures = _cloth_images(channels * (count + 1), side).reshape(count + 1, channels, side, side)
+    images = np.moveaxis(pictures, 1, -1)
+    case = Case(*row, size, (side, side), channels, count)
+    bank, rng = case.bank(images[:-1]), np.random.default_rng(size)
+    top = np.max(np.abs(images[:-1]))
+    above = [1.01 * np.sqrt(factor * size**2 * channels) * top for factor in (2.2e-3, 5.5e-3)]
+    for sigma in np.float32([0.05, 0.15, *above]):
+        x = (images[-1] + sigma * rng.normal(size=images[-1].shape)).astype(np.float32)
+        truth = case.reference(x, sigma, images[:-1]).denoised
+        assert np.std(truth) > 0.05
+        for method in methods_of(case):
+            found = optimised_denoiser(case.boundary, case.readout, method)(bank, x, sigma)
+            assert found.dtype == np.float32
+            assert np.max(np.abs(found - truth)) < 2e-5 * RANGE, (method, sigma)
+
+
 def _halfway_windows(patches, num_pairs):
     """Windows half-way between two patches with different centres, where at least these two compete."""
     d = patches.shape[1] // 2
