@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -17,12 +19,12 @@ def least_overlap(count: int, target: int) -> int:
     return min(count, min(sizes, key=lambda size: -count % size))
 
 
-def cut_block(rows: Array, log_prior: Array, number: Array, size: int) -> tuple[Array, Array]:
-    """Cut block ``number`` out of at least ``size`` candidates, one a row.
+def cut_block(bank: tuple[Array, Array], number: Any, size: int) -> tuple[Array, Array]:
+    """Cut block ``number`` out of rows of at least ``size`` candidates and their prior.
 
     The last block reaches back over candidates that have counted and excludes them: filling it up would copy the bank.
     """
     start = number * size
-    first = jnp.minimum(start, log_prior.shape[0] - size)
-    rows, log_prior = (lax.dynamic_slice_in_dim(a, first, size) for a in (rows, log_prior))
+    first = jnp.minimum(start, bank[1].shape[0] - size)
+    rows, log_prior = (lax.dynamic_slice_in_dim(a, first, size) for a in bank)
     return rows, jnp.where(first + jnp.arange(size) < start, -jnp.inf, log_prior)

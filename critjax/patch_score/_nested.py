@@ -212,7 +212,7 @@ def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: 
     bank = images.reshape(count, -1), log_prior
 
     def visit(states, number):
-        flat, prior = cut_block(*bank, number, block_size)
+        flat, prior = cut_block(bank, number, block_size)
         flat = flat.reshape(block_size, *x.shape)
         # Excluded images get a large finite number: differences of it exist.
         prior = jnp.maximum(prior, excluded_logit(x.dtype))

@@ -129,7 +129,7 @@ def _over_bank(
         num_blocks = -(-rows[1].shape[0] // plan.block)
 
         def body(state, number):
-            flat, log_prior = rows if num_blocks == 1 else cut_block(rows[0], rows[1], number, plan.block)
+            flat, log_prior = rows if num_blocks == 1 else cut_block(rows, number, plan.block)
             block = prepare(plan, flat.reshape(plan.block, *bank[0].shape[1:])), log_prior
             if split is None:
                 return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
