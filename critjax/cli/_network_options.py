@@ -67,8 +67,8 @@ examples:
   critjax guide ideal --eta 1                classes of Fashion-MNIST under the reverse SDE, exact posterior
   critjax guide els                          the same by patches
   critjax guide unet-classes                 a shipped class-conditional network, judged by a shipped classifier
-  critjax guide unet-classes --num-samples 500 --num-search 100 --budgets 0.5,1,2 --susceptibility-samples 32
-                                             the full experiment (over an hour); a killed run goes on
+  critjax guide unet-classes --num-samples 500 --num-search 100 --num-levels 18 --budgets 0.5,1,2 \\
+      --susceptibility-samples 32            the full experiment (over an hour); a killed run goes on
 """
 
 
