@@ -120,14 +120,16 @@ def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures)
     assert sentences.local_modes_sentence(found) is None
     # The nearest patch model is the denoiser itself, and so is its response to a uniform push.
     assert np.all(nearest_patch_models(found)["model"] == "LS")
-    model, step = jax.jit(patch_model(pictures, "same")), 1e-2
+    # Finite differences in float64: at low noise the response bends within a step that float32 could resolve.
+    bank = ImageBank(jnp.asarray(pictures[1][:BANK], jnp.float64), 5, positions="same")
+    model, step = jax.jit(patch_denoiser(bank, boundary="zero")), 1e-6
     images = jnp.asarray(pictures[1][BANK : BANK + 3])
     for number, sigma in enumerate(found.level_sigma.values):
         key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
-        x = images + jnp.float32(sigma) * jax.random.normal(key, images.shape, jnp.float32)
-        pushed = [np.mean([model(one + sign * step, jnp.float32(sigma)) for one in x]) for sign in (1, -1)]
+        x = np.asarray(images + float(sigma) * jax.random.normal(key, images.shape, jnp.float32), np.float64)
+        pushed = [np.mean([model(one + sign * step, np.float32(sigma)) for one in x]) for sign in (1, -1)]
         slope = (pushed[0] - pushed[1]) / (2 * step)
-        assert float(found.mean_jacobian_patch[number, 0]) == pytest.approx(slope, abs=5e-3)
+        assert float(found.mean_jacobian_patch[number, 0]) == pytest.approx(slope, abs=1e-3)
 
 
 def test_ideal_denoiser_losses_and_jackknife_against_loops(result, settings, pictures):
