@@ -21,6 +21,8 @@ from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to
 
 _EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")
+#: Probes of one image that share the evaluation of the denoiser; bounds memory.
+PROBES_TOGETHER = 8
 
 
 class MeasuredSymbol(NamedTuple):
@@ -161,6 +163,18 @@ def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple
     return ifft2(z_hat, real=True), z_hat
 
 
+def probe_tangents(key: PRNGKey, shape: tuple[int, int, int], dtype: Any) -> tuple[Array, Array]:
+    """Draw one probe as a tangent of each channel, (C, H, W, C), with its transform (H, W)."""
+    z, z_hat = random_phase_field(key, shape[:2], dtype)
+    return z[None, :, :, None] * jnp.eye(shape[2], dtype=dtype)[:, None, None, :], z_hat
+
+
+def probe_symbol(z_hat: Array, response: Array) -> Array:
+    """Estimate the symbol (H, W, C, C) from the response (C, H, W, C) to the tangents of one probe."""
+    response_hat = fft2(jnp.moveaxis(response, 0, -1))
+    return jnp.conj(z_hat)[..., None, None] * response_hat / z_hat.size
+
+
 def measured_symbol(
     denoise_fn: DenoiseFn,
     x: Float[ArrayLike, "*samples H W C"],
@@ -205,7 +219,8 @@ def measured_symbol(
 
     Notes
     -----
-    Unbiased. B * num_probes * C Jacobian-vector products. In the unitary Fourier basis the variance of one
+    Unbiased. B * num_probes * C Jacobian-vector products; up to eight probes of an image share the evaluation of the
+    denoiser. In the unitary Fourier basis the variance of one
     probe is ``sum_{k' != k} |J_kk'|^2``: none where J is translation invariant. Gaussian probes with a ratio
     would have infinite variance. THEORY section 6.
 
@@ -230,16 +245,14 @@ def measured_symbol(
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
     def probe(image: Array, key: PRNGKey) -> Array:
-        z, z_hat = random_phase_field(key, (height, width), dtype)
-        tangents = z[None, :, :, None] * jnp.eye(channels, dtype=dtype)[:, None, None, :]
-        response = jacobian_products(denoise_fn, image, sigma, tangents.astype(image.dtype))
-        response_hat = fft2(jnp.moveaxis(response, 0, -1))
-        return jnp.conj(z_hat)[..., None, None] * response_hat / (height * width)
+        tangents, z_hat = probe_tangents(key, (height, width, channels), dtype)
+        return probe_symbol(z_hat, jacobian_products(denoise_fn, image, sigma, tangents.astype(image.dtype)))
 
     def sample(data: tuple[Array, PRNGKey]) -> tuple[Array, Array]:
         image, key = data
-        values = jax.lax.map(lambda k: probe(image, k), jax.random.split(key, num_probes))
-        return _mean_and_error(values)
+        together = min(num_probes, PROBES_TOGETHER)
+        keys = jax.random.split(key, num_probes)
+        return _mean_and_error(jax.lax.map(lambda k: probe(image, k), keys, batch_size=together))
 
     keys = jax.random.split(key, num_samples)
     means, errors = jax.lax.map(sample, (samples, keys), batch_size=batch_size)

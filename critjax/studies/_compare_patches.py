@@ -15,7 +15,8 @@ from critjax.banks import ImageBank
 from critjax.closed_form import gaussian_symbol, image_spectrum
 from critjax.observables import radial_average
 from critjax.patch_score import patch_denoiser, patch_denoisers
-from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.spectra import leading_eigenvalue
+from critjax.spectra.measured import jacobian_products, probe_symbol, probe_tangents
 from critjax.studies._callbacks import Progress
 from critjax.studies._compare_nearest import nearest_indices
 from critjax.studies._compare_problem import Problem
@@ -142,9 +143,14 @@ def els_denoiser(bank: Array, size: int) -> DenoiseFn:
 
 def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
     """Estimate the symbol of the Jacobian at one image, and its uniform mode without noise of probes."""
-    uniform = jax.jvp(lambda y: denoise(y, sigma), (x,), (jnp.ones_like(x),))[1].mean()
-    found = measured_symbol(denoise, x[None], sigma, key, num_probes=2)
-    return leading_eigenvalue(found.symbol).real, uniform
+    tangents, transforms = zip(
+        *(probe_tangents(k, x.shape, x.dtype) for k in jax.random.split(key)), strict=True
+    )
+    # One pass for all directions: a pass over the bank costs more than what they add to it.
+    every = jacobian_products(denoise, x, sigma, jnp.concatenate([jnp.ones_like(x)[None], *tangents]))
+    responses = jnp.split(every[1:], len(tangents))
+    symbol = sum(map(probe_symbol, transforms, responses)) / len(tangents)
+    return leading_eigenvalue(symbol).real, every[0].mean()
 
 
 def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
