@@ -209,15 +209,20 @@ def test_samples_are_those_of_the_native_denoiser():
     np.testing.assert_allclose(*ends, atol=1e-9)
 
 
+def run_example(number, names, **changes):
+    """Execute a code block of "Other people's models" in ``names``; ``changes`` make it small."""
+    text = (Path(__file__).parent.parent / "docs" / "NETWORKS.md").read_text()
+    block = re.findall(r"```python\n(.*?)```", text.split("## Other people's models")[1], re.S)[number]
+    for old, new in changes.items():
+        assert block.count(old) == 1, old
+        block = block.replace(old, new)
+    exec(compile(block, "NETWORKS.md", "exec"), names)
+
+
 def test_the_flax_example_of_the_documentation_runs():
-    section = (
-        (Path(__file__).parent.parent / "docs" / "NETWORKS.md")
-        .read_text()
-        .split("## Other people's models")[1]
-    )
     names = {}
     with jax.enable_x64(False):
-        exec(compile(re.search(r"```python\n(.*?)```", section, re.S).group(1), "NETWORKS.md", "exec"), names)
+        run_example(0, names)
         x, v = field(10, (8, 6, 1), np.float32), field(11, (8, 6, 1), np.float32)
         value, tangent = jax.jit(lambda s: jax.jvp(lambda y: names["denoise_fn"](y, s), (x,), (v,)))(1.0)
         t = np.interp(0.0, np.log(1 / alpha_bars("linear", 1000) - 1) / 2, np.arange(1000))
@@ -226,6 +231,26 @@ def test_the_flax_example_of_the_documentation_runs():
         )
     np.testing.assert_allclose(value, x - noise, atol=1e-5)
     np.testing.assert_allclose(tangent, v - slope, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_follows_either_way_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").mkdir()
+    rng = np.random.default_rng(12)
+    np.save("held-out.npy", np.clip(rng.normal(size=(60, 12, 10, 1)), -1, 1).astype(np.float32))
+    power = np.float32(120 / (1 + np.sum(np.asarray(wavevectors((12, 10))) ** 2, -1)))
+    names = {}
+    with jax.enable_x64(False):
+        names["denoise_fn"] = gaussian_denoiser(np.zeros((12, 10, 1), np.float32), power)
+        small = {"measure(denoise_fn, images)": "measure(denoise_fn, images, num_samples=12, probe_samples=3)",
+                 'data="held-out.npy")': 'data="held-out.npy", sizes=(3, 5), quick=True)'}  # fmt: skip
+        run_example(-1, names, **small)
+    # 1 - S/(S + sigma^2) with S(0) = 120, from a float32 that is close to one.
+    gap = names["found"].gap.sel(ensemble="noised data")
+    np.testing.assert_allclose(gap, gap.sigma**2 / (120 + gap.sigma**2), rtol=1e-4, atol=5e-6)
+    assert names["result"].attrs["status"] == "complete"
+    assert (tmp_path / "report" / "report.html").stat().st_size > 1e5
 
 
 # Errors --------------------------------------------------------------------------------------------------------
