@@ -32,6 +32,7 @@ from critjax.networks._training import _gradient as batch_gradient
 from critjax.networks._training import loss
 
 LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")
+WIDE = dataclasses.replace(LOCAL, stem=5, dilations=(1,), norms=1)
 UNET = NetworkConfig(
     architecture="unet", width=4, multipliers=(1, 2), blocks=1, num_classes=3, attention=True
 )
@@ -92,7 +93,10 @@ def test_derivatives_of_the_convolution_are_those_of_the_stock_one(padding, outp
         np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("config", [LOCAL, dataclasses.replace(LOCAL, padding="zero"), UNET])
+@pytest.mark.parametrize(
+    "config",
+    [LOCAL, dataclasses.replace(LOCAL, padding="zero"), dataclasses.replace(WIDE, padding="zero"), UNET],
+)
 def test_gradient_of_the_loss_against_finite_differences(config):
     params = random_parameters(config)
     x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)
@@ -135,9 +139,57 @@ def test_training_data_is_the_whole_set_and_never_the_embedded_thousand(monkeypa
     assert len(fit.images) == 36 and len(held_out.images) == 4
 
 
+@pytest.mark.parametrize("config", [LOCAL, WIDE])
 @pytest.mark.parametrize("padding", ["zero", "periodic"])
-def test_a_local_network_sees_its_receptive_field_and_no_more(padding):
-    config = dataclasses.replace(LOCAL, padding=padding)
+def test_a_local_network_pixel_by_pixel(config, padding):
+    """The whole network in numpy, one window at a time."""
+    config = dataclasses.replace(config, padding=padding)
+    params = jax.tree.map(np.asarray, random_parameters(config))
+    x = np.random.default_rng(9).normal(size=(7, 6, 1))
+    sigma = 0.7
+
+    def silu(a):
+        return a / (1 + np.exp(-a))
+
+    def norm(a):
+        return a / np.sqrt(np.mean(a**2, -1, keepdims=True) + 1e-6)
+
+    def affine(layer, a):
+        return a @ layer["kernel"].reshape(-1, layer["kernel"].shape[-1]) + layer["bias"]
+
+    def convolution(layer, a, dilation):
+        reach = dilation * (len(layer["kernel"]) // 2)
+        mode = {"mode": "wrap"} if padding == "periodic" else {"constant_values": 0}
+        padded = np.pad(a, ((reach, reach), (reach, reach), (0, 0)), **mode)
+        window = slice(0, 2 * reach + 1, dilation)
+        rows = [[padded[i:, j:][window, window].ravel() for j in range(6)] for i in range(7)]
+        return affine(layer, np.array(rows))
+
+    total = np.hypot(sigma, config.sigma_data)
+    frequencies, level = np.geomspace(0.5, 8, 16), np.log(sigma) / 4
+    waves = np.concatenate([np.sin(level * frequencies), np.cos(level * frequencies), [level]])
+    told = params["condition"]
+    vector = silu(affine(told["second"], silu(affine(told["first"], waves))))
+    h = x / total
+    if config.stem > 1:
+        h = np.concatenate([h, np.ones_like(h)], -1)
+    h = convolution(params["stem"], h, 1)
+    for number, dilation in enumerate(config.dilations):
+        block = params["blocks"][str(number)]
+        scale, shift = np.split(affine(block["condition"], vector), 2)
+        inner = norm(convolution(block["spread"], norm(h) if config.norms == 2 else h, dilation))
+        inner = silu(affine(block["expand"], silu(inner * (1 + scale) + shift)))
+        h = h + affine(block["contract"], inner)
+    expected = x * (config.sigma_data / total) ** 2
+    expected = expected + affine(params["head"], silu(norm(h))) * sigma * config.sigma_data / total
+    found = jax.jit(network_denoiser(config, params))(jnp.asarray(x), sigma)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [LOCAL, WIDE])
+@pytest.mark.parametrize("padding", ["zero", "periodic"])
+def test_a_local_network_sees_its_receptive_field_and_no_more(config, padding):
+    config = dataclasses.replace(config, padding=padding)
     assert config.receptive_field == 7
     denoise = network_denoiser(config, random_parameters(config))
     side = 10
@@ -151,13 +203,15 @@ def test_a_local_network_sees_its_receptive_field_and_no_more(padding):
     assert np.all(jacobian[far == 3] != 0)
 
 
-def test_a_periodic_local_network_commutes_with_shifts():
-    denoise = jax.jit(network_denoiser(LOCAL, random_parameters(LOCAL)))
+@pytest.mark.parametrize("config", [LOCAL, WIDE])
+def test_a_periodic_local_network_commutes_with_shifts(config):
+    params = random_parameters(config)
+    denoise = jax.jit(network_denoiser(config, params))
     x = jax.random.normal(jax.random.key(5), (9, 8, 1), jnp.float64)
     for shift in ((1, 0), (3, 5)):
         moved = jnp.roll(x, shift, (0, 1))
         np.testing.assert_allclose(denoise(moved, 0.4), jnp.roll(denoise(x, 0.4), shift, (0, 1)), atol=1e-12)
-    unpadded = jax.jit(network_denoiser(dataclasses.replace(LOCAL, padding="zero"), random_parameters(LOCAL)))
+    unpadded = jax.jit(network_denoiser(dataclasses.replace(config, padding="zero"), params))
     moved = unpadded(jnp.roll(x, 3, 0), 0.4) - jnp.roll(unpadded(x, 0.4), 3, 0)
     assert np.abs(moved).max() > 1e-3  # so the test above can fail
 
@@ -380,6 +434,8 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
         (lambda: NetworkConfig(architecture="transformer"), "architecture: expected"),
         (lambda: NetworkConfig(dilations=()), "dilations: expected one or more integers"),
         (lambda: NetworkConfig(padding="mirror"), "padding: expected"),
+        (lambda: NetworkConfig(stem=4), "stem: expected an odd side"),
+        (lambda: NetworkConfig(norms=0), "norms: expected 1 or 2"),
         (lambda: NetworkConfig(sigma_data=0.0), "sigma_data: expected a standard deviation > 0"),
         (lambda: NetworkConfig.from_json("{"), "config: expected a JSON object"),
         (lambda: NetworkConfig.from_json('{"depth": 3}'), "config: expected known option names"),

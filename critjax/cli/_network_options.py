@@ -169,13 +169,27 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``critjax train``."""
     add = parser.add_argument
     add("--architecture", choices=("local", "unet"), default="local", help="(default: %(default)s)")
-    add("--width", type=int, default=32, metavar="N", help="channels inside (default: %(default)s)")
+    add("--width", type=int, metavar="N", help="channels inside (default: local 48, unet 32)")
+    add(
+        "--stem",
+        type=int,
+        default=5,
+        metavar="N",
+        help="local: side of the first convolution, odd (default: %(default)s)",
+    )
     add(
         "--dilations",
         type=_numbers,
-        default=(1, 1, 1, 1, 1),
+        default=(1, 1, 1),
         metavar="A,B,...",
-        help="local: a block each; receptive field 1 + 2 sum (default: 1,1,1,1,1, which is 11 pixels)",
+        help="local: a block each; receptive field stem + 2 sum (default: 1,1,1, which is 11 pixels)",
+    )
+    add(
+        "--norms",
+        type=int,
+        default=1,
+        choices=(1, 2),
+        help="local: pixelwise norms in a block (default: %(default)s)",
     )
     add(
         "--multipliers",
@@ -203,7 +217,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     shape = (
         "architecture",
         "width",
+        "stem",
         "dilations",
+        "norms",
         "multipliers",
         "blocks",
         "attention",

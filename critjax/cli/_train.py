@@ -16,6 +16,7 @@ from critjax._checks import check
 
 WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
+_WIDTHS = {"local": 48, "unet": 32}
 #: Largest and smallest sigma (image units) and Heun steps of the samples.
 SAMPLE_LADDER = (80.0, 0.02, 64)
 
@@ -86,8 +87,10 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     config = start or NetworkConfig(
         architecture=options.architecture,
         channels=training_set.images.shape[-1],
-        width=options.width,
+        width=_WIDTHS[options.architecture] if options.width is None else options.width,
+        stem=options.stem,
         dilations=options.dilations,
+        norms=options.norms,
         multipliers=options.multipliers,
         blocks=options.blocks,
         attention=options.attention,

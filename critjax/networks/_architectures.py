@@ -51,8 +51,14 @@ class NetworkConfig(Stored):
         Of the image.
     width : int
         Channels inside; of the finest resolution in a U-Net.
+    stem : int
+        Local: odd side of the first convolution. Above one pixel it sees a plane of ones beside the image, which zero
+        padding cuts off where the image ends.
     dilations : tuple of int
-        Local: one block each; the receptive field is ``1 + 2 sum(dilations)`` pixels wide.
+        Local: one block each; the receptive field is ``stem + 2 sum(dilations)`` pixels wide.
+    norms : 1 or 2
+        Local: pixelwise norms in a block, one after its convolution, the other before it, where it takes away how
+        bright a pixel is.
     multipliers : tuple of int
         U-Net: one resolution each, widths are multiples of ``width``; every step down halves the image.
     blocks : int
@@ -72,8 +78,8 @@ class NetworkConfig(Stored):
 
     Example
     -------
-    >>> NetworkConfig(dilations=(1, 1, 2)).receptive_field
-    9
+    >>> NetworkConfig(stem=5, dilations=(1, 1, 2)).receptive_field
+    13
     """
 
     _called, _advice = "config", "use a file written by save_network"
@@ -81,7 +87,9 @@ class NetworkConfig(Stored):
     architecture: str = "local"
     channels: int = 1
     width: int = 32
+    stem: int = 1
     dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
+    norms: int = 2
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention: bool = False
@@ -97,8 +105,11 @@ class NetworkConfig(Stored):
             values = getattr(self, name)
             good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
             check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
-        for name, low in (("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0)):
+        counts = ("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0), ("stem", 1)
+        for name, low in counts:
             check_integer(self, name, low, "correct it", optional=False)
+        check(self.stem % 2 == 1, "stem", "an odd side, which has a centre", self.stem, "use 5")
+        check(self.norms in (1, 2), "norms", "1 or 2", self.norms, "use 1")
         check(
             self.sigma_data > 0,
             "sigma_data",
@@ -110,22 +121,23 @@ class NetworkConfig(Stored):
     @property
     def receptive_field(self) -> int | None:
         """Width of the square of pixels that one output pixel depends on; None if it has no bound."""
-        return 1 + 2 * sum(self.dilations) if self.architecture == "local" else None
+        return self.stem + 2 * sum(self.dilations) if self.architecture == "local" else None
 
 
 class _Local(nnx.Module):
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs) -> None:
         width, embedding = config.width, 2 * config.width
         self.condition = Conditioning(embedding, config.num_classes, rngs=rngs)
-        self.stem = Convolution(config.channels, width, 1, rngs=rngs, padding=config.padding)
-        self.blocks = nnx.List(
-            [LocalBlock(width, embedding, config.padding, d, rngs=rngs) for d in config.dilations]
-        )
+        self.wide = config.stem > 1
+        inputs = config.channels + self.wide
+        self.stem = Convolution(inputs, width, config.stem, rngs=rngs, padding=config.padding)
+        block = functools.partial(LocalBlock, width, embedding, config.padding, norms=config.norms, rngs=rngs)
+        self.blocks = nnx.List([block(dilation) for dilation in config.dilations])
         self.head = Convolution(width, config.channels, 1, rngs=rngs, padding=config.padding, zero=True)
 
     def __call__(self, x: Array, log_noise: Array, label: Array | None) -> Array:
         vector = self.condition(log_noise, label)
-        h = self.stem(x)
+        h = self.stem(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1) if self.wide else x)
         for block in self.blocks:
             h = block(h, vector)
         return self.head(jax.nn.silu(pixel_norm(h)))

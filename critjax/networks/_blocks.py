@@ -96,14 +96,17 @@ def modulate(x: Array, parameters: Array) -> Array:
 class LocalBlock(nnx.Module):
     """Residual block that sees as far as its one convolution: everything else acts on single pixels."""
 
-    def __init__(self, width: int, embedding: int, padding: str, dilation: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, width: int, embedding: int, padding: str, dilation: int, norms: int, *, rngs: nnx.Rngs
+    ) -> None:
+        self.norms = norms
         self.spread = Convolution(width, width, 3, rngs=rngs, padding=padding, dilation=dilation)
         self.condition = Dense(embedding, 2 * width, rngs=rngs, zero=True)
         self.expand = Convolution(width, 2 * width, 1, rngs=rngs, padding=padding)
         self.contract = Convolution(2 * width, width, 1, rngs=rngs, padding=padding, zero=True)
 
     def __call__(self, x: Array, vector: Array) -> Array:
-        h = self.spread(pixel_norm(x))
+        h = self.spread(pixel_norm(x) if self.norms == 2 else x)
         h = jax.nn.silu(modulate(pixel_norm(h), self.condition(vector)))
         return x + self.contract(jax.nn.silu(self.expand(h)))
 
