@@ -631,6 +631,27 @@ MUTATIONS = [
         "mean, jnp.mean(spread, axis=0)",
         (SPECTRA, "equals_its_extracted_patches"),
     ),
+    Mutation(
+        "plane of ones, networks",
+        "critjax/networks/_architectures.py",
+        "jnp.ones_like(x[..., :1])",
+        "jnp.zeros_like(x[..., :1])",
+        ("tests/test_networks.py", "pixel_by_pixel"),
+    ),
+    Mutation(
+        "norm before the convolution, networks",
+        "critjax/networks/_blocks.py",
+        "if self.norms == 2 else x",
+        "if self.norms else x",
+        ("tests/test_networks.py", "pixel_by_pixel"),
+    ),
+    Mutation(
+        "conjugate, probes",
+        "critjax/spectra/measured.py",
+        "jnp.conj(z_hat)[..., None, None]",
+        "z_hat[..., None, None]",
+        ("tests/test_spectra_measured.py", "probe"),
+    ),
     # Field theory
     Mutation(
         "fast modes only",
