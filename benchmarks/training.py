@@ -25,7 +25,8 @@ REPEATS = 9
 
 def critjax_step():
     """Return a call that does one step of `critjax.networks.train`."""
-    config, training = NetworkConfig(width=WIDTH, dilations=(1,) * BLOCKS), TrainingConfig(batch_size=BATCH)
+    config = NetworkConfig(width=WIDTH, stem=1, norms=2, dilations=(1,) * BLOCKS)
+    training = TrainingConfig(batch_size=BATCH)
     step, state = make_step(config, training), start_training(config, training)
     images = jnp.zeros((BATCH, SIDE, SIDE, 1))
 

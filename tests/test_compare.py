@@ -2,6 +2,7 @@
 """The comparison study: a patch model in the place of the network must be recognised; sentences, figures, command."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
 from critjax.studies._compare_nearest import nearest_patch_models
+from critjax.studies._compare_patches import _probe
 from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
@@ -82,6 +84,25 @@ def test_a_patch_model_is_recognised_by_its_window(result):
     )
     assert "ELS models of the best size explain" in sentences.explanation_sentence(result)
     assert "end in the same image" in sentences.films_sentence(result)
+
+
+def test_probes_of_patch_models_find_the_leading_symbol_of_all_channels():
+    """A correlation with a kernel of two channels: exact at every wavevector."""
+    kernel = np.random.default_rng(3).normal(size=(3, 3, 2, 2))
+
+    def denoise(x, sigma):
+        shifts = [(a, b) for a in range(3) for b in range(3)]
+        return sum(jnp.roll(x, (1 - a, 1 - b), (0, 1)) @ kernel[a, b].T for a, b in shifts) / (1 + sigma**2)
+
+    k_y, k_x = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in (5, 6)), indexing="ij")
+    down, across = (np.exp(1j * np.multiply.outer(np.arange(-1, 2), k)) for k in (k_y, k_x))
+    symbol = np.einsum("ayx,byx,abcd->yxcd", down, across, kernel) / 1.25
+    values = np.linalg.eigvals(symbol)
+    expected = values.real.max(-1)
+    x = jnp.ones((5, 6, 2))
+    found, uniform = jax.jit(functools.partial(_probe, denoise))(x, jnp.asarray(0.5), jax.random.key(0))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    np.testing.assert_allclose(uniform, expected[0, 0], atol=1e-10)
 
 
 def test_the_gap_of_the_gaussian_model_is_that_of_its_spectrum(result, pictures):

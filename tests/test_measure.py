@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +58,10 @@ def test_a_linear_denoiser_has_one_symbol_in_every_measurement():
 
 def test_the_cost_told_is_the_one_paid():
     """A denoiser that counts: evaluations are those without a tangent, products one a tangent."""
-    paid = {"evaluations": 0, "jacobian_products": 0}
+    paid = {"evaluations": [], "jacobian_products": []}
 
     def count(name):
-        return lambda _: paid.update({name: paid[name] + 1})
+        return lambda _: paid[name].append(1)
 
     @jax.custom_jvp
     def halve(x):
@@ -76,11 +77,11 @@ def test_the_cost_told_is_the_one_paid():
     found = measure(lambda x, sigma: halve(x), images(channels=2), sigmas=SIGMAS, num_samples=10, probe_samples=3,
                     closure_samples=12)  # fmt: skip
     jax.effects_barrier()
-    assert paid == {name: found.attrs[name] for name in paid}
+    assert {name: len(calls) for name, calls in paid.items()} == {name: found.attrs[name] for name in paid}
 
 
 _PEAK = """
-import resource
+import pathlib, re
 import jax, jax.numpy as jnp, numpy as np
 from critjax.studies.measure import measure
 
@@ -91,13 +92,14 @@ def denoise(x, sigma):  # a thousand channels within: 3.1 MB an image of 28 x 28
 def peak(count):
     measure(denoise, np.zeros((4, 28, 28, 1), np.float32), sigmas=[4.0, 2.0, 1.0], num_samples=count,
             probe_samples=3, closure_samples=0)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text()).group(1))  # kB
 few = peak(24)
 print(peak(384) - few)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peaks where Linux tells them")
 def test_memory_does_not_follow_the_number_of_fields():
     """All 360 fields more at once would need 1.1 GB more; in batches of eight they need their own 14 MB."""
     done = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=False)

@@ -139,13 +139,13 @@ def test_training_data_is_the_whole_set_and_never_the_embedded_thousand(monkeypa
     assert len(fit.images) == 36 and len(held_out.images) == 4
 
 
-@pytest.mark.parametrize("config", [LOCAL, WIDE])
+@pytest.mark.parametrize(("config", "channels"), [(LOCAL, 1), (WIDE, 1), (WIDE, 3)])
 @pytest.mark.parametrize("padding", ["zero", "periodic"])
-def test_a_local_network_pixel_by_pixel(config, padding):
+def test_a_local_network_pixel_by_pixel(config, channels, padding):
     """The whole network in numpy, one window at a time."""
-    config = dataclasses.replace(config, padding=padding)
+    config = dataclasses.replace(config, padding=padding, channels=channels)
     params = jax.tree.map(np.asarray, random_parameters(config))
-    x = np.random.default_rng(9).normal(size=(7, 6, 1))
+    x = np.random.default_rng(9).normal(size=(7, 6, channels))
     sigma = 0.7
 
     def silu(a):
@@ -172,7 +172,7 @@ def test_a_local_network_pixel_by_pixel(config, padding):
     vector = silu(affine(told["second"], silu(affine(told["first"], waves))))
     h = x / total
     if config.stem > 1:
-        h = np.concatenate([h, np.ones_like(h)], -1)
+        h = np.concatenate([h, np.ones((7, 6, 1))], -1)
     h = convolution(params["stem"], h, 1)
     for number, dilation in enumerate(config.dilations):
         block = params["blocks"][str(number)]
@@ -435,7 +435,8 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
         (lambda: NetworkConfig(dilations=()), "dilations: expected one or more integers"),
         (lambda: NetworkConfig(padding="mirror"), "padding: expected"),
         (lambda: NetworkConfig(stem=4), "stem: expected an odd side"),
-        (lambda: NetworkConfig(norms=0), "norms: expected 1 or 2"),
+        (lambda: NetworkConfig(norms=3), "norms: expected 1 or 2"),
+        (lambda: NetworkConfig(norms=1.0), "norms: expected an integer"),
         (lambda: NetworkConfig(sigma_data=0.0), "sigma_data: expected a standard deviation > 0"),
         (lambda: NetworkConfig.from_json("{"), "config: expected a JSON object"),
         (lambda: NetworkConfig.from_json('{"depth": 3}'), "config: expected known option names"),

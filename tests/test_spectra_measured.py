@@ -174,6 +174,34 @@ def test_sample_errors_match_the_quoted_ones():
     assert abs(lam.mean() - 3) < 4 * np.sqrt((error**2).mean() / 300)
 
 
+@pytest.mark.parametrize(("probes", "evaluations"), [(2, 1), (8, 1), (11, 2)])
+def test_probes_are_averaged_and_share_evaluations(probes, evaluations):
+    """Eleven probes are pushed eight at once, then three."""
+    x, sigma, key = jax.random.normal(jax.random.key(6), (4, 5, 2)), jnp.asarray(0.7), jax.random.key(7)
+    seen = []
+
+    @jax.custom_jvp
+    def counted(x):
+        return crooked_denoiser(x, sigma)
+
+    @counted.defjvp
+    def rule(primals, tangents):
+        jax.debug.callback(lambda _: seen.append(1), primals[0][0, 0, 0])
+        return jax.jvp(lambda y: crooked_denoiser(y, sigma), primals, tangents)
+
+    found = measured_symbol(lambda x, _: counted(x), x, sigma, key, num_probes=probes)
+    jax.effects_barrier()
+    assert len(seen) == evaluations
+    expected = []
+    for own in jax.random.split(jax.random.split(key, 1)[0], probes):
+        z, z_hat = (np.asarray(a) for a in random_phase_field(own, (4, 5), x.dtype))
+        response = [jax.jvp(lambda y: crooked_denoiser(y, sigma), (x,), (jnp.asarray(z[..., None] * e),))[1]
+                    for e in np.eye(2)]  # fmt: skip
+        pushed = np.stack([np.fft.fft2(np.asarray(r), axes=(0, 1)) for r in response], axis=-1)
+        expected.append(z_hat.conj()[..., None, None] * pushed / 20)
+    np.testing.assert_allclose(found.symbol, np.mean(expected, 0), atol=1e-12)
+
+
 def test_batches_average_samples_and_do_not_depend_on_batch_size():
     x = jax.random.normal(jax.random.key(4), (5, 4, 4, 1))
     one, two = (

@@ -1,8 +1,10 @@
 """Training step by step: rates, clipping, draws, averages, checkpoints, the log, and what is told meanwhile."""
 
 import dataclasses
+import json
 import math
 import re
+import shlex
 import types
 
 import jax
@@ -15,7 +17,16 @@ from test_networks import LOCAL, crops, random_parameters
 
 from critjax.cli import build_parser
 from critjax.cli._train import run_train
-from critjax.networks import NetworkConfig, TrainingConfig, init, load_network, save_network, train
+from critjax.data import ImageSet
+from critjax.networks import (
+    NetworkConfig,
+    TrainingConfig,
+    init,
+    load_network,
+    save_network,
+    shipped_networks,
+    train,
+)
 from critjax.networks import _training as module
 from critjax.networks._training import CHECKPOINT, TrainingState, load_checkpoint, make_step, start_training
 from critjax.networks._weights import read, write
@@ -209,6 +220,22 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
     np.testing.assert_array_equal(whole.losses[:, 0], [2, 4, 6])
 
 
+def test_a_checkpoint_without_a_later_option_has_its_default(tmp_path):
+    training = TrainingConfig(num_steps=1, batch_size=2)
+    train(LOCAL, training, crops(8)[0], folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    arrays, header = read(path, "checkpoint")
+    older = {name: json.loads(text) for name, text in header.items()}
+    del older["config"]["norms"], older["training"]["start"]
+    write(path, arrays, {name: json.dumps(values) for name, values in older.items()})
+    assert int(load_checkpoint(path, LOCAL, training)[0].step) == 1
+    with pytest.raises(ValueError, match="got one with norms = 2; repeat the settings"):
+        load_checkpoint(path, dataclasses.replace(LOCAL, norms=1), training)
+    write(path, arrays, {"config": header["config"]})
+    with pytest.raises(ValueError, match="checkpoint: expected a header with its training, got none"):
+        load_checkpoint(path, LOCAL, training)
+
+
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
     images, _ = crops(8)
     training = TrainingConfig(num_steps=1, batch_size=2)
@@ -318,17 +345,54 @@ class Taken(Exception):
 
 def taken(arguments, monkeypatch):
     """Return the training settings that the command line makes of its arguments, after three steps are told."""
+    return taken_whole(arguments, monkeypatch)[1]
+
+
+def taken_whole(arguments, monkeypatch):
+    """Return configuration and training settings."""
 
     def take(config, training, images, labels, *, progress, **rest):
         if progress is not None:
             progress(1, 3, 0.5, math.nan)
             progress(3, 3, 0.25, 0.0)
-        raise Taken(training)
+        raise Taken(config, training)
 
     with monkeypatch.context() as patch, pytest.raises(Taken) as caught:
         patch.setattr("critjax.networks.train", take)
         run_train(build_parser().parse_args(arguments), "critjax train")
-    return caught.value.args[0]
+    return caught.value.args
+
+
+@pytest.mark.parametrize("name", shipped_networks())
+def test_the_recorded_command_builds_the_shipped_network(name, tmp_path, monkeypatch):
+    stored = load_network(name)
+    info = stored.info.get("earlier", stored.info)
+    words = shlex.split(info["command"])[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "run")
+    few = ImageSet(crops(20)[0], np.arange(20) % 10, "few", ())
+    monkeypatch.setattr("critjax.cli._train.load_training_data", lambda options: (few, few))
+    config, training = taken_whole(words, monkeypatch)
+    assert dataclasses.replace(config, sigma_data=stored.config.sigma_data) == stored.config
+    told = {"start": None} | info["training"]
+    assert dataclasses.asdict(training) == told
+
+
+def test_options_of_the_other_architecture_are_refused(tmp_path):
+    command = [
+        "train",
+        "--num-images",
+        "30",
+        "--out",
+        str(tmp_path / "run"),
+        "--architecture",
+        "unet",
+        "--stem",
+        "5",
+    ]
+    with pytest.raises(
+        ValueError, match="expected options of the unet architecture, got --stem; leave them out"
+    ):
+        run_train(build_parser().parse_args(command), "critjax train")
 
 
 def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, monkeypatch, capsys):

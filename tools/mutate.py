@@ -650,7 +650,21 @@ MUTATIONS = [
         "critjax/spectra/measured.py",
         "jnp.conj(z_hat)[..., None, None]",
         "z_hat[..., None, None]",
-        ("tests/test_spectra_measured.py", "probe"),
+        ("tests/test_spectra_measured.py", "probes_are_exact"),
+    ),
+    Mutation(
+        "mean over probes, patch models",
+        "critjax/studies/_compare_patches.py",
+        "responses)) / len(tangents)",
+        "responses))",
+        ("tests/test_compare.py", "leading_symbol_of_all_channels"),
+    ),
+    Mutation(
+        "probes pushed at once",
+        "critjax/spectra/measured.py",
+        "PROBES_TOGETHER = 8",
+        "PROBES_TOGETHER = 1",
+        ("tests/test_spectra_measured.py", "share_evaluations"),
     ),
     # Field theory
     Mutation(

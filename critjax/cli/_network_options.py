@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 from pathlib import Path
+from typing import Any
+
+#: What `critjax train` gives a network unless it is told otherwise.
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "local": {"width": 48, "stem": 5, "norms": 1, "dilations": (1, 1, 1)},
+    "unet": {"width": 32, "multipliers": (1, 2, 2), "blocks": 2},
+}
 
 COMPARE_DESCRIPTION = """\
 Measure a trained network with the instruments of the theory, and set it beside the models that theory knows.
@@ -119,6 +126,10 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(message) from None
 
 
+def _joined(numbers: Any) -> str:
+    return ",".join(map(str, numbers))
+
+
 def _add_training_config(parser: argparse.ArgumentParser) -> None:
     """Add one option per value of `TrainingConfig` but its start; what is not given is left to its defaults."""
     add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
@@ -169,41 +180,41 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``critjax train``."""
     add = parser.add_argument
     add("--architecture", choices=("local", "unet"), default="local", help="(default: %(default)s)")
-    add("--width", type=int, metavar="N", help="channels inside (default: local 48, unet 32)")
+    local, unet = ARCHITECTURE_DEFAULTS["local"], ARCHITECTURE_DEFAULTS["unet"]
+    widths = f"(default: local {local['width']}, unet {unet['width']})"
+    add("--width", type=int, metavar="N", help=f"channels inside {widths}")
     add(
         "--stem",
         type=int,
-        default=5,
         metavar="N",
-        help="local: side of the first convolution, odd (default: %(default)s)",
-    )
-    add(
-        "--dilations",
-        type=_numbers,
-        default=(1, 1, 1),
-        metavar="A,B,...",
-        help="local: a block each; receptive field stem + 2 sum (default: 1,1,1, which is 11 pixels)",
+        help="local: side of the first convolution, odd; above 1 it sees where the image ends, too "
+        f"(default: {local['stem']})",
     )
     add(
         "--norms",
         type=int,
-        default=1,
         choices=(1, 2),
-        help="local: pixelwise norms in a block (default: %(default)s)",
+        help="local: 1, pixelwise norm after the convolution of a block; 2, before it, too "
+        f"(default: {local['norms']})",
+    )
+    add(
+        "--dilations",
+        type=_numbers,
+        metavar="A,B,...",
+        help="local: a block each; receptive field stem + 2 sum "
+        f"(default: {_joined(local['dilations'])}, which is 11 pixels)",
     )
     add(
         "--multipliers",
         type=_numbers,
-        default=(1, 2, 2),
         metavar="A,B,...",
-        help="unet: a resolution each (default: 1,2,2)",
+        help=f"unet: a resolution each (default: {_joined(unet['multipliers'])})",
     )
     add(
         "--blocks",
         type=int,
-        default=2,
         metavar="N",
-        help="unet: blocks per resolution (default: %(default)s)",
+        help=f"unet: blocks per resolution (default: {unet['blocks']})",
     )
     add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
     add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
@@ -218,8 +229,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "architecture",
         "width",
         "stem",
-        "dilations",
         "norms",
+        "dilations",
         "multipliers",
         "blocks",
         "attention",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from critjax._checks import check
+from critjax.cli._network_options import ARCHITECTURE_DEFAULTS
 
 WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
-_WIDTHS = {"local": 48, "unet": 32}
 #: Largest and smallest sigma (image units) and Heun steps of the samples.
 SAMPLE_LADDER = (80.0, 0.02, 64)
 
@@ -84,17 +84,15 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "none",
         "leave it out",
     )
+    given = {name: getattr(options, name) for name in own if name != "conditional"}
+    shape = {name: value for name, value in given.items() if value is not None}
+    other = ARCHITECTURE_DEFAULTS["unet" if options.architecture == "local" else "local"]
+    foreign = sorted(set(shape) & set(other) - set(ARCHITECTURE_DEFAULTS[options.architecture]))
+    expected = f"options of the {options.architecture} architecture"
+    check(not foreign, "critjax train", expected, ", ".join(f"--{n}" for n in foreign), "leave them out")
     config = start or NetworkConfig(
-        architecture=options.architecture,
+        **{**ARCHITECTURE_DEFAULTS[options.architecture], **shape},
         channels=training_set.images.shape[-1],
-        width=_WIDTHS[options.architecture] if options.width is None else options.width,
-        stem=options.stem,
-        dilations=options.dilations,
-        norms=options.norms,
-        multipliers=options.multipliers,
-        blocks=options.blocks,
-        attention=options.attention,
-        padding=options.padding,
         num_classes=0 if labels is None else int(np.max(labels)) + 1,
         sigma_data=round(float(np.std(training_set.images)), 4),
     )

@@ -45,8 +45,8 @@ class NetworkConfig(Stored):
     Parameters
     ----------
     architecture : "local" or "unet"
-        Local: residual blocks of one 3 x 3 convolution each and pixelwise maps, nothing that pools over space. U-Net:
-        image-wide normalisation, two or more resolutions, optional attention at the coarsest.
+        Local: a first convolution, residual blocks of one 3 x 3 convolution each and pixelwise maps, nothing that pools
+        over space. U-Net: image-wide normalisation, two or more resolutions, optional attention at the coarsest.
     channels : int
         Of the image.
     width : int
@@ -54,11 +54,11 @@ class NetworkConfig(Stored):
     stem : int
         Local: odd side of the first convolution. Above one pixel it sees a plane of ones beside the image, which zero
         padding cuts off where the image ends.
+    norms : 1 or 2
+        Local: 1, every block divides each pixel by the norm of its channels after the convolution; 2, before it, too,
+        which removes the magnitude of every pixel.
     dilations : tuple of int
         Local: one block each; the receptive field is ``stem + 2 sum(dilations)`` pixels wide.
-    norms : 1 or 2
-        Local: pixelwise norms in a block, one after its convolution, the other before it, where it takes away how
-        bright a pixel is.
     multipliers : tuple of int
         U-Net: one resolution each, widths are multiples of ``width``; every step down halves the image.
     blocks : int
@@ -87,9 +87,10 @@ class NetworkConfig(Stored):
     architecture: str = "local"
     channels: int = 1
     width: int = 32
+    #: Files without these two are of networks without the options; `critjax train` has other defaults.
     stem: int = 1
-    dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
     norms: int = 2
+    dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention: bool = False
@@ -105,7 +106,7 @@ class NetworkConfig(Stored):
             values = getattr(self, name)
             good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
             check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
-        counts = ("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0), ("stem", 1)
+        counts = ("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0), ("stem", 1), ("norms", 1)
         for name, low in counts:
             check_integer(self, name, low, "correct it", optional=False)
         check(self.stem % 2 == 1, "stem", "an odd side, which has a centre", self.stem, "use 5")

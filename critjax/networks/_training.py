@@ -235,8 +235,12 @@ def load_checkpoint(
     """
     arrays, header = read(path, "checkpoint")
     advice = "repeat the settings, or choose another folder"
-    for name, own in (("config", config.to_json()), ("training", json.dumps(dataclasses.asdict(training)))):
-        stored, mine = (json.loads(text) for text in (header.get(name, "{}"), own))
+    for name, own in (("config", config), ("training", training)):
+        check(name in header, "checkpoint", f"a header with its {name}", "none", advice)
+        # What was not yet an option when the checkpoint was written has its default.
+        defaults = {field.name: field.default for field in dataclasses.fields(own)}
+        stored = json.loads(json.dumps(defaults)) | json.loads(header[name])
+        mine = json.loads(json.dumps(dataclasses.asdict(own)))
         # Longer or shorter runs share what came first only if their schedules do; they do not.
         differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
         shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)

@@ -21,7 +21,7 @@ from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to
 
 _EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")
-#: Probes of one image that share the evaluation of the denoiser; bounds memory.
+#: Probes of one image that are pushed at once, most of them; bounds memory.
 PROBES_TOGETHER = 8
 
 
@@ -219,10 +219,10 @@ def measured_symbol(
 
     Notes
     -----
-    Unbiased. B * num_probes * C Jacobian-vector products; up to eight probes of an image share the evaluation of the
-    denoiser. In the unitary Fourier basis the variance of one
-    probe is ``sum_{k' != k} |J_kk'|^2``: none where J is translation invariant. Gaussian probes with a ratio
-    would have infinite variance. THEORY section 6.
+    Unbiased. B * num_probes * C Jacobian-vector products. Up to eight probes of an image are pushed at once and share
+    the evaluation of a JAX denoiser; memory is that of ``batch_size * min(num_probes, 8) * C`` tangents. In the unitary
+    Fourier basis the variance of one probe is ``sum_{k' != k} |J_kk'|^2``: none where J is translation invariant.
+    Gaussian probes with a ratio would have infinite variance. THEORY section 6.
 
     Example
     -------

@@ -21,7 +21,12 @@ from critjax.studies._callbacks import Progress
 from critjax.studies._compare_nearest import nearest_indices
 from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
-from critjax.studies._instruments import gap_and_length, mean_and_error
+from critjax.studies._instruments import (
+    gap_and_length,
+    mean_and_error,
+    uniform_eigenvalue,
+    uniform_tangents,
+)
 
 #: Patch models: positions of their patches -> name.
 MODELS = {"all": "ELS", "same": "LS"}
@@ -142,15 +147,15 @@ def els_denoiser(bank: Array, size: int) -> DenoiseFn:
 
 
 def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
-    """Estimate the symbol of the Jacobian at one image, and its uniform mode without noise of probes."""
+    """Estimate the symbol (H, W) of the Jacobian at one image, and its uniform mode without noise of probes."""
     tangents, transforms = zip(
         *(probe_tangents(k, x.shape, x.dtype) for k in jax.random.split(key)), strict=True
     )
     # One pass for all directions: a pass over the bank costs more than what they add to it.
-    every = jacobian_products(denoise, x, sigma, jnp.concatenate([jnp.ones_like(x)[None], *tangents]))
-    responses = jnp.split(every[1:], len(tangents))
+    every = jacobian_products(denoise, x, sigma, jnp.concatenate([uniform_tangents(x), *tangents]))
+    uniform, *responses = jnp.split(every, 1 + len(tangents))
     symbol = sum(map(probe_symbol, transforms, responses)) / len(tangents)
-    return leading_eigenvalue(symbol).real, every[0].mean()
+    return leading_eigenvalue(symbol).real, uniform_eigenvalue(uniform)
 
 
 def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:

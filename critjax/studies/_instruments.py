@@ -73,6 +73,17 @@ def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
     return value, float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
 
 
+def uniform_tangents(x: Array) -> Array:
+    """Push every channel of a field (H, W, C) by itself, everywhere alike: (C, H, W, C)."""
+    channels = x.shape[-1]
+    return jnp.broadcast_to(jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *x.shape))
+
+
+def uniform_eigenvalue(response: Array) -> Array:
+    """Return the leading eigenvalue at k = 0 from the response (C, H, W, C) to `uniform_tangents`."""
+    return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
+
+
 def kernel_columns(
     denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int
 ) -> tuple[Array, Array]:

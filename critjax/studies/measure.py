@@ -27,7 +27,7 @@ from critjax._checks import check, check_rank, check_sigmas
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import radial_shells
 from critjax.sampling import sample
-from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.spectra import measured_symbol
 from critjax.spectra.measured import jacobian_products
 from critjax.studies._callbacks import Progress
 from critjax.studies._instruments import (
@@ -38,6 +38,8 @@ from critjax.studies._instruments import (
     kernel_columns,
     regression_and_resamples,
     regression_row,
+    uniform_eigenvalue,
+    uniform_tangents,
 )
 
 __all__ = ["ENSEMBLES", "SIGMAS", "measure"]
@@ -206,11 +208,7 @@ def measure(
     @jax.jit
     def uniform(x: Array, sigma: Array) -> Array:
         def one(field: Array) -> Array:
-            tangents = jnp.broadcast_to(
-                jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *field.shape)
-            )
-            response = jacobian_products(denoise_fn, field, sigma, tangents)
-            return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
+            return uniform_eigenvalue(jacobian_products(denoise_fn, field, sigma, uniform_tangents(field)))
 
         return jax.lax.map(one, x, batch_size=_BATCH)
 
