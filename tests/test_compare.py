@@ -461,6 +461,8 @@ def test_reach_shrinks_or_grows():
     text = sentences.reach_sentence(grown)
     assert "grows" in text and "rises (3, 9 px" in text
     assert "stays the same" in sentences.reach_sentence(_data(receptive_radius=2.0))
+    vague = sentences.reach_sentence(_data(receptive_radius_error=np.array([0.1, 0.1, 3.0])))
+    assert "From σ = 4.00 to 2.00 the effective receptive field shrinks: radius 4.0" in vague
 
 
 def test_single_modes_grow_or_not():

@@ -116,19 +116,24 @@ def local_modes_sentence(dataset: xr.Dataset) -> str | None:
     )
 
 
+#: Radii are compared from the first to the last noise level at which their error is at most so large a part of them.
+_PRECISE = 0.25
+
+
 def reach_sentence(dataset: xr.Dataset) -> str:
     """State how receptive field, best window and quasi-equilibrium length move with the noise."""
     part = dataset.sel(ensemble="noised data")
-    radius = [read(part.isel(sigma=i), "receptive_radius") for i in (0, -1)]
+    precise = np.flatnonzero(part["receptive_radius_error"] <= _PRECISE * part["receptive_radius"])
+    first, last = (precise[0], precise[-1]) if len(precise) > 1 else (0, -1)
+    radius = [read(part.isel(sigma=i), "receptive_radius") for i in (first, last)]
     lengths = part["xi_eq"].values
     known = np.flatnonzero(np.isfinite(lengths))
     change = radius[1].value - radius[0].value
     sure = abs(change) > SURE * math.hypot(radius[0].error, radius[1].error)
     word = ("shrinks" if change < 0 else "grows") if sure else "stays the same within error"
-    sentence = (
-        f"From σ = {plain(float(part['sigma'].values[0]))} to {plain(float(part['sigma'].values[-1]))} the effective "
-        f"receptive field {word}: radius {text(radius[0])} to {text(radius[1])} px"
-    )
+    start, end = (plain(float(part["sigma"].values[i])) for i in (first, last))
+    sentence = f"From σ = {start} to {end} the effective receptive field {word}: "
+    sentence += f"radius {text(radius[0])} to {text(radius[1])} px"
     if "best_size" in dataset:
         sizes = dataset["best_size"].sel(model="ELS").values.astype(int)
         levels = dataset["level_sigma"].values
