@@ -456,7 +456,9 @@ def test_reach_shrinks_or_grows():
     assert "shrinks: radius 4.0" in text and "falls (9, 3 px" in text and "ξ_eq is largest, 2.00" in text
     assert "at σ = 2.00, against 1.00 ± 0.10 at σ = 4.00 and 1.50 ± 0.10 at σ = 1.00" in text
     falling = sentences.reach_sentence(_data(xi_eq=np.array([3.0, 2.0, np.nan])))
-    assert "largest, 3.00 ± 0.10 px, at σ = 4.00, against 3.00 ± 0.10 at σ = 4.00 and 2.00" in falling
+    assert "largest, 3.00 ± 0.10 px, at σ = 4.00, against 2.00 ± 0.10 at σ = 2.00." in falling
+    once = sentences.reach_sentence(_data(xi_eq=np.array([np.nan, 2.0, np.nan])))
+    assert once.endswith("ξ_eq is largest, 2.00 ± 0.10 px, at σ = 2.00.")
     grown = _data(receptive_radius=np.array([1.0, 3.0, 4.0]), best_size=np.array([[3, 9], [3, 3]]))
     text = sentences.reach_sentence(grown)
     assert "grows" in text and "rises (3, 9 px" in text

@@ -139,12 +139,10 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
         right.plot(dataset["sigma"], known, color=BLUE, linestyle="--", label="Gaussian closure")
     right.set_ylabel(r"$\xi_{eq}=\sqrt{K/|gap|}$ (pixels)")
     right.set_title("Quasi-equilibrium correlation length", fontsize=10)
-    limits(
-        right,
-        [dataset["xi_eq"].values, dataset.get("xi_eq_gaussian", xr.DataArray(0.0)).values],
-        low=0.0,
-        high=6.0,
-    )
+    lengths = dataset["xi_eq"].values
+    clear = lengths[dataset["xi_eq_error"].values < 0.5 * lengths]
+    others = dataset.get("xi_eq_gaussian", xr.DataArray(0.0)).values
+    limits(right, [lengths, others], low=0.0, high=max(6.0, *clear))
     right.legend(fontsize=8.5)
     for axes in (left, right):
         noise_axis(axes, dataset["sigma"].values)

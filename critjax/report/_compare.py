@@ -150,8 +150,10 @@ def reach_sentence(dataset: xr.Dataset) -> str:
         ends = " and ".join(
             f"{text(read(part.isel(sigma=i), 'xi_eq'))} at σ = {plain(float(part['sigma'].values[i]))}"
             for i in (known[0], known[-1])
+            if i != peak
         )
-        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}, against {ends}"
+        sentence += f"; ξ_eq is largest, {text(read(top, 'xi_eq'))} px, at σ = {where}"
+        sentence += f", against {ends}" if ends else ""
     return f"{sentence}."
 
 
