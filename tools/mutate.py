@@ -655,8 +655,8 @@ MUTATIONS = [
     Mutation(
         "mean over probes, patch models",
         "critjax/studies/_compare_patches.py",
-        "responses)) / len(tangents)",
-        "responses))",
+        "symbol = jnp.mean(jnp.stack(",
+        "symbol = jnp.sum(jnp.stack(",
         ("tests/test_compare.py", "leading_symbol_of_all_channels"),
     ),
     Mutation(

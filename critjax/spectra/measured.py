@@ -163,10 +163,11 @@ def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple
     return ifft2(z_hat, real=True), z_hat
 
 
-def probe_tangents(key: PRNGKey, shape: tuple[int, int, int], dtype: Any) -> tuple[Array, Array]:
-    """Draw one probe as a tangent of each channel, (C, H, W, C), with its transform (H, W)."""
-    z, z_hat = random_phase_field(key, shape[:2], dtype)
-    return z[None, :, :, None] * jnp.eye(shape[2], dtype=dtype)[:, None, None, :], z_hat
+def probe_tangents(key: PRNGKey, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
+    """Draw one probe of shape (H, W, C) as a tangent of each channel, (C, H, W, C), with its transform (H, W)."""
+    height, width, channels = shape
+    z, z_hat = random_phase_field(key, (height, width), dtype)
+    return z[None, :, :, None] * jnp.eye(channels, dtype=dtype)[:, None, None, :], z_hat
 
 
 def probe_symbol(z_hat: Array, response: Array) -> Array:

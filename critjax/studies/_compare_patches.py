@@ -154,7 +154,7 @@ def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Arra
     # One pass for all directions: a pass over the bank costs more than what they add to it.
     every = jacobian_products(denoise, x, sigma, jnp.concatenate([uniform_tangents(x), *tangents]))
     uniform, *responses = jnp.split(every, 1 + len(tangents))
-    symbol = sum(map(probe_symbol, transforms, responses)) / len(tangents)
+    symbol = jnp.mean(jnp.stack(list(map(probe_symbol, transforms, responses))), axis=0)
     return leading_eigenvalue(symbol).real, uniform_eigenvalue(uniform)
 
 
