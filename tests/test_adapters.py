@@ -209,11 +209,11 @@ def test_samples_are_those_of_the_native_denoiser():
     np.testing.assert_allclose(*ends, atol=1e-9)
 
 
-def run_example(number, names, **changes):
-    """Execute a code block of "Other people's models" in ``names``; ``changes`` make it small."""
+def run_example(number, names, changes=()):
+    """Execute a code block of "Other people's models" in ``names``; ``changes``, old and new, make it small."""
     text = (Path(__file__).parent.parent / "docs" / "NETWORKS.md").read_text()
     block = re.findall(r"```python\n(.*?)```", text.split("## Other people's models")[1], re.S)[number]
-    for old, new in changes.items():
+    for old, new in changes:
         assert block.count(old) == 1, old
         block = block.replace(old, new)
     exec(compile(block, "NETWORKS.md", "exec"), names)
@@ -243,9 +243,11 @@ def test_what_follows_either_way_runs(tmp_path, monkeypatch):
     names = {}
     with jax.enable_x64(False):
         names["denoise_fn"] = gaussian_denoiser(np.zeros((12, 10, 1), np.float32), power)
-        small = {"measure(denoise_fn, images)": "measure(denoise_fn, images, num_samples=12, probe_samples=3)",
-                 'data="held-out.npy")': 'data="held-out.npy", sizes=(3, 5), quick=True)'}  # fmt: skip
-        run_example(-1, names, **small)
+        smaller = [
+            ("measure(denoise_fn, images)", "measure(denoise_fn, images, num_samples=12, probe_samples=3)"),
+            ('data="held-out.npy")', 'data="held-out.npy", sizes=(3, 5), quick=True)'),
+        ]
+        run_example(-1, names, smaller)
     # 1 - S/(S + sigma^2) with S(0) = 120, from a float32 that is close to one.
     gap = names["found"].gap.sel(ensemble="noised data")
     np.testing.assert_allclose(gap, gap.sigma**2 / (120 + gap.sigma**2), rtol=1e-4, atol=5e-6)

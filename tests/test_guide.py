@@ -37,6 +37,7 @@ from critjax.studies._guide_arms import (
     num_evaluations,
     pulse_centres,
     random_positions,
+    resolved_edges,
     sample_seeds,
     searched_arms,
 )
@@ -49,7 +50,7 @@ from critjax.studies._guide_theory import (
     small_push_samples,
 )
 from critjax.studies._storage import open_store
-from critjax.studies.guide import _player, _resolved, _susceptibilities
+from critjax.studies.guide import _player, _susceptibilities
 
 SMALL = GuideSettings(
     size=3,
@@ -257,16 +258,16 @@ def test_a_pulse_is_placed_where_it_spends(small):
 
 def test_windows_are_cut_to_the_ladder_and_widened_to_a_step():
     sigma = np.geomspace(16.0, 1.0, 5)  # steps of a factor two
-    assert _resolved(np.nan, np.nan, sigma) is None
-    assert _resolved(3.0, 7.0, sigma) == pytest.approx((3.0, 7.0))
-    assert _resolved(0.1, 7.0, sigma) == pytest.approx((1.0, 7.0))
-    assert _resolved(3.9, 4.1, sigma) == pytest.approx(
+    assert resolved_edges(np.nan, np.nan, sigma) is None
+    assert resolved_edges(3.0, 7.0, sigma) == pytest.approx((3.0, 7.0))
+    assert resolved_edges(0.1, 7.0, sigma) == pytest.approx((1.0, 7.0))
+    assert resolved_edges(3.9, 4.1, sigma) == pytest.approx(
         tuple(np.sqrt(3.9 * 4.1) * 2.0 ** np.array([-0.5, 0.5]))
     )
-    assert _resolved(12.0, 22.0, sigma) == pytest.approx((8.0, 16.0))
-    assert _resolved(0.7, 1.4, sigma) == pytest.approx((1.0, 2.0))
+    assert resolved_edges(12.0, 22.0, sigma) == pytest.approx((8.0, 16.0))
+    assert resolved_edges(0.7, 1.4, sigma) == pytest.approx((1.0, 2.0))
     for low, high in ((3.9, 4.1), (12.0, 22.0), (0.7, 1.4)):
-        edges = _resolved(low, high, sigma)
+        edges = resolved_edges(low, high, sigma)
         assert edges is not None
         with_budget(pulse(*edges, 1.0), np.float32(sigma), 1.0)  # not refused
 

@@ -344,12 +344,7 @@ class Taken(Exception):
 
 
 def taken(arguments, monkeypatch):
-    """Return the training settings that the command line makes of its arguments, after three steps are told."""
-    return taken_whole(arguments, monkeypatch)[1]
-
-
-def taken_whole(arguments, monkeypatch):
-    """Return configuration and training settings."""
+    """Return configuration and training settings that a command line makes, after three steps are told."""
 
     def take(config, training, images, labels, *, progress, **rest):
         if progress is not None:
@@ -371,33 +366,25 @@ def test_the_recorded_command_builds_the_shipped_network(name, tmp_path, monkeyp
     words[words.index("--out") + 1] = str(tmp_path / "run")
     few = ImageSet(crops(20)[0], np.arange(20) % 10, "few", ())
     monkeypatch.setattr("critjax.cli._train.load_training_data", lambda options: (few, few))
-    config, training = taken_whole(words, monkeypatch)
+    config, training = taken(words, monkeypatch)
     assert dataclasses.replace(config, sigma_data=stored.config.sigma_data) == stored.config
-    told = {"start": None} | info["training"]
-    assert dataclasses.asdict(training) == told
+    assert dataclasses.asdict(training) == {"start": None} | info["training"]
 
 
-def test_options_of_the_other_architecture_are_refused(tmp_path):
-    command = [
-        "train",
-        "--num-images",
-        "30",
-        "--out",
-        str(tmp_path / "run"),
-        "--architecture",
-        "unet",
-        "--stem",
-        "5",
-    ]
+@pytest.mark.parametrize(
+    ("words", "foreign"), [("unet --stem 5", "--stem"), ("local --attention", "--attention")]
+)
+def test_options_of_the_other_architecture_are_refused(words, foreign, tmp_path):
+    command = ["train", "--out", str(tmp_path / "run"), "--architecture", *words.split()]
     with pytest.raises(
-        ValueError, match="expected options of the unet architecture, got --stem; leave them out"
+        ValueError, match=f"options of the {words.split()[0]} architecture, got {foreign}; leave"
     ):
         run_train(build_parser().parse_args(command), "critjax train")
 
 
 def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, monkeypatch, capsys):
     command = ["train", "--num-images", "30", "--out", str(tmp_path / "run"), "--no-progress"]
-    assert taken(command, monkeypatch) == TrainingConfig()
+    assert taken(command, monkeypatch)[1] == TrainingConfig()
     chosen = TrainingConfig(
         num_steps=7,
         batch_size=3,
@@ -415,7 +402,7 @@ def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, mo
         name: value for name, value in dataclasses.asdict(chosen).items() if name not in ("start", "flip")
     }
     options = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert taken([*command, "--flip", *options], monkeypatch) == chosen
+    assert taken([*command, "--flip", *options], monkeypatch)[1] == chosen
     assert capsys.readouterr().err == ""
     with pytest.raises(SystemExit):
         build_parser().parse_args(["train", "--help"])

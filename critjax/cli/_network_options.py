@@ -10,7 +10,7 @@ from typing import Any
 #: What `critjax train` gives a network unless it is told otherwise.
 ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
     "local": {"width": 48, "stem": 5, "norms": 1, "dilations": (1, 1, 1)},
-    "unet": {"width": 32, "multipliers": (1, 2, 2), "blocks": 2},
+    "unet": {"width": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": False},
 }
 
 COMPARE_DESCRIPTION = """\
@@ -216,7 +216,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"unet: blocks per resolution (default: {unet['blocks']})",
     )
-    add("--attention", action="store_true", help="unet: attention at the coarsest resolution")
+    add("--attention", action="store_true", default=None, help="unet: attention at the coarsest resolution")
     add("--padding", choices=("zero", "periodic"), default="zero", help="(default: %(default)s)")
     add("--conditional", action="store_true", help="train with the labels of the images")
     add(

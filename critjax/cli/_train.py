@@ -74,6 +74,12 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     advice = "leave them out: the architecture is that of the network"
     expected = "no options of the architecture"
     check(start is None or not chosen, "--from", expected, ", ".join(chosen), advice)
+    defaults = ARCHITECTURE_DEFAULTS[options.architecture]
+    shape = {name: v for name in own if name != "conditional" and (v := getattr(options, name)) is not None}
+    every = {name for known in ARCHITECTURE_DEFAULTS.values() for name in known}
+    foreign = ", ".join(f"--{name}" for name in shape if name in every and name not in defaults)
+    expected = f"options of the {options.architecture} architecture"
+    check(not foreign, "critjax train", expected, foreign, "leave them out")
     conditional = options.conditional if start is None else start.num_classes > 0
     training_set, held_out = load_training_data(options)
     labels = training_set.labels if conditional else None
@@ -84,14 +90,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "none",
         "leave it out",
     )
-    given = {name: getattr(options, name) for name in own if name != "conditional"}
-    shape = {name: value for name, value in given.items() if value is not None}
-    other = ARCHITECTURE_DEFAULTS["unet" if options.architecture == "local" else "local"]
-    foreign = sorted(set(shape) & set(other) - set(ARCHITECTURE_DEFAULTS[options.architecture]))
-    expected = f"options of the {options.architecture} architecture"
-    check(not foreign, "critjax train", expected, ", ".join(f"--{n}" for n in foreign), "leave them out")
     config = start or NetworkConfig(
-        **{**ARCHITECTURE_DEFAULTS[options.architecture], **shape},
+        **{**defaults, **shape},
         channels=training_set.images.shape[-1],
         num_classes=0 if labels is None else int(np.max(labels)) + 1,
         sigma_data=round(float(np.std(training_set.images)), 4),

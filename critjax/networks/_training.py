@@ -237,10 +237,9 @@ def load_checkpoint(
     advice = "repeat the settings, or choose another folder"
     for name, own in (("config", config), ("training", training)):
         check(name in header, "checkpoint", f"a header with its {name}", "none", advice)
+        defaults, mine = (json.loads(json.dumps(dataclasses.asdict(s))) for s in (type(own)(), own))
         # What was not yet an option when the checkpoint was written has its default.
-        defaults = {field.name: field.default for field in dataclasses.fields(own)}
-        stored = json.loads(json.dumps(defaults)) | json.loads(header[name])
-        mine = json.loads(json.dumps(dataclasses.asdict(own)))
+        stored = defaults | json.loads(header[name])
         # Longer or shorter runs share what came first only if their schedules do; they do not.
         differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
         shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)

@@ -24,6 +24,8 @@ from critjax.studies._compare_nearest import nearest_patch_models
 MEMORISES = 2.0
 #: Median r² of final images from which trajectories end alike, and below which they part.
 _SAME_IMAGE, _RESEMBLES = 0.75, 0.25
+#: Radii are compared from the first to the last noise level at which their error is at most so large a part of them.
+_PRECISE = 0.25
 
 
 def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float, bool]:
@@ -114,10 +116,6 @@ def local_modes_sentence(dataset: xr.Dataset) -> str | None:
         f"At one noised image the largest eigenvalue of the Jacobian passes one {where} and reaches "
         f"{plain(float(largest.max()))}: single modes grow, seen as pictures below, whatever the mean Jacobian does."
     )
-
-
-#: Radii are compared from the first to the last noise level at which their error is at most so large a part of them.
-_PRECISE = 0.25
 
 
 def reach_sentence(dataset: xr.Dataset) -> str:

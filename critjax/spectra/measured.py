@@ -21,7 +21,7 @@ from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to
 
 _EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")
-#: Probes of one image that are pushed at once, most of them; bounds memory.
+#: Most probes of one image that share an evaluation: beyond it memory grows, and little is left to share.
 PROBES_TOGETHER = 8
 
 

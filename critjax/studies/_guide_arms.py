@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from critjax.guidance import WeightFn, constant, pulse, quadrature_weights, with_budget
 from critjax.noise import geometric_sigmas
@@ -123,6 +124,30 @@ def sample_seeds(settings: GuideSettings, purpose: str, count: int) -> jax.Array
     """Return the keys of images for a purpose: "test", "search", "window", "theory"; no two share one."""
     number = ("test", "search", "window", "theory").index(purpose)
     return jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), number), count)
+
+
+def resolved_edges(low: float, high: float, sigma: np.ndarray) -> tuple[float, float] | None:
+    """Cut a window to the ladder, and widen what is narrower than a step to one step; None if there is none."""
+    step = np.log(sigma[0] / sigma[1])
+    if not low < high:  # NaN: there is none
+        return None
+    ends = np.log([max(low, sigma[-1]), min(high, sigma[0])])
+    half = max(ends[1] - ends[0], step) / 2
+    middle = np.clip(ends.mean(), np.log(sigma[-1]) + half, np.log(sigma[0]) - half)
+    return float(np.exp(middle - half)), float(np.exp(middle + half))
+
+
+def response_window(theory: xr.Dataset) -> dict[str, float]:
+    """Return the levels around the largest predicted susceptibility where it is at least half of that."""
+    curve, sigma = theory["chi_regression"].values, theory["sigma"].values
+    peak = int(np.argmax(curve))
+    inside = curve >= curve[peak] / 2
+    outside = np.flatnonzero(~inside)
+    first = max([i for i in outside if i < peak], default=-1) + 1
+    last = min([i for i in outside if i > peak], default=len(curve)) - 1
+    # Edges half a step outside: between the levels that are in and those that are not.
+    step = np.sqrt(sigma[0] / sigma[1])
+    return {"sigma_low": sigma[last] / step, "sigma_high": sigma[first] * step}
 
 
 def random_positions(settings: GuideSettings) -> np.ndarray:

@@ -74,7 +74,7 @@ def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
 
 
 def uniform_tangents(x: Array) -> Array:
-    """Push every channel of a field (H, W, C) by itself, everywhere alike: (C, H, W, C)."""
+    """Return uniform tangents of a field (H, W, C), one for each channel: (C, H, W, C)."""
     channels = x.shape[-1]
     return jnp.broadcast_to(jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *x.shape))
 

@@ -212,7 +212,7 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     levels, queries = settings.num_levels or 0, settings.num_queries or 0
     samples, probes = settings.num_samples or 0, settings.probe_samples or 0
     ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
-    # Directions of a field share its evaluation; a field and its two probes cost nine evaluations of a patch model.
+    # Directions of a field share its evaluation: four (windows of 3) to nine (of 19) evaluations of a patch model.
     evaluations = ladder * (3 * samples + settings.closure_samples + 3 * 16 * probes) / _COST_BATCH
     films = 2 * FILM_STEPS * (settings.num_films or 0)
     seconds = levels * queries * patches + (films + 9 * PATCH_PROBES * levels) * single

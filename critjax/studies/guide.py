@@ -38,6 +38,8 @@ from critjax.studies._guide_arms import (
     num_evaluations,
     plan,
     pulse_arm,
+    resolved_edges,
+    response_window,
     sample_seeds,
     searched_arms,
     window_arm,
@@ -164,8 +166,8 @@ def _compare(
     if np.isfinite(float(window["centre"])):
         arms.append(pulse_arm("critical pulse", float(window["centre"]), settings, budget))
     sigma = np.asarray(ladder(settings), np.float64)
-    for kind, span in (("window", window), ("response window", _response_window(theory))):
-        edges = _resolved(float(span["sigma_low"]), float(span["sigma_high"]), sigma)
+    for kind, span in (("window", window), ("response window", response_window(theory))):
+        edges = resolved_edges(float(span["sigma_low"]), float(span["sigma_high"]), sigma)
         if edges is not None:
             arms.append(window_arm(kind, *edges, settings, budget))
     played: dict[bytes, xr.Dataset] = {}
@@ -291,30 +293,6 @@ def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
             "jacobian_products": int(found.jacobian_products),
         },
     )
-
-
-def _resolved(low: float, high: float, sigma: np.ndarray) -> tuple[float, float] | None:
-    """Cut a window to the ladder, and widen what is narrower than a step to one step; None if there is none."""
-    step = np.log(sigma[0] / sigma[1])
-    if not low < high:  # NaN: there is none
-        return None
-    ends = np.log([max(low, sigma[-1]), min(high, sigma[0])])
-    half = max(ends[1] - ends[0], step) / 2
-    middle = np.clip(ends.mean(), np.log(sigma[-1]) + half, np.log(sigma[0]) - half)
-    return float(np.exp(middle - half)), float(np.exp(middle + half))
-
-
-def _response_window(theory: xr.Dataset) -> dict[str, float]:
-    """Return the levels around the largest predicted susceptibility where it is at least half of that."""
-    curve, sigma = theory["chi_regression"].values, theory["sigma"].values
-    peak = int(np.argmax(curve))
-    inside = curve >= curve[peak] / 2
-    outside = np.flatnonzero(~inside)
-    first = max([i for i in outside if i < peak], default=-1) + 1
-    last = min([i for i in outside if i > peak], default=len(curve)) - 1
-    # Edges half a step outside: between the levels that are in and those that are not.
-    step = np.sqrt(sigma[0] / sigma[1])
-    return {"sigma_low": sigma[last] / step, "sigma_high": sigma[first] * step}
 
 
 def _susceptibilities(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
