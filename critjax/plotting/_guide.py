@@ -101,8 +101,9 @@ def prediction_figure(dataset: xr.Dataset) -> Figure:
             axes.plot(position, curve, label=label, **style)
     axes.axhline(0, color=GREY, linewidth=0.8)
     noise_axis(axes, dataset["sigma"].values)
-    high = float((dataset["pulse_amplitude"] + 3 * dataset["pulse_amplitude_error"]).max())
-    axes.set_ylim(top=1.6 * high)
+    # Predictions may run far above the pulses.
+    measured = float((dataset["pulse_amplitude"] + dataset["pulse_amplitude_error"]).max())
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.6 * measured))
     axes.set_ylabel("amplitude of the class mode per unit of budget")
     axes.set_title("Response of the class mode: pulses and theory", fontsize=10)
     axes.legend(fontsize=8.5)
@@ -141,7 +142,7 @@ def susceptibility_figure(dataset: xr.Dataset) -> Figure:
             label, style = _THEORY[name]
             bottom.plot(sigma, dataset[f"lambda_{name}"], label=label, **style)
     named_level(bottom, 1.0, "marginal", colour=BLACK)
-    bottom.set_ylim(-0.1, 2.0)
+    bottom.set_ylim(-0.1, min(2.0, max(1.1, bottom.get_ylim()[1])))
     bottom.set_ylabel(r"$\lambda$")
     bottom.legend(fontsize=8.5)
     for axes in (top, bottom):
