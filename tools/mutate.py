@@ -781,6 +781,13 @@ MUTATIONS = [
         ("tests/test_guide.py", "small_pushes_of_images and 1.0"),
     ),
     Mutation(
+        "guide, what is left of the noise at the end",
+        "critjax/studies/_guide_theory.py",
+        "left = (sigmas[-1] / sigma) ** (1 + settings.eta)",
+        "left = 0.0 * sigma",
+        ("tests/test_guide.py", "small_pushes_of_images and 1.0"),
+    ),
+    Mutation(
         "guide, divergence of a push",
         "critjax/studies/_guide_theory.py",
         "- (weights @ squares - free @ free)",

@@ -16,9 +16,14 @@ a final value F, a class probability or an amplitude, off the trajectory: with u
 .. math:: \chi(\tau) = (1+\eta)\,\Big\langle u\cdot\nabla m - (F - m)
           \Big(\nabla\!\cdot u + u\cdot\frac{D_u - x}{\sigma^2}\Big) \Big\rangle
 
-Here m is what the noised image tells: v.D_u of gradient J v, or the posterior probability pi_c of the class, of
-gradient pi_c u/sigma^2. Where that has decided, F = m and the second term vanishes. Under the reverse SDE (eta = 1)
-both m are martingales, the second term is zero on average, and the first of the class is
+Here m is what the noised image tells of F. For the amplitude that is v.D_u and what will be left of the noise,
+
+.. math:: m = v\cdot[D_u + r (x - D_u)], \qquad r = (\sigma_{end}/\sigma)^{1+\eta}, \qquad
+          u\cdot\nabla m = v\cdot[J u + r (u - J u)]
+
+for the class its posterior probability pi_c, of gradient pi_c u/sigma^2. Where that has decided, F = m and the second
+term vanishes. Under the reverse SDE (eta = 1) both m are martingales, the second term is zero on average, and the first
+of the class is
 
 .. math:: \chi_P(\tau) = \frac{1+\eta}{\sigma^2} \Big\langle \pi_c\,|D_c - D_u|^2 \Big\rangle
                        = (1+\eta)\,P_c\,\frac{d}{d\tau} KL(p_c\,\|\,p)
@@ -236,9 +241,10 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
             solver=settings.solver,
             x_init=start,
         )
-        final = final_image(system, settings, path.x[-1], sigmas[-1], label)
+        end = path.x[-1]
         v = system.direction[label].reshape(-1)
-        ends = jnp.stack([system.respond(final, label), jnp.vdot(v, final.reshape(-1))])
+        judged = system.respond(final_image(system, settings, end, sigmas[-1], label), label)
+        ends = jnp.stack([judged, jnp.vdot(v, end.reshape(-1))])
 
         def level(state: tuple[Array, Array]) -> Array:
             x, sigma = state[0].reshape(-1), state[1]
@@ -249,11 +255,13 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
             free, own = weights @ flat, own_weights @ flat
             push = own - free
             response = weights @ ((flat @ v - v @ free) * (flat @ push - free @ push))  # sigma^2 v.J u
-            rise = jnp.stack([probability * (push @ push), response])
+            left = (sigmas[-1] / sigma) ** (1 + settings.eta)
+            amplitude = response + left * (sigma**2 * (v @ push) - response)
+            rise = jnp.stack([probability * (push @ push), amplitude])
             if settings.eta == 1:
                 return rise / sigma**2
             divergence = (own_weights @ squares - own @ own) - (weights @ squares - free @ free)
-            known = jnp.stack([probability, v @ free])
+            known = jnp.stack([probability, v @ (free + left * (x - free))])
             return (rise - (ends - known) * (divergence + push @ (free - x))) / sigma**2
 
         return (1 + settings.eta) * jax.lax.map(level, (path.x, path.sigma))
