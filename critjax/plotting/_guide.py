@@ -20,6 +20,7 @@ from critjax.plotting._style import (
     RED,
     FigureKind,
     figure_with_axes,
+    legend_below,
     named_level,
     noise_axis,
     picture_panel,
@@ -106,7 +107,7 @@ def prediction_figure(dataset: xr.Dataset) -> Figure:
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.6 * measured))
     axes.set_ylabel("amplitude of the class mode per unit of budget")
     axes.set_title("Response of the class mode: pulses and theory", fontsize=10)
-    axes.legend(fontsize=8.5)
+    legend_below(figure, axes)
     return figure
 
 

@@ -185,6 +185,7 @@ def peak_sentences(dataset: xr.Dataset) -> list[str]:
     part = dataset.isel(budget=0)
     measured = read(part, "peak_amplitude")
     response = read(part, "peak_response")
+    last = float(part["position_sigma"].min())
     found = [
         f"At budget {float(part['budget']):g} a pulse changes the {dataset.attrs['response']} most at "
         f"σ = {text(response)}, the amplitude of the class mode at σ = {text(measured)}."
@@ -200,7 +201,10 @@ def peak_sentences(dataset: xr.Dataset) -> list[str]:
                 continue
             off = predicted / value - 1
             word = "within" if abs(off) <= AGREES else "not within"
-            pieces.append(f"{label} σ = {plain(predicted)} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)")
+            place = ", the last position" if predicted < 1.001 * last else ""
+            pieces.append(
+                f"{label} σ = {plain(predicted)}{place} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)"
+            )
         if pieces:
             found.append(f"For the {target} theory predicts the peak at: {'; '.join(pieces)}.")
     if not _derivatives_see(part):
