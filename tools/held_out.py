@@ -30,11 +30,11 @@ def noised(clean: np.ndarray, index: int) -> np.ndarray:
     return clean + EVALUATION_SIGMAS[index] * np.asarray(noise)
 
 
-def per_image_losses(denoise: Any, clean: np.ndarray) -> list[np.ndarray]:
+def per_image_losses(denoise: Any, clean: np.ndarray, levels: list[int]) -> list[np.ndarray]:
     """Return the loss of every image (N,), or image and window (N, sizes), at every level."""
     evaluate, found = jax.jit(denoise), []
-    for index, sigma in enumerate(EVALUATION_SIGMAS):
-        losses = []
+    for index in levels:
+        sigma, losses = EVALUATION_SIGMAS[index], []
         for x0, x in zip(clean, noised(clean, index), strict=True):
             denoised = np.asarray(evaluate(jnp.asarray(x), jnp.float32(sigma)), np.float64)
             losses.append(((denoised - x0) ** 2).mean(axis=(-3, -2, -1)))
@@ -58,10 +58,10 @@ def print_row(name: str, cells: list[str]) -> None:
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def print_header(name: str) -> None:
+def print_header(name: str, levels: list[int]) -> None:
     """Print the head of a Markdown table with one column a noise level."""
-    print_row(name, [f"{sigma:g}" for sigma in EVALUATION_SIGMAS])
-    print("|" + "---|" * (1 + len(EVALUATION_SIGMAS)))
+    print_row(name, [f"{EVALUATION_SIGMAS[index]:g}" for index in levels])
+    print("|" + "---|" * (1 + len(levels)))
 
 
 def effective_images(training: np.ndarray, x: np.ndarray, sigma: float) -> float:
@@ -84,7 +84,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--num-ls", type=int, default=10_000, help="training images of LS (default: %(default)s)"
     )
+    parser.add_argument(
+        "--sigmas",
+        type=float,
+        nargs="+",
+        default=EVALUATION_SIGMAS,
+        choices=EVALUATION_SIGMAS,
+        help="noise levels (default: all)",
+    )
     options = parser.parse_args(arguments)
+    levels = [EVALUATION_SIGMAS.index(sigma) for sigma in options.sigmas]
     training = load_fashion_mnist(split="train").images
     clean = load_fashion_mnist(split="test").images[: options.num_held_out]
     models, reach = {}, {}
@@ -100,20 +109,20 @@ def main(arguments: list[str] | None = None) -> int:
             models[f"{kind}, {len(images):,} images"] = denoise
     rivals = [name for name in models if name not in shipped_networks()]
     found = {}
-    print_header("denoiser")
+    print_header("denoiser", levels)
     for name, denoise in models.items():
-        found[name] = per_image_losses(denoise, clean)
+        found[name] = per_image_losses(denoise, clean, levels)
         print_row(name, [with_error(level) for level in best(found[name])])
     counts = [
-        [effective_images(training, x, sigma) for x in noised(clean, index)]
-        for index, sigma in enumerate(EVALUATION_SIGMAS)
+        [effective_images(training, x, EVALUATION_SIGMAS[index]) for x in noised(clean, index)]
+        for index in levels
     ]
     print_row("effective images, mean", [f"{np.mean(level):.3g}" for level in counts])
     print_row(
         "effective images, geometric mean", [f"{np.exp(np.mean(np.log(level))):.3g}" for level in counts]
     )
     print("\nLoss minus that of the network on the same noisy images:\n")
-    print_header("rival, network")
+    print_header("rival, network", levels)
     for name in shipped_networks():
         for rival in rivals:
             labels = {f"{rival}, `{name}`": SIZES[-1]}
