@@ -20,6 +20,7 @@ from critjax.data import embedded_fashion_mnist
 from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, weights_on, with_budget
 from critjax.guidance._window import FOUND, OPEN
 from critjax.networks import classifier_features, classify, load_classifier
+from critjax.observables import frechet_distance
 from critjax.report import content
 from critjax.report._guide import (
     diversity_sentences,
@@ -42,7 +43,7 @@ from critjax.studies._guide_arms import (
     searched_arms,
 )
 from critjax.studies._guide_settings import GuideSettings
-from critjax.studies._guide_summary import peaks_of
+from critjax.studies._guide_summary import _real_distances, peaks_of
 from critjax.studies._guide_systems import load_system
 from critjax.studies._guide_theory import (
     gaussian_response,
@@ -471,11 +472,14 @@ def test_peaks_off_by_more_than_the_margin_are_said_to_be():
         "peak_predicted_closure": 2.2,
         "peak_predicted_linear": 3.0,
     }
-    dataset = xr.Dataset({n: (("budget",), [v]) for n, v in data.items()}, {"budget": [1.0]})
+    data |= {"peak_predicted_regression": 0.5, "peak_predicted_closure_error": 0.11}
+    coordinates = {"budget": [1.0], "position_sigma": [4.0, 2.0, 0.5]}
+    dataset = xr.Dataset({n: (("budget",), [v]) for n, v in data.items()}, coordinates)
     dataset.attrs["response"] = "magnetisation"
     _, theory = peak_sentences(dataset)  # no derivatives were taken, and none are spoken of
-    assert "closure σ = 2.20 (+10 %, within 15 %)" in theory  # noqa: RUF001
-    assert "linear theory σ = 3.00 (+50 %, not within 15 %)" in theory  # noqa: RUF001
+    assert "closure σ = 2.20 ± 0.11 (+10 %, within 15 %)" in theory  # noqa: RUF001
+    assert "linear theory σ = 3.000 (+50 %, not within 15 %)" in theory  # noqa: RUF001
+    assert "regression σ = 0.5000, the last position (-75 %" in theory  # noqa: RUF001
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.9, False), (1e-6, True)])
@@ -485,9 +489,51 @@ def test_derivatives_that_see_nothing_are_called_so(share, said):
     curve = np.array([[0.1, 1.0, 0.2]])
     data["pulse_response"] = (("budget", "position_sigma"), curve)
     data["predicted_response"] = (("budget", "position_sigma"), share * curve)
-    found = peak_sentences(xr.Dataset(data, {"budget": [1.0]}, {"response": "magnetisation"}))
-    assert any("hold nothing of what pulses do" in sentence for sentence in found) == said
-    assert any("single trajectories σ = 2.20 (+5 %" in sentence for sentence in found) != said  # noqa: RUF001
+    coordinates = {"budget": [1.0], "position_sigma": [4.0, 2.0, 0.5]}
+    found = peak_sentences(xr.Dataset(data, coordinates, {"response": "magnetisation"}))
+    assert any("hold nothing of what pulses do to the magn" in sentence for sentence in found) == said
+    assert any("single trajectories σ = 2.200 (+5 %" in sentence for sentence in found) != said  # noqa: RUF001
+
+
+@pytest.mark.parametrize(("softest", "less"), [(1.0, True), (3.0, False)])
+def test_what_is_left_where_a_mode_is_softest_is_said_only_below_the_centre(softest, less):
+    values = {"sigma_low": 1.0, "sigma_high": 4.0, "centre": 2.0, "softest": softest}
+    dataset = xr.Dataset(
+        {f"window_{n}": v for n, v in values.items()},
+        attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": WINDOW_STATUS[FOUND]},
+    )
+    assert ("less of it is left to decide" in window_sentence(dataset)) == less
+
+
+def test_real_images_have_a_distance_of_their_own():
+    """Of as many features as an arm has to the others; none where there are too few."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(900, 3))
+    settings = GuideSettings(num_samples=60).resolved()
+    mean, spread = _real_distances(features, settings)
+    by_hand = [
+        float(frechet_distance(features[order[:60]], features[order[60:]]))
+        for order in (np.random.default_rng(k).permutation(900) for k in range(40))
+    ]
+    assert abs(mean - np.mean(by_hand)) < 4 * np.std(by_hand) / np.sqrt(5)
+    assert 0.2 < spread / np.std(by_hand) < 2.5
+    assert _real_distances(features[:100], settings) is None
+
+
+def test_errors_of_predicted_peaks_are_those_of_resampled_trajectories(small):
+    result, parts = small
+    chi = parts["theory"]["chi_regression_resampled"].values
+    np.testing.assert_allclose(
+        chi.std(0, ddof=1), parts["theory"]["chi_regression_error"].values, rtol=1e-5, atol=1e-7
+    )
+    nodes = np.asarray(quadrature_weights(ladder(SMALL.resolved()), "heun"), np.float64)
+    pulses = [parts[f"0-pulse-{i:02d}"]["weight"].values for i in range(result.sizes["position_sigma"])]
+    curves = chi @ np.stack([nodes * weight for weight in pulses]).T
+    log_sigma = np.log(result["position_sigma"].values)
+    expected = np.std([np.exp(peaks_of(log_sigma, curve)) for curve in curves], ddof=1)
+    assert expected > 0
+    assert float(result["peak_predicted_regression_error"][0]) == pytest.approx(expected, rel=1e-3)
+    assert "resample" not in result.dims
 
 
 def test_a_missing_window_is_said_and_no_timestep_invented():

@@ -91,7 +91,8 @@ def _softest(dataset: xr.Dataset) -> str:
     softest = read(dataset, "window_softest")
     if not softest.known:
         return "Its gap has no minimum inside the ladder."
-    return f"The mode is softest at σ = {text(softest)}, where less of it is left to decide."
+    later = softest.value < read(dataset, "window_centre").value
+    return f"The mode is softest at σ = {text(softest)}{', where less of it is left to decide' if later else ''}."
 
 
 def _against(part: xr.Dataset, rival: str) -> str | None:
@@ -159,6 +160,9 @@ def diversity_sentences(dataset: xr.Dataset) -> list[str]:
         if read(chosen, "frechet").known:
             sentence += f"; the Frechet distance to {dataset.attrs['references']} is {text(read(chosen, 'frechet'))}, "
             sentence += _changed(changes["frechet"], read(none, "frechet"))
+            floor = read(dataset, "real_frechet")
+            if floor.known:
+                sentence += f" (as many real images: {text(floor)})"
         correct = read(chosen, "diversity_correct")
         if correct.known:
             sentence += (
@@ -196,21 +200,22 @@ def peak_sentences(dataset: xr.Dataset) -> list[str]:
     ):
         pieces = []
         for name, label in theories.items():
-            predicted = read(part, f"peak_predicted_{name}").value
-            if not math.isfinite(predicted) or (name == "response" and not _derivatives_see(part)):
+            predicted = read(part, f"peak_predicted_{name}")
+            if not predicted.known or (name == "response" and not _derivatives_see(part)):
                 continue
-            off = predicted / value - 1
+            off = predicted.value / value - 1
             word = "within" if abs(off) <= AGREES else "not within"
-            place = ", the last position" if predicted < 1.001 * last else ""
+            place = ", the last position" if predicted.value < 1.001 * last else ""
             pieces.append(
-                f"{label} σ = {plain(predicted)}{place} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)"
+                f"{label} σ = {text(predicted)}{place} ({100 * off:+.0f} %, {word} {100 * AGREES:.0f} %)"
             )
         if pieces:
             found.append(f"For the {target} theory predicts the peak at: {'; '.join(pieces)}.")
     if not _derivatives_see(part):
         found.append(
-            "Derivatives along single trajectories hold nothing of what pulses do: final images are so decided that "
-            "none of them answers an infinitesimal push, and rare ones flip under a finite one."
+            f"Derivatives along single trajectories hold nothing of what pulses do to the {dataset.attrs['response']}: "
+            "final images are so decided that none of them answers an infinitesimal push, and rare ones flip under a "
+            "finite one."
         )
     return found
 

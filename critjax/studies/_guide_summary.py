@@ -24,10 +24,13 @@ from critjax.observables import (
 from critjax.studies._guide_arms import ladder, pulse_positions, random_positions
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_systems import System
+from critjax.studies._guide_theory import resampled_means
 
 _NUM_RESAMPLES = 1000
 #: Most blocks of the jackknife of a Frechet distance.
 _MAX_BLOCKS = 25
+#: Draws of real images for the distance that equal distributions have.
+_REAL_DRAWS = 5
 #: Images of a class that a variance with an error needs.
 _FEWEST = 3
 #: The schedules that are judged, both recommended from the softening alone; all others are compared with them.
@@ -44,7 +47,8 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
 
         ``response``, ``accuracy``, ``diversity``, ``frechet``
             Mean response; share of images of the target class; trace of the covariance of the features within a class;
-            Frechet distance of the features to held-out images (biased by the finite number, equally for all arms).
+            Frechet distance of the features to held-out images (biased upwards by the finite number, the more the more
+            diverse the images are).
         ``diversity_correct``, ``classes_correct``
             The same diversity among those images only that are judged to be of the target class, over the classes that
             have at least three of them, and how many these are.
@@ -56,12 +60,13 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
         ``weight``, ``arm_low``, ``arm_high``
             The schedule on the levels ``sigma``, and its edges.
 
-        ``real_diversity`` is the diversity within classes of the real images that distances are taken to.
+        ``real_diversity`` is the diversity within classes of the real images that distances are taken to, and
+        ``real_frechet`` the distance of as many of them as an arm has images to the rest, with the spread over draws.
 
         On ``budget`` and ``position_sigma``, the mean of ln sigma over what a pulse spends: ``pulse_response`` and
         ``pulse_amplitude``, the change of response and of the class mode's amplitude per unit of budget, with paired
         errors, and ``predicted_*``, the same from every chi of ``theory``. ``peak_*`` are the noise levels of their
-        largest values (parabola in ln sigma), with bootstrap errors for those that are measured.
+        largest values (parabola in ln sigma), with bootstrap errors where images or trajectories enter.
         On ``sigma``: ``gap``, the predictions, and the means of the susceptibilities with standard errors.
     """
     shared = parts["window"].merge(parts["theory"], combine_attrs="drop")
@@ -72,10 +77,15 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
             count = values.sizes["differentiated"]
             shared[f"{name}"] = values.mean("differentiated")
             shared[f"{name}_error"] = values.std("differentiated", ddof=1) / math.sqrt(count)
+            shared[f"{name}_resampled"] = (
+                ("resample", "sigma"),
+                resampled_means(values.values, settings.seed),
+            )
     budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets or ()))]
     budget = xr.DataArray(list(settings.budgets or ()), dims="budget", name="budget")
     arms = xr.concat(budgets, budget, join="outer", combine_attrs="drop")
     pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets or ())]
+    shared = shared.drop_dims("resample", errors="ignore")
     result = xr.merge(
         [shared, arms, xr.concat(pulses, budget, combine_attrs="drop")],
         combine_attrs="drop",
@@ -85,6 +95,9 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
     if system.references is not None and system.reference_labels is not None:
         real = feature_variance(system.references.astype(np.float64), system.reference_labels)
         result["real_diversity"], result["real_diversity_error"] = map(float, real)
+        floor = _real_distances(system.references.astype(np.float64), settings)
+        if floor is not None:
+            result["real_frechet"], result["real_frechet_error"] = floor
     for name in ("sigma", "position_sigma"):
         result[name].attrs["units"] = "image units"
     return result
@@ -171,6 +184,18 @@ def _quality(
     return row
 
 
+def _real_distances(references: np.ndarray, settings: GuideSettings) -> tuple[float, float] | None:
+    """Mean and spread of the distance of real images, as many as an arm has, to the others; None if too few."""
+    count = settings.num_samples or 0
+    if len(references) < 2 * count:
+        return None
+    rng, found = np.random.default_rng([settings.seed, 13]), []
+    for _ in range(_REAL_DRAWS):
+        order = rng.permutation(len(references))
+        found.append(float(_frechet_distance(references[order[:count]], references[order[count:]])))
+    return float(np.mean(found)), float(np.std(found, ddof=1))
+
+
 def _in_blocks(features: np.ndarray, references: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Return a number of blocks for the jackknife, and both sets without what is left over."""
     blocks = min(_MAX_BLOCKS, len(features), len(references))
@@ -236,9 +261,12 @@ def _pulses(
         variables[f"peak_{name}_error"] = ((), float(peaks.std(ddof=1)))
     for name, chi in shared.data_vars.items():
         kind = str(name).removeprefix("chi_")
-        if kind == name or kind.endswith("_error"):
+        if kind == name or kind.endswith(("_error", "_resampled")):
             continue
         predicted = spent @ np.nan_to_num(chi.values)
         variables[f"predicted_{kind}"] = (("position_sigma",), predicted)
         variables[f"peak_predicted_{kind}"] = ((), float(np.exp(peaks_of(log_positions, predicted))))
+        if f"{name}_resampled" in shared:
+            others = np.exp(peaks_of(log_positions, shared[f"{name}_resampled"].values @ spent.T))
+            variables[f"peak_predicted_{kind}_error"] = ((), float(others.std(ddof=1)))
     return xr.Dataset(variables, {"position_sigma": positions})

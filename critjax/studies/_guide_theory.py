@@ -139,7 +139,15 @@ def regression_response(
     values, errors = statistic(pair), jnp.std(resampled, axis=0, ddof=1)
     names = ("lambda_regression", "push_regression", "chi_regression")
     result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
-    return result | {f"{n}_error": np.asarray(e) for n, e in zip(names, errors, strict=True)}
+    result |= {f"{n}_error": np.asarray(e) for n, e in zip(names, errors, strict=True)}
+    return result | {"chi_regression_resampled": np.asarray(resampled[:, 2])}
+
+
+def resampled_means(samples: np.ndarray, seed: int) -> np.ndarray:
+    """Return means over bootstrap resamples (num, ...) of samples (count, ...)."""
+    count = len(samples)
+    weights = np.random.default_rng([seed, 12]).multinomial(count, np.full(count, 1 / count), _NUM_RESAMPLES)
+    return np.tensordot(weights / count, samples, 1)
 
 
 def homogeneous_response(system: System, settings: GuideSettings, other: dict[str, np.ndarray]) -> dict:
@@ -278,7 +286,7 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
 
 
 def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
-    """Compute every prediction that applies; dimension ``sigma``."""
+    """Compute every prediction that applies; dimension ``sigma``, and ``resample`` for bootstrap resamples of chi."""
     sigmas = ladder(settings)
     levels = np.asarray(sigmas, np.float64)
     count = num_trajectories(settings)
@@ -295,6 +303,9 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
         )
         found = small_push_samples(system, settings, num_small_pushes(settings), report)
         means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+        resampled = resampled_means(found, settings.seed)
         for i, name in enumerate(("chi_class", "chi_image")):
             values |= {name: means[:, i], f"{name}_error": errors[:, i]}
-    return xr.Dataset({n: (("sigma",), np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
+            values[f"{name}_resampled"] = resampled[..., i]
+    dims = {n: ("resample", "sigma") if n.endswith("_resampled") else ("sigma",) for n in values}
+    return xr.Dataset({n: (dims[n], np.asarray(v)) for n, v in values.items()}, {"sigma": levels})
