@@ -42,11 +42,16 @@ from critjax.studies._guide_arms import (
     sample_seeds,
     searched_arms,
 )
+from critjax.studies._guide_gaussian import (
+    _affine,
+    _patch_models,
+    gaussian_patch_response,
+    gaussian_response,
+)
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import _real_distances, peaks_of
 from critjax.studies._guide_systems import load_system
 from critjax.studies._guide_theory import (
-    gaussian_response,
     predict,
     small_push_samples,
 )
@@ -394,6 +399,67 @@ def test_linear_theory_of_images_is_that_of_gaussians_in_one_dimension():
     kept = np.sqrt((total + 0.2**2) / (total + sigmas**2))
     expected = sigmas**2 / (own + sigmas**2) * shift * kept
     np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_windows_that_hold_the_whole_image_respond_like_gaussian_images():
+    """Of 3 x 3 pixels in windows of 5 every pixel is of its own kind; means of zero stay zero."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    mixing = rng.normal(size=(2, 9, 9))
+    flat = np.einsum("nij,nj->ni", mixing[labels], rng.normal(size=(400, 9))) + 0.4 * labels[:, None]
+    images = (flat - flat.mean(0)).reshape(-1, 3, 3, 1)
+    direction = rng.normal(size=(2, 3, 3, 1))
+    sigmas = np.geomspace(20.0, 0.3, 400)
+    for eta in (0.0, 1.0):
+        whole = gaussian_response(images, labels, direction, sigmas, eta)
+        found = gaussian_patch_response(images, labels, direction, sigmas, eta, 5)
+        np.testing.assert_allclose(found, whole, rtol=2e-3, atol=2e-3 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_windows_of_white_images_respond_pixel_by_pixel(eta):
+    """lambda = 1/(1 + sigma^2) wherever the border lies, and a class that shifts all pixels a little."""
+    labels, shift = np.arange(3000) % 2, 0.02
+    images = np.random.default_rng(1).normal(size=(3000, 6, 6))
+    for label, sign in ((0, 1), (1, -1)):
+        images[labels == label] += sign * shift - images[labels == label].mean(0)
+    direction = np.stack([np.full((6, 6), 1 / 6), np.full((6, 6), -1 / 6)])[..., None]
+    sigmas = np.geomspace(10.0, 0.3, 120)
+    found = gaussian_patch_response(images[..., None], labels, direction, sigmas, eta, 3)
+    kept = ((1 + sigmas[-1] ** 2) / (1 + sigmas**2)) ** ((1 + eta) / 2)
+    expected = (1 + eta) * 6 * shift * sigmas**2 / (1 + sigmas**2) * kept
+    np.testing.assert_allclose(found, expected, rtol=0.03)
+
+
+def test_pushes_of_gaussian_patches_evolve_as_steps_written_out():
+    """Weights of single levels raised a little; near the border the estimate of a from b is not that of b from a."""
+    rng, labels = np.random.default_rng(2), np.arange(60) % 2
+    images = np.cumsum(rng.normal(size=(60, 4, 4)), axis=1) + labels[:, None, None]
+    direction = rng.normal(size=(2, 4, 4, 1))
+    sigmas = np.geomspace(10.0, 0.3, 300)
+    found = gaussian_patch_response(images[..., None], labels, direction, sigmas, 0.5, 3)
+    free, *own = (
+        [_affine(_patch_models(part, 3), (4, 4), 3, s) for s in sigmas]
+        for part in (images, images[labels == 0], images[labels == 1])
+    )
+    step, levels, push = np.log(sigmas[0] / sigmas[1]), (40, 150, 280), 1e-4
+    change = np.zeros(len(levels))
+    for label in (0, 1):
+        for number, level in enumerate(levels):
+
+            def drift(x, n, weight, label=label, level=level):
+                d, c = (a @ x + b for a, b in (free[n], own[label][n]))
+                return 1.5 * (d + weight * (n == level) * (c - d) - x)
+
+            ends = []
+            for weight in (push, -push):
+                x = np.zeros(16)
+                for n in range(len(sigmas) - 1):
+                    first = drift(x, n, weight)
+                    x = x + step / 2 * (first + drift(x + step * first, n + 1, weight))
+                ends.append(direction[label].reshape(-1) @ x)
+            change[number] += (ends[0] - ends[1]) / (2 * push * step) / 2
+    np.testing.assert_allclose(found[list(levels)], change, rtol=0.02)
 
 
 def test_peaks_are_vertices_of_parabolas_or_ends():

@@ -795,8 +795,22 @@ MUTATIONS = [
         ("tests/test_guide.py", "nothing_changes"),
     ),
     Mutation(
+        "guide, kinds of pixels of Gaussian patches",
+        "critjax/studies/_guide_gaussian.py",
+        "(place >= reach) & (place < length - reach), reach, place",
+        "(place >= 0) & (place < length), reach, place",
+        ("tests/test_guide.py", "hold_the_whole_image"),
+    ),
+    Mutation(
+        "guide, step of Gaussian patches",
+        "critjax/studies/_guide_gaussian.py",
+        "kept = jumps[n - 1].T @ kept",
+        "kept = jumps[n - 1] @ kept",
+        ("tests/test_guide.py", "steps_written_out"),
+    ),
+    Mutation(
         "guide, push of Gaussian classes",
-        "critjax/studies/_guide_theory.py",
+        "critjax/studies/_guide_gaussian.py",
         "rest = sigmas[:, None] ** 2 /",
         "rest = np.maximum(size, 0) /",
         ("tests/test_guide.py", "one_dimension"),

@@ -48,6 +48,7 @@ from critjax.observables import bootstrap_values
 from critjax.sampling import sample
 from critjax.studies._callbacks import Progress
 from critjax.studies._guide_arms import ladder, sample_seeds
+from critjax.studies._guide_gaussian import gaussian_patch_response, gaussian_response
 from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_systems import System
 
@@ -202,29 +203,6 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
     return {"lambda_closure": symbol, "push_closure": source, "chi_closure": np.asarray(chi)}
 
 
-def gaussian_response(
-    images: np.ndarray, labels: np.ndarray, direction: np.ndarray, sigmas: np.ndarray, eta: float
-) -> np.ndarray:
-    """Return chi (levels,) of Gaussian models with the covariances of all images and of each class, class average.
-
-    The mean of x under the unconditional Gaussian model stays the mean of the images, where
-    ``D_c - D_u = (1 - A_c)(mean_c - mean)``, ``A_c = C_c (C_c + sigma^2)^{-1}``; a push then evolves with A of all.
-    """
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(flat.T, bias=True)))
-    symbol = np.maximum(values, 0) / (np.maximum(values, 0) + sigmas[:, None] ** 2)
-    kept = np.asarray(linear_response(symbol, np.ones_like(symbol), sigmas, eta=eta)) / (1 + eta)
-    result = np.zeros(len(sigmas))
-    for label, v in enumerate(direction.reshape(len(direction), -1).astype(np.float64)):
-        own = flat[labels == label]
-        shift = own.mean(0) - flat.mean(0)
-        size, modes = np.linalg.eigh(np.atleast_2d(np.cov(own.T, bias=True)))
-        rest = sigmas[:, None] ** 2 / (np.maximum(size, 0) + sigmas[:, None] ** 2)
-        push = (rest * (shift @ modes)) @ modes.T  # level, pixel
-        result += (1 + eta) * ((push @ vectors) * kept * (v @ vectors)).sum(1) / len(direction)
-    return result
-
-
 def small_push_samples(system: System, settings: GuideSettings, count: int, report: Progress) -> np.ndarray:
     """Sample what the response to small pushes is the mean of: class probability and amplitude (count, levels, 2).
 
@@ -297,10 +275,13 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     values: dict[str, Any] = regression_response(found, labels, num_classes, sigmas, settings)
     if system.homogeneous and settings.baseline == 0:
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
-    elif num_small_pushes(settings) and system.bank is not None:
-        values["chi_linear"] = gaussian_response(
-            *system.bank, np.asarray(system.direction), levels, float(settings.eta)
-        )
+    elif system.bank is not None and settings.baseline == 0:
+        bank, directions, eta = system.bank, np.asarray(system.direction), float(settings.eta)
+        if system.window is None:
+            values["chi_linear"] = gaussian_response(*bank, directions, levels, eta)
+        else:
+            values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.window)
+    if num_small_pushes(settings):
         found = small_push_samples(system, settings, num_small_pushes(settings), report)
         means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
         resampled = resampled_means(found, settings.seed)
