@@ -16,7 +16,7 @@ import xarray as xr
 
 from critjax import cli, report
 from critjax.banks import ImageBank
-from critjax.data import ImageSet
+from critjax.data import ImageSet, embedded_fashion_mnist
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
@@ -547,6 +547,42 @@ def test_more_images_than_are_embedded_come_from_the_whole_set(monkeypatch, tmp_
     monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
     with pytest.raises(FileNotFoundError, match="or lower num_images: 1,000 come with the package"):
         load(many, lambda x, s: x)
+
+
+def test_a_class_conditions_the_network_and_chooses_the_images(pictures, tiny_network, tmp_path):
+    images, labels = pictures[1], np.arange(len(pictures[1])) % 2
+    np.savez(tmp_path / "labelled.npz", images=images, labels=labels)
+    few = CompareSettings(
+        network=tiny_network(num_classes=3),
+        class_label=1,
+        data=str(tmp_path / "labelled.npz"),
+        num_images=4,
+        num_queries=3,
+        sizes=(3, 5),
+    )
+    problem = load(few)
+    np.testing.assert_array_equal(problem.bank, images[1::2][:4])
+    np.testing.assert_array_equal(problem.queries, images[1::2][4:])
+    assert problem.description.endswith("receptive field 3; network and images of class 1")
+    every = load(dataclasses.replace(few, class_label=None))
+    np.testing.assert_array_equal(every.bank, images[:4])
+    assert every.description.endswith("receptive field 3")
+    with pytest.raises(ValueError, match="data: expected at least 8 images of class 1, got 7; lower num_im"):
+        load(dataclasses.replace(few, num_images=5))
+    with pytest.raises(ValueError, match="data: expected at least 7 images of class 2, got 0"):
+        load(dataclasses.replace(few, class_label=2))
+    with pytest.raises(ValueError, match="class_label: expected images with labels, got .*npy without;"):
+        load(dataclasses.replace(few, data=str(pictures[0])))
+
+
+def test_a_class_of_fashion_mnist_is_named(monkeypatch, tmp_path):
+    few = CompareSettings(class_label=8, num_images=60, num_queries=8, num_samples=40, sizes=(3, 5))
+    problem, bags = load(few, lambda x, s: x), embedded_fashion_mnist(100, ["Bag"]).images
+    np.testing.assert_array_equal(np.concatenate([problem.bank, problem.queries]), bags)
+    assert problem.description == "a denoiser that was passed; network and images of class 8 (Bag)"
+    monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
+    with pytest.raises(FileNotFoundError, match="or lower num_images: 100 of a class come with the package"):
+        load(dataclasses.replace(few, num_images=61), lambda x, s: x)
 
 
 def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures, tiny_network):
