@@ -464,7 +464,36 @@ def test_reach_shrinks_or_grows():
     assert "grows" in text and "rises (3, 9 px" in text
     assert "stays the same" in sentences.reach_sentence(_data(receptive_radius=2.0))
     vague = sentences.reach_sentence(_data(receptive_radius_error=np.array([0.1, 0.1, 3.0])))
-    assert "From σ = 4.00 to 2.00 the effective receptive field shrinks: radius 4.0" in vague
+    assert vague.startswith(
+        "From σ = 4.00 to 2.00, the first and last level with an error of at most 25 %, the effective "
+        "receptive field shrinks: radius 4.00 ± 0.10 to 3.00 ± 0.10 px; "
+    )
+
+
+def test_reach_between_its_ends_is_told_where_it_differs_beyond_error():
+    dip = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 1.0, 4.1])))
+    assert "From σ = 4.00 to 1.00 the effective receptive field ends as it began within error: " in dip
+    assert "radius 4.00 ± 0.10 to 4.10 ± 0.10 px, smallest 1.00 ± 0.10 px at σ = 2.00; " in dip
+    hill = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 6.0, 3.0])))
+    assert "shrinks: radius 4.00 ± 0.10 to 3.00 ± 0.10 px, largest 6.00 ± 0.10 px at σ = 2.00; " in hill
+    flat = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 3.8, 4.0])))
+    assert "stays the same within error: radius 4.00 ± 0.10 to 4.00 ± 0.10 px; " in flat
+    vague = _data(
+        receptive_radius=np.array([4.0, 1.0, 4.1]), receptive_radius_error=np.array([0.1, 0.5, 0.1])
+    )
+    assert "stays the same within error: " in sentences.reach_sentence(vague)
+
+
+def test_a_critical_noise_that_only_touches_one_says_so_in_the_table():
+    def notes(**changes):
+        data = _data(**changes).drop_vars("best_size")
+        return [r.note for r in sentences.compare_table(data) if r.quantity.startswith("effective critical")]
+
+    theory = "theory: closure of the network alone"
+    assert notes() == [theory] * 2
+    touching = notes(regression_uniform=np.array([0.2, 1.005, 0.9]))
+    assert touching == [f"touches one, never above it beyond error; {theory}"] * 2
+    assert notes(regression_uniform=0.8, critical_sigma_regression=np.nan) == [theory] * 2
 
 
 def test_single_modes_grow_or_not():
