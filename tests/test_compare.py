@@ -16,7 +16,7 @@ import xarray as xr
 
 from critjax import cli, report
 from critjax.banks import ImageBank
-from critjax.data import ImageSet
+from critjax.data import ImageSet, embedded_fashion_mnist
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
@@ -464,7 +464,36 @@ def test_reach_shrinks_or_grows():
     assert "grows" in text and "rises (3, 9 px" in text
     assert "stays the same" in sentences.reach_sentence(_data(receptive_radius=2.0))
     vague = sentences.reach_sentence(_data(receptive_radius_error=np.array([0.1, 0.1, 3.0])))
-    assert "From σ = 4.00 to 2.00 the effective receptive field shrinks: radius 4.0" in vague
+    assert vague.startswith(
+        "From σ = 4.00 to 2.00, the first and last level with an error of at most 25 %, the effective "
+        "receptive field shrinks: radius 4.00 ± 0.10 to 3.00 ± 0.10 px; "
+    )
+
+
+def test_reach_between_its_ends_is_told_where_it_differs_beyond_error():
+    dip = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 1.0, 4.1])))
+    assert "From σ = 4.00 to 1.00 the effective receptive field ends as it began within error: " in dip
+    assert "radius 4.00 ± 0.10 to 4.10 ± 0.10 px, smallest 1.00 ± 0.10 px at σ = 2.00; " in dip
+    hill = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 6.0, 3.0])))
+    assert "shrinks: radius 4.00 ± 0.10 to 3.00 ± 0.10 px, largest 6.00 ± 0.10 px at σ = 2.00; " in hill
+    flat = sentences.reach_sentence(_data(receptive_radius=np.array([4.0, 3.8, 4.0])))
+    assert "stays the same within error: radius 4.00 ± 0.10 to 4.00 ± 0.10 px; " in flat
+    vague = _data(
+        receptive_radius=np.array([4.0, 1.0, 4.1]), receptive_radius_error=np.array([0.1, 0.5, 0.1])
+    )
+    assert "stays the same within error: " in sentences.reach_sentence(vague)
+
+
+def test_a_critical_noise_that_only_touches_one_says_so_in_the_table():
+    def notes(**changes):
+        data = _data(**changes).drop_vars("best_size")
+        return [r.note for r in sentences.compare_table(data) if r.quantity.startswith("effective critical")]
+
+    theory = "theory: closure of the network alone"
+    assert notes() == [theory] * 2
+    touching = notes(regression_uniform=np.array([0.2, 1.005, 0.9]))
+    assert touching == [f"touches one, never above it beyond error; {theory}"] * 2
+    assert notes(regression_uniform=0.8, critical_sigma_regression=np.nan) == [theory] * 2
 
 
 def test_single_modes_grow_or_not():
@@ -547,6 +576,42 @@ def test_more_images_than_are_embedded_come_from_the_whole_set(monkeypatch, tmp_
     monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
     with pytest.raises(FileNotFoundError, match="or lower num_images: 1,000 come with the package"):
         load(many, lambda x, s: x)
+
+
+def test_a_class_conditions_the_network_and_chooses_the_images(pictures, tiny_network, tmp_path):
+    images, labels = pictures[1], np.arange(len(pictures[1])) % 2
+    np.savez(tmp_path / "labelled.npz", images=images, labels=labels)
+    few = CompareSettings(
+        network=tiny_network(num_classes=3),
+        class_label=1,
+        data=str(tmp_path / "labelled.npz"),
+        num_images=4,
+        num_queries=3,
+        sizes=(3, 5),
+    )
+    problem = load(few)
+    np.testing.assert_array_equal(problem.bank, images[1::2][:4])
+    np.testing.assert_array_equal(problem.queries, images[1::2][4:])
+    assert problem.description.endswith("receptive field 3; network and images of class 1")
+    every = load(dataclasses.replace(few, class_label=None))
+    np.testing.assert_array_equal(every.bank, images[:4])
+    assert every.description.endswith("receptive field 3")
+    with pytest.raises(ValueError, match="data: expected at least 8 images of class 1, got 7; lower num_im"):
+        load(dataclasses.replace(few, num_images=5))
+    with pytest.raises(ValueError, match="data: expected at least 7 images of class 2, got 0"):
+        load(dataclasses.replace(few, class_label=2))
+    with pytest.raises(ValueError, match="class_label: expected images with labels, got .*npy without;"):
+        load(dataclasses.replace(few, data=str(pictures[0])))
+
+
+def test_a_class_of_fashion_mnist_is_named(monkeypatch, tmp_path):
+    few = CompareSettings(class_label=8, num_images=60, num_queries=8, num_samples=40, sizes=(3, 5))
+    problem, bags = load(few, lambda x, s: x), embedded_fashion_mnist(100, ["Bag"]).images
+    np.testing.assert_array_equal(np.concatenate([problem.bank, problem.queries]), bags)
+    assert problem.description == "a denoiser that was passed; network and images of class 8 (Bag)"
+    monkeypatch.setattr("critjax.data._fashion_mnist._directories", lambda root: [tmp_path])
+    with pytest.raises(FileNotFoundError, match="or lower num_images: 100 of a class come with the package"):
+        load(dataclasses.replace(few, num_images=61), lambda x, s: x)
 
 
 def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures, tiny_network):

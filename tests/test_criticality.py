@@ -270,6 +270,25 @@ def test_nonreciprocal_size_is_free_of_the_bias_of_noise():
     assert value == pytest.approx(truth) and spread == pytest.approx(0.0, abs=1e-12)
 
 
+def test_errors_of_the_nonreciprocal_size_cover_its_spread():
+    """Of a reciprocal mean kernel half of the estimated squares are negative; their zeros are not exact."""
+    rng = np.random.default_rng(4)
+    kernel = rng.normal(size=(3, 3, 1, 1))
+    even, odd = ((kernel + sign * kernel[::-1, ::-1]) / 2 for sign in (1, -1))
+
+    def estimates(mean):
+        noise = rng.normal(size=(300, 8, *mean.shape))
+        return np.array([nonreciprocal_estimate(mean + 0.3 * sample) for sample in noise]).T
+
+    value, error = estimates(even)
+    assert 0.3 < np.mean(value == 0) < 0.7
+    assert np.all(error > 0.01)
+    assert np.mean(value <= error) > 0.68 and np.mean(value <= 2 * error) > 0.85
+    assert 0.7 < np.sqrt(np.mean(error**2) / np.mean(value**2)) < 2
+    value, error = estimates(even + odd)  # far from zero the error is that of the root by propagation
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(value.std(), rel=0.25)
+
+
 def test_crossing_interpolates_in_the_logarithm():
     sigmas = np.array([4.0, 2.0, 1.0])
     curve = 1.5 - np.log2(sigmas)  # -0.5, 0.5, 1.5

@@ -225,12 +225,13 @@ def test_a_checkpoint_without_a_later_option_has_its_default(tmp_path):
     train(LOCAL, training, crops(8)[0], folder=tmp_path)
     path = tmp_path / CHECKPOINT
     arrays, header = read(path, "checkpoint")
-    older = {name: json.loads(text) for name, text in header.items()}
+    older = {name: json.loads(text) for name, text in header.items() if name != "data"}
     del older["config"]["norms"], older["training"]["start"]
     write(path, arrays, {name: json.dumps(values) for name, values in older.items()})
     assert int(load_checkpoint(path, LOCAL, training)[0].step) == 1
     with pytest.raises(ValueError, match="got one with norms = 2; repeat the settings"):
         load_checkpoint(path, dataclasses.replace(LOCAL, norms=1), training)
+    train(LOCAL, training, crops(9)[0], folder=tmp_path)  # of unknown images: nothing to compare
     write(path, arrays, {"config": header["config"]})
     with pytest.raises(ValueError, match="checkpoint: expected a header with its training, got none"):
         load_checkpoint(path, LOCAL, training)
@@ -257,6 +258,26 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="a whole safetensors file"):
         train(LOCAL, training, images, folder=tmp_path)
+
+
+def test_a_run_goes_on_only_with_its_own_images_labels_and_starting_weights(tmp_path):
+    images, labels = crops(8)
+    start, folder = tmp_path / "start.safetensors", tmp_path / "run"
+    save_network(start, LABELLED, init(LABELLED, jax.random.key(0)))
+    training = TrainingConfig(num_steps=1, batch_size=2, start=str(start))
+    first = train(LABELLED, training, images, labels, folder=folder)
+    again = train(LABELLED, training, images.copy(), list(labels), folder=folder)
+    np.testing.assert_array_equal(as_vector(first.params), as_vector(again.params))
+    expected = "checkpoint: expected one of the same data, got one of other {}; go on with those of its start"
+    with pytest.raises(ValueError, match=expected.format("images")):
+        train(LABELLED, training, images[::-1], labels, folder=folder)
+    with pytest.raises(ValueError, match=expected.format("labels")):
+        train(LABELLED, training, images, (labels + 1) % 3, folder=folder)
+    with pytest.raises(ValueError, match=expected.format("images and labels")):
+        train(LABELLED, training, images[:7], labels[:7], folder=folder)
+    save_network(start, LABELLED, init(LABELLED, jax.random.key(1)))
+    with pytest.raises(ValueError, match=expected.format("starting weights")):
+        train(LABELLED, training, images, labels, folder=folder)
 
 
 @pytest.mark.parametrize(
@@ -359,16 +380,19 @@ def taken(arguments, monkeypatch):
 
 
 @pytest.mark.parametrize("name", shipped_networks())
-def test_the_recorded_command_builds_the_shipped_network(name, tmp_path, monkeypatch):
+def test_the_recorded_commands_build_the_shipped_network(name, tmp_path, monkeypatch):
     stored = load_network(name)
-    info = stored.info.get("earlier", stored.info)
-    words = shlex.split(info["command"])[1:]
-    words[words.index("--out") + 1] = str(tmp_path / "run")
     few = ImageSet(crops(20)[0], np.arange(20) % 10, "few", ())
     monkeypatch.setattr("critjax.cli._train.load_training_data", lambda options: (few, few))
-    config, training = taken(words, monkeypatch)
-    assert dataclasses.replace(config, sigma_data=stored.config.sigma_data) == stored.config
-    assert dataclasses.asdict(training) == {"start": None} | info["training"]
+    monkeypatch.chdir(tmp_path)
+    for info in [stored.info["earlier"], stored.info] if "earlier" in stored.info else [stored.info]:
+        start = info["training"].get("start")
+        if start is not None:  # what the earlier command left
+            (tmp_path / start).parent.mkdir(parents=True)
+            save_network(tmp_path / start, stored.config, stored.params)
+        config, training = taken(shlex.split(info["command"])[1:], monkeypatch)
+        assert dataclasses.replace(config, sigma_data=stored.config.sigma_data) == stored.config
+        assert dataclasses.asdict(training) == {"start": None} | info["training"]
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,8 @@ MUTATIONS = [
     Mutation(
         "images asked for by the comparison",
         "critjax/studies/_compare_problem.py",
-        "load_dataset(data, num_images=wanted)",
-        "load_dataset(data)",
+        "load_dataset(data, num_images=wanted, classes=classes)",
+        "load_dataset(data, classes=classes)",
         ("tests/test_compare.py", "whole_set"),
     ),
     Mutation(

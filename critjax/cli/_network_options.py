@@ -40,7 +40,12 @@ def add_compare_settings(parser: argparse.ArgumentParser) -> None:
     """Add one option per setting of the comparison."""
     add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     add("network", nargs="?", metavar="NETWORK", help="shipped name or file of weights (default: local-11)")
-    add("--class-label", type=int, metavar="N", help="class of a conditional network (default: none)")
+    add(
+        "--class-label",
+        type=int,
+        metavar="N",
+        help="class of a conditional network and of images (default: none)",
+    )
     add("--data", metavar="NAME|PATH", help="fashion-mnist or your images (default: it)")
     add("--num-images", type=int, metavar="N", help="training images of the patch models (default: 200)")
     add("--sizes", type=_numbers, metavar="P,Q,...", help="windows, odd (default: 3,5,7,9,11,15,19)")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import time
@@ -26,7 +27,7 @@ import optax
 from critjax._checks import check, check_integer, check_rank
 from critjax._typing import Array
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
-from critjax.networks._weights import flatten, load_network, read, unflatten, write
+from critjax.networks._weights import flatten, load_network, read, unflatten, weights_digest, write
 
 CHECKPOINT = "checkpoint.safetensors"
 #: Images whose gradient is computed at once on CPUs.
@@ -216,22 +217,38 @@ def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[
     return flatten({**state._asdict(), "optimiser": memory, **log})
 
 
+def digests(images: Any, labels: Any, start: str | None) -> dict[str, str]:
+    """Tell what a run learns from, images, labels and starting weights, from anything else of the same shape."""
+    arrays = {"images": images} | ({} if labels is None else {"labels": labels})
+    found = {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        found[name] = hashlib.blake2b(array.data, key=str(array.shape).encode(), digest_size=16).hexdigest()
+    weights = None if start is None else weights_digest(start)
+    return found | ({} if weights is None else {"starting weights": weights})
+
+
 def save_checkpoint(
-    path: Path, config: NetworkConfig, training: TrainingConfig, arrays: dict[str, np.ndarray]
+    path: Path,
+    config: NetworkConfig,
+    training: TrainingConfig,
+    arrays: dict[str, np.ndarray],
+    data: dict[str, str],
 ) -> None:
-    """Write everything that the run needs to go on; the file appears whole or not at all."""
-    write(path, arrays, {"config": config.to_json(), "training": json.dumps(dataclasses.asdict(training))})
+    """Write everything that the run needs to go on, ``data`` as of `digests`; the file appears whole or not at all."""
+    header = {"training": json.dumps(dataclasses.asdict(training)), "data": json.dumps(data)}
+    write(path, arrays, {"config": config.to_json(), **header})
 
 
 def load_checkpoint(
-    path: Path, config: NetworkConfig, training: TrainingConfig
+    path: Path, config: NetworkConfig, training: TrainingConfig, data: dict[str, str] | None = None
 ) -> tuple[TrainingState, list, list]:
-    """Read a checkpoint of the very same run.
+    """Read a checkpoint of the very same run; its data are compared with ``data``, as of `digests`, if both are known.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is none, it is corrupt or of another version, or it belongs to other settings.
+        If there is none, it is corrupt or of another version, or it belongs to other settings or data.
     """
     arrays, header = read(path, "checkpoint")
     advice = "repeat the settings, or choose another folder"
@@ -244,6 +261,12 @@ def load_checkpoint(
         differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
         shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)
         check(not differing, "checkpoint", "one of the same settings", f"one with {shown}", advice)
+    if data is not None and "data" in header:  # older checkpoints do not tell
+        stored = json.loads(header["data"])
+        differing = sorted(k for k in {*stored, *data} if stored.get(k) != data.get(k))
+        got = f"one of other {' and '.join(differing)}"
+        advice = "go on with those of its start, or choose another folder"
+        check(not differing, "checkpoint", "one of the same data", got, advice)
     template = start_training(config, training)
     differing = sorted(set(arrays) ^ set(checkpoint_arrays(template, [], [])))
     got = f"{path}, which differs in {', '.join(differing)}"
@@ -294,7 +317,8 @@ def train(
     labels : (N,) integer array, optional
         For a conditional network.
     folder : path, optional
-        Where ``checkpoint.safetensors`` is kept.
+        Where ``checkpoint.safetensors`` is kept; a run goes on only with the images, labels and starting weights
+        that it began with.
     checkpoint_every, log_every : int
         Steps between checkpoints, and between entries of the log.
     progress : callable, optional
@@ -338,8 +362,9 @@ def train(
     path = None if folder is None else Path(folder) / CHECKPOINT
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+    data = {} if path is None else digests(images, labels, training.start)
     if path is not None and path.exists():
-        state, losses, recent = load_checkpoint(path, config, training)
+        state, losses, recent = load_checkpoint(path, config, training, data)
     else:
         state, losses, recent = start_training(config, training), [], []
     step_fn, steps = make_step(config, training), training.num_steps
@@ -362,5 +387,5 @@ def train(
             shown = losses[-1][1] if logged else float(value)
             progress(step, steps, shown, seconds_left(began, step - first, steps - step))
         if path is not None and saved:
-            save_checkpoint(path, config, training, checkpoint_arrays(state, losses, recent))
+            save_checkpoint(path, config, training, checkpoint_arrays(state, losses, recent), data)
     return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))

@@ -41,7 +41,11 @@ def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float, bool]:
 
 
 def softening_sentence(dataset: xr.Dataset) -> str:
-    """State where the gap of the mean Jacobian is smallest, and whether it closes."""
+    """State where the gap of the mean Jacobian is smallest, and whether it closes.
+
+    Levels are compared as if their errors were independent, for results keep no field's own curve. They share their
+    fields: the true error of a difference is as a rule smaller, and "within error" is said too often, not too seldom.
+    """
     part = dataset.sel(ensemble="trajectories")
     gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
     where = f" at σ = {text(sigma)}"
@@ -66,6 +70,10 @@ def softening_sentence(dataset: xr.Dataset) -> str:
     return f"{sentence}, zero within its error."
 
 
+#: Said of a symbol that passes one nowhere for sure, see `_surest`.
+_TOUCHES = "never above it beyond error"
+
+
 def crossing_sentence(dataset: xr.Dataset) -> str:
     """State whether the regression symbol passes one, and what the closure makes of it."""
     part = dataset.sel(ensemble="trajectories")
@@ -76,10 +84,7 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
         how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
         sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
     elif found.known:
-        sentence = (
-            f"The regression symbol at k = 0 touches one at σ = {text(found)}, never above it "
-            f"beyond error ({at})"
-        )
+        sentence = f"The regression symbol at k = 0 touches one at σ = {text(found)}, {_TOUCHES} ({at})"
     else:
         sentence = f"The regression symbol at k = 0 stays below one (nearest to it with {at})"
     if "critical_sigma_closure" not in dataset:
@@ -118,20 +123,41 @@ def local_modes_sentence(dataset: xr.Dataset) -> str | None:
     )
 
 
+def _radius_clause(part: xr.Dataset) -> str:
+    """State how the receptive field moves between the ends of the precise levels, and what it was in between."""
+    levels = [read(part.isel(sigma=i), "receptive_radius") for i in range(part.sizes["sigma"])]
+    precise = [i for i, level in enumerate(levels) if level.error <= _PRECISE * level.value]
+    known = precise if len(precise) > 1 else [0, len(levels) - 1]
+
+    def differ(one: int, other: int) -> bool:
+        error = math.hypot(levels[one].error, levels[other].error)
+        return abs(levels[one].value - levels[other].value) > SURE * error
+
+    def sigma(index: int) -> str:
+        return plain(float(part["sigma"].values[index]))
+
+    first, last = known[0], known[-1]
+    least, most = (choose(known, key=lambda i: levels[i].value) for choose in (min, max))
+    word = "ends as it began within error" if differ(least, most) else "stays the same within error"
+    if differ(first, last):
+        word = "shrinks" if levels[last].value < levels[first].value else "grows"
+    sentence = f"From σ = {sigma(first)} to {sigma(last)}"
+    if (first, last) != (0, len(levels) - 1):
+        sentence += f", the first and last level with an error of at most {100 * _PRECISE:g} %,"
+    sentence += f" the effective receptive field {word}: "
+    sentence += f"radius {text(levels[first])} to {text(levels[last])} px"
+    for name, extreme in (("smallest", least), ("largest", most)):
+        if extreme not in (first, last) and differ(least, most):
+            sentence += f", {name} {text(levels[extreme])} px at σ = {sigma(extreme)}"
+    return sentence
+
+
 def reach_sentence(dataset: xr.Dataset) -> str:
     """State how receptive field, best window and quasi-equilibrium length move with the noise."""
     part = dataset.sel(ensemble="noised data")
-    precise = np.flatnonzero(part["receptive_radius_error"] <= _PRECISE * part["receptive_radius"])
-    first, last = (precise[0], precise[-1]) if len(precise) > 1 else (0, -1)
-    radius = [read(part.isel(sigma=i), "receptive_radius") for i in (first, last)]
+    sentence = _radius_clause(part)
     lengths = part["xi_eq"].values
     known = np.flatnonzero(np.isfinite(lengths))
-    change = radius[1].value - radius[0].value
-    sure = abs(change) > SURE * math.hypot(radius[0].error, radius[1].error)
-    word = ("shrinks" if change < 0 else "grows") if sure else "stays the same within error"
-    start, end = (plain(float(part["sigma"].values[i])) for i in (first, last))
-    sentence = f"From σ = {start} to {end} the effective receptive field {word}: "
-    sentence += f"radius {text(radius[0])} to {text(radius[1])} px"
     if "best_size" in dataset:
         sizes = dataset["best_size"].sel(model="ELS").values.astype(int)
         levels = dataset["level_sigma"].values
@@ -226,12 +252,11 @@ def compare_table(dataset: xr.Dataset) -> list[Row]:
     rows: list[Row] = []
     critical = read(dataset, "critical_sigma_closure")
     for ensemble in dataset["ensemble"].values:
-        rows += noise_rows(
-            f"effective critical noise, λ_reg(0) = 1, {ensemble}",
-            critical,
-            read(dataset.sel(ensemble=ensemble), "critical_sigma_regression"),
-            "theory: closure of the network alone",
-        )
+        part = dataset.sel(ensemble=ensemble)
+        found, note = read(part, "critical_sigma_regression"), "theory: closure of the network alone"
+        if found.known and not _surest(part, "regression_uniform")[2]:
+            note = f"touches one, {_TOUCHES}; {note}"
+        rows += noise_rows(f"effective critical noise, λ_reg(0) = 1, {ensemble}", critical, found, note)
     for ensemble in dataset["ensemble"].values:
         part = dataset.sel(ensemble=ensemble)
         gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")

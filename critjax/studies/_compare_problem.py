@@ -28,15 +28,29 @@ class Problem(NamedTuple):
     """Whether the denoiser is known to have been trained on the images that are noised."""
 
 
-def _images(data: str, wanted: int) -> np.ndarray:
-    """Load the first images; of a user's own there may be fewer, of Fashion-MNIST those that come with the package."""
-    if data != "fashion-mnist":
-        return np.asarray(load_dataset(data).images[:wanted])
-    try:
-        return np.asarray(load_dataset(data, num_images=wanted).images)
-    except FileNotFoundError as error:
-        advice = "lower num_images: 1,000 come with the package, some of which are noised"
-        raise FileNotFoundError(f"{error}; or {advice}") from None
+def _images(data: str, wanted: int, label: int | None) -> tuple[np.ndarray, str]:
+    """Load the first images, of one class if it is given, and tell which; of a user's own there may be fewer.
+
+    Those of Fashion-MNIST are the ones that come with the package unless more are wanted.
+    """
+    if data == "fashion-mnist":
+        classes, there = (None, "1,000") if label is None else ([label], "100 of a class")
+        try:
+            found = load_dataset(data, num_images=wanted, classes=classes)
+        except FileNotFoundError as error:
+            advice = f"lower num_images: {there} come with the package, some of which are noised"
+            raise FileNotFoundError(f"{error}; or {advice}") from None
+    else:
+        found = load_dataset(data)
+    images = found.images
+    if label is None:
+        return np.asarray(images[:wanted]), ""
+    advice = "leave it out, or pass labelled images"
+    check(found.labels is not None, "class_label", "images with labels", f"{data} without", advice)
+    images = images[np.asarray(found.labels) == label]
+    name = found.class_names[label] if label < len(found.class_names) else str(label)
+    which = f"class {label}" + (f" ({name})" if name != str(label) else "")
+    return np.asarray(images[:wanted]), which
 
 
 def load(
@@ -44,10 +58,12 @@ def load(
 ) -> Problem:
     """Load network and images."""
     count, fewest = settings.num_images or 0, settings.num_queries or 0
-    images = _images(settings.data, count + max(fewest, settings.num_samples or 0))
+    wanted = count + max(fewest, settings.num_samples or 0)
+    images, which = _images(settings.data, wanted, settings.class_label)
     least = count + fewest
     advice = "lower num_images or pass more images"
-    check(len(images) >= least, "data", f"at least {least} images", len(images), advice)
+    expected = f"at least {least} images" + (f" of {which}" if which else "")
+    check(len(images) >= least, "data", expected, len(images), advice)
     expected = f"windows up to {min(images.shape[1:3])}"
     check(
         max(settings.sizes) <= min(images.shape[1:3]),
@@ -75,5 +91,6 @@ def load(
         window = reach if reach and reach <= min(images.shape[1:3]) else None
         description = f"{config.architecture} network, receptive field {reach or 'unbounded'}"
         seen = str(stored.info.get("data", "")).startswith(f"{settings.data}-train,")
+    description += f"; network and images of {which}" if which else ""
     bank, queries = jnp.asarray(images[:count]), jnp.asarray(images[count:])
     return Problem(denoise_fn, bank, queries, window, description, seen)

@@ -22,7 +22,8 @@ class CompareSettings(Stored):
     network : str
         Name of a shipped network or path of a file written by `critjax.networks.save_network`.
     class_label : int, optional
-        Class of a conditional network; default none.
+        Class of a conditional network, from whose images alone bank and noised images are then taken; default none,
+        and images of all classes.
     data : str
         ``"fashion-mnist"`` or a path, see `critjax.data.load_dataset`. The 1,000 images that come with the package
         are training images of the shipped networks, the noised ones among them; if more are needed, the whole training

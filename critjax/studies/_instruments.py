@@ -59,18 +59,24 @@ def _odd_even_norms(kernels: np.ndarray) -> tuple[float, float]:
 
 
 def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
-    """Estimate ||(J - J^T)/2|| / ||J|| of the mean kernel free of noise bias, with a jackknife error."""
+    """Estimate ||(J - J^T)/2|| / ||J|| of the mean kernel free of noise bias, and its standard error.
 
-    def fraction(part: np.ndarray) -> float:
+    Its square is estimated, with a jackknife error s, and may be negative where noise rules: the value is then 0. The
+    error is the distance to the root of the square plus or minus s, whichever is farther: sqrt(s) at value 0.
+    """
+
+    def squared(part: np.ndarray) -> float:
         odd, whole = _odd_even_norms(part)
-        return float(np.sqrt(max(odd, 0.0) / whole)) if whole > 0 else float("nan")
+        return odd / whole if whole > 0 else float("nan")
 
-    value = fraction(kernels)
-    count = len(kernels)
+    square, count = squared(kernels), len(kernels)
+    value = float(np.sqrt(np.maximum(square, 0.0)))
     if count < 3:
         return value, float("nan")
-    left_out = np.array([fraction(np.delete(kernels, i, axis=0)) for i in range(count)])
-    return value, float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
+    left_out = np.array([squared(np.delete(kernels, i, axis=0)) for i in range(count)])
+    spread = np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+    ends = np.sqrt(np.maximum([square - spread, max(square, 0.0) + spread], 0.0))
+    return value, float(np.abs(ends - value).max())
 
 
 def uniform_tangents(x: Array) -> Array:

@@ -116,7 +116,8 @@ def measure(
             cancels, at input pixels outside a centred ``window`` (axis; 1, 3, ... pixels); jackknife error over fields.
             A patch model of that window has none.
         ``nonreciprocal``
-            ||(J - J^T)/2|| / ||J|| of the mean kernel, free of noise bias.
+            ||(J - J^T)/2|| / ||J|| of the mean kernel, free of noise bias; 0 with the error of an upper bound where its
+            estimated square is negative.
         ``kernel``
             Mean kernel, averaged over channels.
         ``critical_sigma_regression``
