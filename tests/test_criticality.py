@@ -49,7 +49,7 @@ def tiny():
 # --------------------------------------------------------------------
 
 
-def brute_force_sums(x, denoised, symmetric=True):
+def brute_force_sums(x, denoised, centre):
     """Sums over trajectories (B, L, H, W, C), by explicit loops over modes."""
     count, levels, height, width, channels = x.shape
     half = width // 2 + 1
@@ -68,7 +68,6 @@ def brute_force_sums(x, denoised, symmetric=True):
     d_power, s_power = (np.zeros((levels, height, half)) for _ in range(2))
     for b in range(count):
         for level in range(levels):
-            centre = 0 if symmetric else x[:, level].mean((0, 1, 2))
             x_k, d_k = transform(x[b, level]), transform(denoised[b, level])
             sums[0][level] += x_k
             sums[1][level] += d_k
@@ -95,8 +94,8 @@ def brute_force_moments(x, window):
     return np.stack([(psi**n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (0.3, -0.1)])
+def test_batch_sums_are_the_sums_over_the_very_trajectories(centre):
     mix = jnp.array([[0.5, 0.2], [-0.1, 0.3]])
 
     def denoise(x, sigma):
@@ -104,20 +103,21 @@ def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
 
     sigmas = jnp.array([3.0, 1.5, 1.0])
     keys = jax.random.split(jax.random.key(0), 3)
+    centre = jnp.array(centre)
     simulate = make_batch_fn(
-        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", symmetric=symmetric, window=4
+        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", centre=centre, window=4
     )
     sums, kept = simulate(keys)
     paths = [sample(denoise, key, (4, 5, 2), sigmas, eta=0.5) for key in keys]
     x, denoised = (np.stack([np.asarray(getattr(p, n)) for p in paths]) for n in ("x", "denoised"))
-    for got, expected in zip(sums[:6], brute_force_sums(x, denoised, symmetric), strict=True):
+    for got, expected in zip(sums[:6], brute_force_sums(x, denoised, np.asarray(centre)), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-10)
     np.testing.assert_allclose(sums.soft, brute_force_moments(x, 4), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(sums.order, x.mean((2, 3, 4)), atol=1e-13)
     np.testing.assert_allclose(kept.x, x[:2][:, [0, 2]], atol=1e-13)
     np.testing.assert_allclose(kept.denoised, denoised[:2][:, [0, 2]], atol=1e-13)
     # Wall density by hand: bonds to the right and downward, periodic.
-    y = denoised - (0 if symmetric else denoised.mean((0, 2, 3), keepdims=True))
+    y = denoised - np.asarray(centre)
     walls = [(np.sign(y) * np.sign(np.roll(y, -1, axis)) < 0).mean((2, 3, 4)) for axis in (2, 3)]
     np.testing.assert_allclose(sums.walls, (walls[0] + walls[1]) / 2, atol=1e-13)
 
@@ -216,7 +216,7 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
         1,
         eta=0.0,
         solver="euler",
-        symmetric=True,
+        centre=0.0,
         window=3,
     )
     batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
@@ -228,6 +228,30 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
     turned = max((np.exp(2j * np.pi / 6) * np.linalg.eigvals(mix)), key=lambda v: v.real)
     np.testing.assert_allclose(got["lambda_reg_softest"], turned.real / np.asarray(sigmas), rtol=1e-9)
     np.testing.assert_allclose(got["lambda_reg_softest_imag"], turned.imag / np.asarray(sigmas), rtol=1e-9)
+
+
+def test_no_measured_quantity_depends_on_the_batch_size():
+    """The same trajectories in batches of one, two and all, of a model whose mean is not that of the data."""
+    sigmas, keys = jnp.array([3.0, 1.5, 0.7]), jax.random.split(jax.random.key(5), 4)
+    simulate = make_batch_fn(
+        lambda x, sigma: jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6,
+        (6, 8, 1),
+        sigmas,
+        [0],
+        1,
+        eta=0.0,
+        solver="euler",
+        centre=jnp.array([-0.5]),
+        window=3,
+    )
+    estimator = make_estimator((6, 8), np.asarray(sigmas))
+    whole, *parts = (
+        measure([simulate(part)[0] for part in keys.reshape(-1, n)], estimator) for n in (4, 2, 1)
+    )
+    assert np.ptp(whole["wall_density"]) > 0.01 and np.isfinite(whole["xi_sign"]).any()
+    for part in parts:
+        for name, value in whole.items():
+            np.testing.assert_allclose(part[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize("width", [5, 6])

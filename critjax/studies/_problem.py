@@ -27,6 +27,11 @@ class Problem(NamedTuple):
     description: str
 
     @property
+    def mean(self) -> np.ndarray:
+        """Mean (C,) of the data, one for all pixels; zero for patterns."""
+        return np.zeros(self.channels) if self.images is None else self.images.mean((0, 1, 2))
+
+    @property
     def num_patches(self) -> int:
         """Number of patches that compete in the posterior."""
         if isinstance(self.bank, PatchBank):

@@ -178,7 +178,7 @@ def _batch_fn(problem: Problem, settings: CriticalitySettings, sigmas: jax.Array
         num_kept,
         eta=settings.eta,
         solver=settings.solver,
-        symmetric=problem.symmetric,
+        centre=jnp.asarray(problem.mean, sigmas.dtype),
         window=problem.bank.size,
     )
 
