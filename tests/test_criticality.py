@@ -254,6 +254,28 @@ def test_no_measured_quantity_depends_on_the_batch_size():
             np.testing.assert_allclose(part[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize(("offset", "slope", "turns"), [(-0.4, 1.0, False), (1.4, -0.5, True)])
+def test_a_mode_that_starts_above_the_threshold_has_no_effective_critical_noise(offset, slope, turns):
+    """D = (offset + slope sigma) x: as the noise falls the symbol falls, or rises, through one."""
+    sigmas = jnp.array([1.6, 1.0, 0.5])
+    simulate = make_batch_fn(
+        lambda x, sigma: (offset + slope * sigma) * x,
+        (6, 8, 1),
+        sigmas,
+        [0],
+        1,
+        eta=0.0,
+        solver="euler",
+        centre=0.0,
+        window=3,
+    )
+    sums, _ = simulate(jax.random.split(jax.random.key(0), 4))
+    got = measure([sums], make_estimator((6, 8), np.asarray(sigmas)))
+    names = ("critical_sigma_measured", "critical_sigma_uniform_measured", "critical_sigma_top_measured")
+    for name in (*names, "lambda_reg_crossing"):
+        assert np.all(np.isfinite(got[name]) == turns), name
+
+
 @pytest.mark.parametrize("width", [5, 6])
 def test_full_plane_restores_the_other_half(width):
     field = np.random.default_rng(1).normal(size=(3, 4, width))

@@ -228,7 +228,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     top = jnp.take_along_axis(projected, best[:, None], 1)[:, 0]
 
     def crossing(curve: Array) -> Array:
-        return jnp.exp(first_crossing(log_sigma, curve - threshold, 0.0))
+        return jnp.exp(first_crossing(log_sigma, curve - threshold, 0.0, rising=True))
 
     crossing_softest, crossing_top = crossing(softest.real), crossing(top.real)
     at_top = jnp.argmin(jnp.abs(log_sigma - jnp.log(crossing_top)))
