@@ -629,6 +629,12 @@ def test_bad_options_are_answered_with_the_legal_ones():
         obs.wall_density(x, boundary="reflect")
 
 
+def test_fields_may_be_lists():
+    x = random(30, 3, 2, 3, 1)
+    found = inspect.unwrap(obs.structure_factor)(x.tolist())
+    np.testing.assert_allclose(found, obs.structure_factor(x), rtol=1e-12)
+
+
 def test_bad_shapes_and_counts_are_named():
     with pytest.raises(ValueError, match="ddof: expected fewer than the 2 samples, got 2"):
         obs.structure_factor(np.zeros((2, 4, 4, 1)), ddof=2)

@@ -569,6 +569,18 @@ def test_noisy_image_must_fit_the_bank():
             r"x: expected a floating-point .*, got dtype int64; conv",
         ),
         (jnp.zeros((5, 5, 1), complex), 1.0, TypeError, r"x: expected a floating.*, got dtype complex128; "),
+        (
+            jnp.full((5, 5, 1), jnp.nan),
+            1.0,
+            ValueError,
+            "x: expected finite values, got 25 non-finite of 25; ",
+        ),
+        (
+            jnp.full((5, 5, 1), -jnp.inf),
+            1.0,
+            ValueError,
+            "x: expected finite values, got 25 non-finite of 25; ",
+        ),
         (jnp.zeros((5, 5, 1)), 0.0, ValueError, r"sigma: expected a standard deviation > 0, got 0\.0; "),
         (jnp.zeros((5, 5, 1)), -0.5, ValueError, r"sigma: expected a standard deviation > 0, got -0\.5; "),
         (jnp.zeros((5, 5, 1)), np.nan, ValueError, r"sigma: expected a standard deviation > 0, got nan; "),
@@ -580,6 +592,11 @@ def test_what_a_denoiser_takes(x, sigma, error, pattern):
         for bank in (_bank("patches", 3, (5, 5, 1)), _bank("images", 3, (5, 5, 1), positions="same")):
             with pytest.raises(error, match=pattern):
                 build(bank)(x, sigma)
+
+
+def test_values_are_not_looked_at_while_tracing():
+    denoise = patch_denoiser(_bank("patches", 3, (5, 5, 1)))
+    assert np.all(np.isnan(jax.jit(denoise)(jnp.full((5, 5, 1), jnp.nan), 1.0)))
 
 
 @pytest.mark.parametrize("axis", ["banks", None])

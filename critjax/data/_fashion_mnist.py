@@ -82,7 +82,8 @@ def class_indices(classes: Classes, class_names: tuple[str, ...]) -> list[int] |
     check(len(entries) > 0, "classes", options, "an empty list", "None takes every class")
     indices = []
     for entry in entries:
-        known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
+        whole = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+        known = entry in class_names if isinstance(entry, str) else whole and 0 <= entry < len(class_names)
         check(bool(known), "classes", options, repr(entry), "choose one of the listed classes")
         indices.append(class_names.index(entry) if isinstance(entry, str) else int(entry))
     return indices

@@ -93,7 +93,7 @@ def _read_image(path: Path) -> np.ndarray:
             if image.mode == "P":
                 image = image.convert("RGBA" if "transparency" in image.info else "RGB")
             mode, pixels = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, EOFError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(message(str(path), "an image file", f"{error!r}", "remove or repair it")) from error
     if mode in ("LA", "RGBA"):
         opaque = bool(np.all(pixels[..., -1] == 255))

@@ -8,7 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from critjax._checks import check, check_floating, check_option, check_rank, is_concrete, message
+from critjax._checks import (
+    check,
+    check_finite,
+    check_floating,
+    check_option,
+    check_rank,
+    is_concrete,
+    message,
+)
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import least_overlap
@@ -146,6 +154,7 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
 def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:
     candidates = bank.patches if isinstance(bank, PatchBank) else bank.images
     check_floating("x", x)
+    check_finite("x", x)
     check_rank("x", x, "H W C")
     got = f"shape {tuple(x.shape)}"
     check(
