@@ -141,12 +141,33 @@ def measure(batches, estimator):
     return jax.jit(lambda sums: statistics(sums, estimator))(combine(batches))
 
 
+def one_over_e(fields):
+    """Radius at which the radially averaged autocorrelation of fields (B, L, H, W) falls to 1/e, by shifts."""
+    height, width = fields.shape[2:]
+    rings = {}
+    for r_y in range(-(height // 2), height - height // 2):
+        for r_x in range(-(width // 2), width - width // 2):
+            radius = np.hypot(r_y, r_x)
+            if radius <= min(height, width) / 2:
+                product = (fields * np.roll(fields, (r_y, r_x), (2, 3))).mean((0, 2, 3))
+                rings.setdefault(int(np.rint(radius)), []).append((radius, product))
+    radii = np.array([np.mean([r for r, _ in rings[i]]) for i in sorted(rings)])
+    curves = np.array([np.mean([c for _, c in rings[i]], 0) for i in sorted(rings)])
+    lengths = []
+    for curve in (curves / curves[0]).T:
+        below = int(np.argmax(curve < np.exp(-1)))  # zero: never
+        drop = (curve[below - 1] - np.exp(-1)) / (curve[below - 1] - curve[below])
+        found = radii[below - 1] + drop * (radii[below] - radii[below - 1])
+        lengths.append(found if below else np.nan)
+    return np.array(lengths)
+
+
 def test_statistics_against_numpy_on_whole_fields():
     """Every measured quantity again from the fields themselves, centred by the ensemble mean."""
     rng = np.random.default_rng(0)
     count, grid, sigmas = 24, (6, 8), np.array([2.0, 1.0, 0.5])
     smooth = rng.normal(size=(count, 3, *grid))
-    smooth = smooth + 0.7 * np.roll(smooth, 1, -1) + 0.3
+    smooth = smooth + 0.7 * np.roll(smooth, 1, -1) + 0.7 * np.roll(smooth, 1, -2) + 0.3
     denoised = 0.4 * np.roll(smooth, 1, -2) ** 3 + 0.6 * smooth + rng.normal(size=smooth.shape) * 0.1
     x_hat, d_hat = np.fft.fft2(smooth), np.fft.fft2(denoised)
     half = np.s_[..., : grid[1] // 2 + 1]
@@ -195,6 +216,19 @@ def test_statistics_against_numpy_on_whole_fields():
     for s in range(4):
         inside = (shell == s) & (np.hypot(n_y, n_x) <= 0.5)
         np.testing.assert_allclose(got["lambda_reg_fastest"][:, s], projected[:, inside].max(1), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_raw"], one_over_e(smooth - smooth.mean(0)), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_sign"], one_over_e(np.sign(smooth)), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_denoised"], one_over_e(denoised - denoised.mean(0)), rtol=1e-9)
+    # xi_eq: straight line of the gap in |k|^2 through the modes of the shells 0 to 3; k and -k are one.
+    low = (shell <= 3) & (np.hypot(n_y, n_x) <= 0.5)
+    twins = low & ~(np.isin(n_y, (0, -0.5)) & np.isin(n_x, (0, -0.5)))
+    weight = np.sqrt(np.where(twins, 0.5, 1.0))[low]
+    squared = (4 * np.pi**2 * (n_y**2 + n_x**2))[low]
+    fits = [np.polyfit(squared, 1 - level[low], 1, w=weight) for level in (cross / power).real]
+    expected = [np.sqrt(slope / abs(gap)) if slope > 0 else np.nan for slope, gap in fits]
+    np.testing.assert_allclose(got["xi_eq_measured"], expected, rtol=1e-8)
+    for name in ("xi_raw", "xi_sign", "xi_denoised", "xi_eq_measured"):
+        assert np.isfinite(got[name]).any(), name
     order = smooth.mean((-2, -1))
     order = order - order.mean(0)
     np.testing.assert_allclose(
