@@ -324,6 +324,8 @@ def test_help_states_the_true_defaults(capsys):
     assert f"(default: {patterns.num_samples}; images: {images.num_samples})" in text
     assert f"(default: {patterns.num_levels}; images: {images.num_levels})" in text
     assert f"(default: {patterns.batch_size}; images: {images.batch_size})" in text
+    assert f"0: none (default: {patterns.closure_samples}; images: {images.closure_samples})" in text
+    assert f"0: none (default: {patterns.probe_samples}; images: {images.probe_samples})" in text
     assert f"odd (default: {patterns.size}; images: {images.size})" in text
     assert f"(default: {patterns.num_random})" in text and f"(default: {images.num_images})" in text
     assert f"(default: {images.positions})" in text and f"(default: {patterns.num_banks})" in text

@@ -132,9 +132,10 @@ def test_missing_files_name_places_and_remedies(small, tmp_path):
         str(tmp_path / "debian"),
         str(tmp_path / "cache"),
         "download=True",
+        "set CRITJAX_DATA to a folder",
     ):
         assert part in text
-    with pytest.raises(FileNotFoundError, match=r"none in .*elsewhere.*FashionMNIST/raw; pass download=True"):
+    with pytest.raises(FileNotFoundError, match=r"none in .*elsewhere.*FashionMNIST/raw; install dataset"):
         load_fashion_mnist(root=tmp_path / "elsewhere")
 
 

@@ -488,6 +488,15 @@ def test_report_is_one_file_without_outside_references(tmp_path):
     assert "Quick run" not in page and "Interrupted" not in page
 
 
+def test_legend_tells_what_the_errors_are_over():
+    legend = report.content(study()).legend
+    assert (
+        "over batches of samples (jackknife); of the mean Jacobian, its smallest gap and the effective"
+        in legend
+    )
+    assert "of patches over fields; of the closure over its replicas." in legend
+
+
 def test_quick_and_interrupted_runs_are_labelled(tmp_path):
     dataset = study()
     dataset.attrs["settings"] = json.dumps({"eta": 0.0, "num_samples": 64, "quick": True})
