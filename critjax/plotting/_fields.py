@@ -56,13 +56,8 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
         inside = dataset.assign(
             xi_eq_measured=dataset["xi_eq_measured"].where(dataset["xi_eq_measured"] < top)
         )
-        eq = {
-            "marker": "v",
-            "color": BLUE,
-            "markerfacecolor": "white",
-            "label": r"$\xi_{eq}$ of $\lambda_{reg}$",
-        }
-        points(axes, inside, "xi_eq_measured", **eq)
+        name = r"$\xi_{eq}$ of $\lambda_{reg}$"
+        points(axes, inside, "xi_eq_measured", marker="v", color=BLUE, markerfacecolor="white", label=name)
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
     mark_unstable(axes, dataset)
