@@ -648,6 +648,17 @@ def followed_uniform_rate(images, size, sigmas, steps=60):
     return np.array(rates)
 
 
+@pytest.mark.parametrize("positions", ["all", "interior"])
+def test_signs_of_images_are_about_the_mean_of_the_centres_of_patches(tmp_path, positions):
+    images = np.random.default_rng(6).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
+    images[:, 1:-1, 1:-1] += (1 - images[:, 1:-1, 1:-1]) / 2
+    np.save(tmp_path / "some.npy", images)
+    settings = CriticalitySettings(bank=str(tmp_path / "some.npy"), size=3, positions=positions)
+    centres = images if positions == "all" else images[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(build_problem(settings.resolved()).mean, [centres.mean()], rtol=1e-5)
+    np.testing.assert_array_equal(build_problem(TINY.resolved()).mean, [0.0])
+
+
 def test_images_have_a_null_model_and_a_moving_state(tmp_path):
     rng = np.random.default_rng(4)
     images = np.clip(rng.normal(size=(6, 8, 8)) * 0.2 + rng.normal(size=(6, 1, 1)) * 0.4 - 0.2, -1, 1)

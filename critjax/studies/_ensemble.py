@@ -89,7 +89,7 @@ def make_batch_fn(
 ) -> Callable[[Array], tuple[BatchSums, Kept]]:
     """Return a compiled ``keys (B,) -> (BatchSums, Kept)`` that simulates one batch down the ladder.
 
-    Signs are those of x and D about ``centre`` (C,), the mean of the data: a mean of the batch would make them
+    Signs are those of x and D about ``centre`` (C,), the mean of the bank: a mean of the batch would make them
     depend on its size. Soft modes are those of `critjax.fluctuations.soft_modes` for the ``window`` p, of the
     mean of the channels.
     """

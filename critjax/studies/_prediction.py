@@ -190,7 +190,7 @@ def closure_prediction(
     near = float(prediction.variables["critical_wavenumber_bare"][1])
     groups = jnp.asarray(mode_groups(grid, near)[1], sigmas.dtype)
     denoise = patch_denoiser(problem.bank)
-    mean = None if problem.images is None else jnp.asarray(problem.mean)
+    mean = None if problem.images is None else jnp.asarray(problem.images.mean((0, 1, 2)))
     num_samples = settings.closure_samples or 2
     # As many replicas as leave each more samples than channels.
     num_replicas = max(

@@ -11,6 +11,7 @@ import numpy as np
 from critjax._checks import check
 from critjax._typing import Array
 from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
+from critjax.spectra import homogeneous_state
 from critjax.studies._settings import DEFAULT_NUM_IMAGES, CriticalitySettings
 
 
@@ -27,9 +28,11 @@ class Problem(NamedTuple):
     description: str
 
     @property
-    def mean(self) -> np.ndarray:
-        """Mean (C,) of the data, one for all pixels; zero for patterns."""
-        return np.zeros(self.channels) if self.images is None else self.images.mean((0, 1, 2))
+    def mean(self) -> Array:
+        """Mean (C,) of the patches' centres, the homogeneous state at infinite noise; zero for symmetric banks."""
+        if self.symmetric:
+            return jnp.zeros(self.channels)
+        return jax.jit(homogeneous_state)(self.bank, jnp.ones(1))[0]
 
     @property
     def num_patches(self) -> int:
