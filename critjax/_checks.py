@@ -101,6 +101,13 @@ def check_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> None:
         )
 
 
+def as_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> jax.Array:
+    """Return a ladder that passes `check_sigmas` as a floating-point array; integers and lists are converted."""
+    sigmas = sigmas if hasattr(sigmas, "shape") else jnp.asarray(sigmas)
+    check_sigmas(name, sigmas, minimum=minimum)
+    return jnp.asarray(sigmas, jnp.result_type(sigmas, float))
+
+
 def check_eta(eta: Any) -> None:
     """Raise `ValueError` if a concrete stochasticity ``eta`` is negative or not finite."""
     if is_concrete(eta):

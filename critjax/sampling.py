@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from critjax._checks import check, check_eta, check_option, check_rank, check_sigmas, is_concrete
+from critjax._checks import (
+    as_sigmas,
+    check,
+    check_eta,
+    check_finite,
+    check_floating,
+    check_option,
+    check_rank,
+    is_concrete,
+)
 from critjax._typing import Array, DenoiseFn, PRNGKey
 
 
@@ -187,8 +196,10 @@ def sample(
     Raises
     ------
     ValueError
-        On noise levels that are not positive and decreasing, negative eta, an unknown solver, wrong shapes or a step
-        that is none.
+        On noise levels that are not positive and decreasing, negative eta, an unknown solver, wrong shapes, a step
+        that is none, or (outside tracing) a noisy image that is not finite.
+    TypeError
+        If ``x_init`` is no real floating-point array.
 
     Notes
     -----
@@ -203,8 +214,7 @@ def sample(
     >>> sample(denoise, jax.random.key(0), (8, 8, 1), geometric_sigmas(6.0, 0.1, 20), save_every=5).x.shape
     (5, 8, 8, 1)
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check_eta(eta)
     check_option("solver", solver, ("heun", "euler"))
     good = isinstance(langevin_steps, int) and langevin_steps >= 0
@@ -221,6 +231,8 @@ def sample(
     )
     check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
     if x_init is not None:
+        check_floating("x_init", x_init)
+        check_finite("x_init", x_init)
         check_rank("x_init", x_init, "H W C")
         got = tuple(x_init.shape)
         check(got == tuple(shape), "x_init", f"shape {tuple(shape)}", f"shape {got}", "pass matching shapes")

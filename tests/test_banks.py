@@ -269,6 +269,11 @@ def test_messages_of_select():
         ValueError, match=r"label: expected one of \[0, 3, 5\], got 4; choose a class that occurs"
     ):
         select(bank, 4)
+    for label in (3.0, "Bag", True, None, [3], jnp.array([3]), jnp.array(3.0)):
+        with pytest.raises(
+            TypeError, match="label: expected one integer, got .*; pass the index of the class"
+        ):
+            select(bank, label)
     with pytest.raises(
         ValueError, match="labels: expected a bank with labels, got a bank without; pass labels="
     ):

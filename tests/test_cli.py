@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
 from critjax import __version__, cli
 from critjax.studies import _settings, _storage
+from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._ensemble import BatchSums, Kept
 
 TINY = [
@@ -131,6 +133,36 @@ def test_an_interrupted_run_reports_what_was_done_and_goes_on(finished, tmp_path
     ):
         for name in straight.data_vars:
             np.testing.assert_array_equal(straight[name], resumed[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_other_images_at_the_same_path_are_another_run(tmp_path, kind):
+    def write(value, name="a"):
+        pixels = np.full((8, 8), value, np.uint8)
+        if kind == "file":
+            np.save(tmp_path / "data.npy", np.stack([pixels, pixels]))
+        else:
+            (tmp_path / "data").mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "data" / f"{name}.png")
+        return tmp_path / ("data.npy" if kind == "file" else "data")
+
+    data = str(write(0))
+    for number, settings in enumerate(
+        (_settings.CriticalitySettings(bank=data, size=3).resolved(), CompareSettings(data=data).resolved())
+    ):
+        write(0)
+        folder = tmp_path / f"run{number}"
+        _storage.open_store(folder, settings, overwrite=False, resume=False)
+        _storage.open_store(folder, settings, overwrite=False, resume=True)
+        write(255)
+        with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
+            _storage.open_store(folder, settings, overwrite=False, resume=True)
+        if kind == "folder":
+            write(0)
+            write(0, "b")
+            with pytest.raises(ValueError, match="--out: expected a new or empty folder"):
+                _storage.open_store(folder, settings, overwrite=False, resume=False)
+            (tmp_path / "data" / "b.png").unlink()
 
 
 def test_interrupted_at_once_leaves_nothing_half_done(tmp_path, capsys, monkeypatch):
@@ -292,6 +324,8 @@ def test_help_states_the_true_defaults(capsys):
     assert f"(default: {patterns.num_samples}; images: {images.num_samples})" in text
     assert f"(default: {patterns.num_levels}; images: {images.num_levels})" in text
     assert f"(default: {patterns.batch_size}; images: {images.batch_size})" in text
+    assert f"0: none (default: {patterns.closure_samples}; images: {images.closure_samples})" in text
+    assert f"0: none (default: {patterns.probe_samples}; images: {images.probe_samples})" in text
     assert f"odd (default: {patterns.size}; images: {images.size})" in text
     assert f"(default: {patterns.num_random})" in text and f"(default: {images.num_images})" in text
     assert f"(default: {images.positions})" in text and f"(default: {patterns.num_banks})" in text

@@ -347,7 +347,7 @@ def test_the_gap_closes_or_not():
 def test_the_regression_symbol_passes_touches_or_stays_below():
     assert "passes one at σ = 2.5" in sentences.crossing_sentence(_data())
     above = _data(regression_uniform=1.2, critical_sigma_regression=np.nan)
-    assert "is above one at every level, most clearly with 1.20" in sentences.crossing_sentence(above)
+    assert "is above one from the first level, most clearly with 1.20" in sentences.crossing_sentence(above)
     surest = _data(
         regression_uniform=np.array([0.2, 1.2, 1.4]), regression_uniform_error=np.array([0.01, 0.02, 0.3])
     )
@@ -359,6 +359,8 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
     assert "most clearly with 1.400 ± 0.010 at σ = 1.00" in sentences.crossing_sentence(swapped)
     touching = _data(regression_uniform=np.array([0.2, 1.005, 0.9]))
     assert "touches one" in sentences.crossing_sentence(touching)
+    falling = _data(regression_uniform=np.array([1.005, 0.9, 0.8]), critical_sigma_regression=np.nan)
+    assert "touches one, never above it" in sentences.crossing_sentence(falling)
     # 2.3 errors are sure at one level, not as the most of three.
     chance = _data(regression_uniform=np.array([0.2, 1.023, 0.9]))
     assert "touches one" in sentences.crossing_sentence(chance)

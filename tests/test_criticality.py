@@ -49,7 +49,7 @@ def tiny():
 # --------------------------------------------------------------------
 
 
-def brute_force_sums(x, denoised, symmetric=True):
+def brute_force_sums(x, denoised, centre):
     """Sums over trajectories (B, L, H, W, C), by explicit loops over modes."""
     count, levels, height, width, channels = x.shape
     half = width // 2 + 1
@@ -68,7 +68,6 @@ def brute_force_sums(x, denoised, symmetric=True):
     d_power, s_power = (np.zeros((levels, height, half)) for _ in range(2))
     for b in range(count):
         for level in range(levels):
-            centre = 0 if symmetric else x[:, level].mean((0, 1, 2))
             x_k, d_k = transform(x[b, level]), transform(denoised[b, level])
             sums[0][level] += x_k
             sums[1][level] += d_k
@@ -95,8 +94,8 @@ def brute_force_moments(x, window):
     return np.stack([(psi**n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (0.3, -0.1)])
+def test_batch_sums_are_the_sums_over_the_very_trajectories(centre):
     mix = jnp.array([[0.5, 0.2], [-0.1, 0.3]])
 
     def denoise(x, sigma):
@@ -104,20 +103,21 @@ def test_batch_sums_are_the_sums_over_the_very_trajectories(symmetric):
 
     sigmas = jnp.array([3.0, 1.5, 1.0])
     keys = jax.random.split(jax.random.key(0), 3)
+    centre = jnp.array(centre)
     simulate = make_batch_fn(
-        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", symmetric=symmetric, window=4
+        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", centre=centre, window=4
     )
     sums, kept = simulate(keys)
     paths = [sample(denoise, key, (4, 5, 2), sigmas, eta=0.5) for key in keys]
     x, denoised = (np.stack([np.asarray(getattr(p, n)) for p in paths]) for n in ("x", "denoised"))
-    for got, expected in zip(sums[:6], brute_force_sums(x, denoised, symmetric), strict=True):
+    for got, expected in zip(sums[:6], brute_force_sums(x, denoised, np.asarray(centre)), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-10)
     np.testing.assert_allclose(sums.soft, brute_force_moments(x, 4), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(sums.order, x.mean((2, 3, 4)), atol=1e-13)
     np.testing.assert_allclose(kept.x, x[:2][:, [0, 2]], atol=1e-13)
     np.testing.assert_allclose(kept.denoised, denoised[:2][:, [0, 2]], atol=1e-13)
     # Wall density by hand: bonds to the right and downward, periodic.
-    y = denoised - (0 if symmetric else denoised.mean((0, 2, 3), keepdims=True))
+    y = denoised - np.asarray(centre)
     walls = [(np.sign(y) * np.sign(np.roll(y, -1, axis)) < 0).mean((2, 3, 4)) for axis in (2, 3)]
     np.testing.assert_allclose(sums.walls, (walls[0] + walls[1]) / 2, atol=1e-13)
 
@@ -141,12 +141,33 @@ def measure(batches, estimator):
     return jax.jit(lambda sums: statistics(sums, estimator))(combine(batches))
 
 
+def one_over_e(fields):
+    """Radius at which the radially averaged autocorrelation of fields (B, L, H, W) falls to 1/e, by shifts."""
+    height, width = fields.shape[2:]
+    rings = {}
+    for r_y in range(-(height // 2), height - height // 2):
+        for r_x in range(-(width // 2), width - width // 2):
+            radius = np.hypot(r_y, r_x)
+            if radius <= min(height, width) / 2:
+                product = (fields * np.roll(fields, (r_y, r_x), (2, 3))).mean((0, 2, 3))
+                rings.setdefault(int(np.rint(radius)), []).append((radius, product))
+    radii = np.array([np.mean([r for r, _ in rings[i]]) for i in sorted(rings)])
+    curves = np.array([np.mean([c for _, c in rings[i]], 0) for i in sorted(rings)])
+    lengths = []
+    for curve in (curves / curves[0]).T:
+        below = int(np.argmax(curve < np.exp(-1)))  # zero: never
+        drop = (curve[below - 1] - np.exp(-1)) / (curve[below - 1] - curve[below])
+        found = radii[below - 1] + drop * (radii[below] - radii[below - 1])
+        lengths.append(found if below else np.nan)
+    return np.array(lengths)
+
+
 def test_statistics_against_numpy_on_whole_fields():
     """Every measured quantity again from the fields themselves, centred by the ensemble mean."""
     rng = np.random.default_rng(0)
     count, grid, sigmas = 24, (6, 8), np.array([2.0, 1.0, 0.5])
     smooth = rng.normal(size=(count, 3, *grid))
-    smooth = smooth + 0.7 * np.roll(smooth, 1, -1) + 0.3
+    smooth = smooth + 0.7 * np.roll(smooth, 1, -1) + 0.7 * np.roll(smooth, 1, -2) + 0.3
     denoised = 0.4 * np.roll(smooth, 1, -2) ** 3 + 0.6 * smooth + rng.normal(size=smooth.shape) * 0.1
     x_hat, d_hat = np.fft.fft2(smooth), np.fft.fft2(denoised)
     half = np.s_[..., : grid[1] // 2 + 1]
@@ -195,6 +216,19 @@ def test_statistics_against_numpy_on_whole_fields():
     for s in range(4):
         inside = (shell == s) & (np.hypot(n_y, n_x) <= 0.5)
         np.testing.assert_allclose(got["lambda_reg_fastest"][:, s], projected[:, inside].max(1), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_raw"], one_over_e(smooth - smooth.mean(0)), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_sign"], one_over_e(np.sign(smooth)), rtol=1e-9)
+    np.testing.assert_allclose(got["xi_denoised"], one_over_e(denoised - denoised.mean(0)), rtol=1e-9)
+    # xi_eq: straight line of the gap in |k|^2 through the modes of the shells 0 to 3; k and -k are one.
+    low = (shell <= 3) & (np.hypot(n_y, n_x) <= 0.5)
+    twins = low & ~(np.isin(n_y, (0, -0.5)) & np.isin(n_x, (0, -0.5)))
+    weight = np.sqrt(np.where(twins, 0.5, 1.0))[low]
+    squared = (4 * np.pi**2 * (n_y**2 + n_x**2))[low]
+    fits = [np.polyfit(squared, 1 - level[low], 1, w=weight) for level in (cross / power).real]
+    expected = [np.sqrt(slope / abs(gap)) if slope > 0 else np.nan for slope, gap in fits]
+    np.testing.assert_allclose(got["xi_eq_measured"], expected, rtol=1e-8)
+    for name in ("xi_raw", "xi_sign", "xi_denoised", "xi_eq_measured"):
+        assert np.isfinite(got[name]).any(), name
     order = smooth.mean((-2, -1))
     order = order - order.mean(0)
     np.testing.assert_allclose(
@@ -216,7 +250,7 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
         1,
         eta=0.0,
         solver="euler",
-        symmetric=True,
+        centre=0.0,
         window=3,
     )
     batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
@@ -228,6 +262,52 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
     turned = max((np.exp(2j * np.pi / 6) * np.linalg.eigvals(mix)), key=lambda v: v.real)
     np.testing.assert_allclose(got["lambda_reg_softest"], turned.real / np.asarray(sigmas), rtol=1e-9)
     np.testing.assert_allclose(got["lambda_reg_softest_imag"], turned.imag / np.asarray(sigmas), rtol=1e-9)
+
+
+def test_no_measured_quantity_depends_on_the_batch_size():
+    """The same trajectories in batches of one, two and all, of a model whose mean is not that of the data."""
+    sigmas, keys = jnp.array([3.0, 1.5, 0.7]), jax.random.split(jax.random.key(5), 4)
+    simulate = make_batch_fn(
+        lambda x, sigma: jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6,
+        (6, 8, 1),
+        sigmas,
+        [0],
+        1,
+        eta=0.0,
+        solver="euler",
+        centre=jnp.array([-0.5]),
+        window=3,
+    )
+    estimator = make_estimator((6, 8), np.asarray(sigmas))
+    whole, *parts = (
+        measure([simulate(part)[0] for part in keys.reshape(-1, n)], estimator) for n in (4, 2, 1)
+    )
+    assert np.ptp(whole["wall_density"]) > 0.01 and np.isfinite(whole["xi_sign"]).any()
+    for part in parts:
+        for name, value in whole.items():
+            np.testing.assert_allclose(part[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(("offset", "slope", "turns"), [(-0.4, 1.0, False), (1.4, -0.5, True)])
+def test_a_mode_that_starts_above_the_threshold_has_no_effective_critical_noise(offset, slope, turns):
+    """D = (offset + slope sigma) x: as the noise falls the symbol falls, or rises, through one."""
+    sigmas = jnp.array([1.6, 1.0, 0.5])
+    simulate = make_batch_fn(
+        lambda x, sigma: (offset + slope * sigma) * x,
+        (6, 8, 1),
+        sigmas,
+        [0],
+        1,
+        eta=0.0,
+        solver="euler",
+        centre=0.0,
+        window=3,
+    )
+    sums, _ = simulate(jax.random.split(jax.random.key(0), 4))
+    got = measure([sums], make_estimator((6, 8), np.asarray(sigmas)))
+    names = ("critical_sigma_measured", "critical_sigma_uniform_measured", "critical_sigma_top_measured")
+    for name in (*names, "lambda_reg_crossing"):
+        assert np.all(np.isfinite(got[name]) == turns), name
 
 
 @pytest.mark.parametrize("width", [5, 6])
@@ -585,6 +665,17 @@ def followed_uniform_rate(images, size, sigmas, steps=60):
             m += step / 6 * (first + 2 * second + 2 * third + last)
         rates.append((denoise(m + 1e-5, low) - denoise(m - 1e-5, low)) / 2e-5 - 1)
     return np.array(rates)
+
+
+@pytest.mark.parametrize("positions", ["all", "interior"])
+def test_signs_of_images_are_about_the_mean_of_the_centres_of_patches(tmp_path, positions):
+    images = np.random.default_rng(6).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
+    images[:, 1:-1, 1:-1] += (1 - images[:, 1:-1, 1:-1]) / 2
+    np.save(tmp_path / "some.npy", images)
+    settings = CriticalitySettings(bank=str(tmp_path / "some.npy"), size=3, positions=positions)
+    centres = images if positions == "all" else images[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(build_problem(settings.resolved()).mean, [centres.mean()], rtol=1e-5)
+    np.testing.assert_array_equal(build_problem(TINY.resolved()).mean, [0.0])
 
 
 def test_images_have_a_null_model_and_a_moving_state(tmp_path):

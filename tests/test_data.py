@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.util
+import inspect
 import os
 import struct
 import subprocess
@@ -131,9 +132,10 @@ def test_missing_files_name_places_and_remedies(small, tmp_path):
         str(tmp_path / "debian"),
         str(tmp_path / "cache"),
         "download=True",
+        "set CRITJAX_DATA to a folder",
     ):
         assert part in text
-    with pytest.raises(FileNotFoundError, match=r"none in .*elsewhere.*FashionMNIST/raw; pass download=True"):
+    with pytest.raises(FileNotFoundError, match=r"none in .*elsewhere.*FashionMNIST/raw; install dataset"):
         load_fashion_mnist(root=tmp_path / "elsewhere")
 
 
@@ -191,6 +193,12 @@ def test_damaged_files_say_what_is_wrong(small, tmp_path):
 def test_arguments_are_checked_before_any_file_is_looked_for(small, arguments, text):
     with pytest.raises(ValueError, match=text):  # a search would raise FileNotFoundError
         load_fashion_mnist(**arguments)
+
+
+@pytest.mark.parametrize("entry", [1.5, 1.0, True, None])
+def test_a_class_is_a_name_or_a_whole_number(entry):
+    with pytest.raises(ValueError, match=f"classes: expected names or indices .* got {entry}; choose"):
+        inspect.unwrap(_fashion_mnist.class_indices)([entry], FASHION_MNIST_CLASSES)
 
 
 def test_asking_for_too_many_says_how_many_there_are(small, tmp_path):
@@ -575,6 +583,12 @@ def test_folders_that_are_no_set_of_equal_images(tmp_path):
     (tmp_path / "sizes" / "b.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(ValueError, match=r"b\.png: expected an image file, got .*; remove or repair it"):
         load_images(tmp_path / "sizes")
+    for header in (b"P6\n4 x\n255\n", b"P6\n4 4\n99999\n", b"P3\n1 1\n255\n999 0 0\n"):
+        (tmp_path / "bad.ppm").write_bytes(header)
+        with pytest.raises(
+            ValueError, match=r"bad\.ppm: expected an image file, got .*; remove or repair it"
+        ):
+            load_images(tmp_path / "bad.ppm")
 
 
 # ---------------------------------------------------------------- the front door

@@ -195,6 +195,14 @@ def test_crossing_and_smallest_gap_of_a_known_curve():
     np.testing.assert_allclose(found.critical_sigma_regression_error, 0, atol=1e-6)
 
 
+def test_no_crossing_is_found_where_a_symbol_starts_above_one():
+    ladder, errors = np.array([4.0, 2.0, 1.0]), 1 + np.array([0.0, 0.01, -0.01])[:, None]
+    for curve, expected in ((np.array([1.3, 0.9, 0.8]), np.nan), (np.array([0.7, 1.3, 0.9]), np.sqrt(8.0))):
+        value, spread = crossing(ladder, curve, curve * errors)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        assert np.isfinite(spread) == np.isfinite(expected)
+
+
 def uneven(x, sigma, slope=0.5, scatter=0.15):
     """lambda_reg(0) = 1 - slope ln(sigma) for symmetric images: of finite ensembles it scatters."""
     return (1 - slope * jnp.log(sigma)) * x + scatter * jnp.cos(2 * x.mean())

@@ -237,6 +237,21 @@ def test_first_crossing_interpolates_linearly(values, level, expected):
     np.testing.assert_allclose(obs.first_crossing(-x, np.array(values), level), -expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.2, 0.8, 1.0], 3.0),
+        ([1.3, 0.8, 0.2, 0.0], math.nan),  # starts above
+        ([0.5, 1.0, 1.0, 1.0], math.nan),  # on the level
+        ([1.0, 0.0, 1.0, 0.0], math.nan),  # above, though it rises later
+        ([math.nan, 0.0, 1.0, 1.0], math.nan),
+    ],
+)
+def test_rising_crossing_needs_a_start_below(values, expected):
+    result = obs.first_crossing(np.array([1.0, 2.0, 4.0, 5.0]), np.array(values), 0.5, rising=True)
+    np.testing.assert_allclose(result, expected, rtol=1e-14)
+
+
 def test_crossing_moves_with_the_curve_and_its_gradient_is_finite_without_one():
     x = jnp.array([0.0, 1.0, 3.0])
     slope = jax.grad(lambda v: obs.first_crossing(x, v, 0.0))(jnp.array([2.0, 1.0, -1.0]))
@@ -612,6 +627,12 @@ def test_bad_options_are_answered_with_the_legal_ones():
         obs.correlation_length(x, field="abs")
     with pytest.raises(ValueError, match="boundary: expected 'periodic' or 'zero', got 'reflect'"):
         obs.wall_density(x, boundary="reflect")
+
+
+def test_fields_may_be_lists():
+    x = random(30, 3, 2, 3, 1)
+    found = inspect.unwrap(obs.structure_factor)(x.tolist())
+    np.testing.assert_allclose(found, obs.structure_factor(x), rtol=1e-12)
 
 
 def test_bad_shapes_and_counts_are_named():

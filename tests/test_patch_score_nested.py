@@ -313,6 +313,8 @@ def test_what_is_wrong_when_it_is_called():
         fn(x[..., 0], 1.0)
     with pytest.raises(TypeError, match=r"x: expected a floating-point array, got dtype int.*; convert"):
         fn(x.astype(int), 1.0)
+    with pytest.raises(ValueError, match=r"x: expected finite values, got 63 non-finite of 63; "):
+        fn(x * jnp.nan, 1.0)
     with pytest.raises(ValueError, match=r"sigma: expected a standard deviation > 0, got 0.0; "):
         fn(x, 0.0)
     with pytest.raises(ValueError, match=r"sigma: expected a scalar, got shape \(2,\); batch"):

@@ -191,6 +191,18 @@ def test_closure_is_dashed_beside_linear_theory():
     }
 
 
+def test_equilibrium_length_is_measured_beside_its_theory():
+    lengths = np.where(SIGMA > 3.0, 1e3, 1.5)
+    both = {"xi_eq_measured": (("sigma",), lengths), "xi_eq_measured_error": (("sigma",), lengths / 3)}
+    figures = [plotting.correlation_length_figure(dataset) for dataset in (study(), study(**both))]
+    before, after = (errorbars(figure.axes[0]) for figure in figures)
+    assert len(after) == len(before) + 1 and "xi_{eq}" in after[-1].get_label()
+    np.testing.assert_allclose(after[-1].lines[0].get_ydata(), np.where(SIGMA > 3.0, np.nan, 1.5))
+    segments = np.array([s for s in after[-1].lines[2][0].get_segments() if len(s)])
+    np.testing.assert_allclose(segments[:, 1, 1] - segments[:, 0, 1], 1.0)
+    assert figures[0].axes[0].get_ylim() == figures[1].axes[0].get_ylim()
+
+
 def test_gaussianity_shows_the_measured_kurtosis_the_closure_and_three():
     dataset = study()
     axes = plotting.gaussianity_figure(dataset).axes[0]

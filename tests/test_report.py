@@ -200,7 +200,8 @@ def test_the_uniform_state_itself_stable_or_not():
     # Stable again below, or unstable where the stored critical noise is not: read off the curve.
     first, last = SIGMA[SIGMA < 4.0][0], SIGMA[SIGMA < 1.0][0]
     again = study(homogeneous_growth_rate=np.where((SIGMA < 4.0) & (SIGMA >= 1.0), 0.2, -0.2))
-    assert f"though the state is stable again at σ = {last:.3f}." in f.stability_sentence(again)
+    assert f"though the state is stable again at {noise(Measured(last))}." in f.stability_sentence(again)
+    assert f.stability_sentence(again).count("log-SNR") == 2
     other = f.stability_sentence(study(critical_sigma_uniform_bare=2.0))
     assert f"turns unstable at σ = {first:.3f}" in other
     again.attrs["frame"] = "vp"
@@ -214,11 +215,18 @@ def test_growth_that_sets_in_once_or_returns():
     levels = np.array([4.0, 2.5, 1.25, np.nan])
     back = f.crossings_sentence(study(crossing_sigma=levels, num_crossings=3))
     assert "does not last" in back and "only once" not in back
-    assert back.endswith("it starts at σ = 4.00, stops at σ = 2.50, starts at σ = 1.25.")
+    assert back.endswith(
+        "it starts at σ = 4.000 (t_ou 1.417, ᾱ 0.05882, log-SNR -2.773), stops at σ = 2.500 (t_ou 0.9905, ᾱ 0.1379, "
+        "log-SNR -1.833), starts at σ = 1.250 (t_ou 0.4705, ᾱ 0.3902, log-SNR -0.4463)."
+    )
     many = f.crossings_sentence(study(crossing_sigma=np.array([4.0, 3.0, 2.0, 1.0]), num_crossings=7))
-    assert many.endswith("stops at σ = 1.00 (the first 4 of 7 crossings).")
+    assert many.endswith(
+        "stops at σ = 1.000 (t_ou 0.3466, ᾱ 0.5000, log-SNR 0) (the first 4 of 7 crossings)."
+    )
     from_the_top = study(critical_sigma_bare=np.nan, crossing_sigma=np.array([3.0, 1.0, np.nan, np.nan]))
-    assert "it stops at σ = 3.00, starts at σ = 1.00" in f.crossings_sentence(from_the_top)
+    assert re.search(
+        r"it stops at σ = 3\.000 \(.*\), starts at σ = 1\.000 \(", f.crossings_sentence(from_the_top)
+    )
     assert f.crossings_sentence(study(crossing_sigma=np.nan, num_crossings=0)) is None
     assert f.crossings_sentence(drop(study(), "crossing_sigma")) is None
 
@@ -478,6 +486,15 @@ def test_report_is_one_file_without_outside_references(tmp_path):
     assert page.count("data:image/png;base64,") == len(names)
     assert "critjax criticality --from results.nc" in page
     assert "Quick run" not in page and "Interrupted" not in page
+
+
+def test_legend_tells_what_the_errors_are_over():
+    legend = report.content(study()).legend
+    assert (
+        "over batches of samples (jackknife); of the mean Jacobian, its smallest gap and the effective"
+        in legend
+    )
+    assert "of patches over fields; of the closure over its replicas." in legend
 
 
 def test_quick_and_interrupted_runs_are_labelled(tmp_path):

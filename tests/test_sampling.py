@@ -1,5 +1,7 @@
 """Samplers against solvable linear denoisers, exact step identities and measured orders of convergence."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,6 +229,7 @@ def test_float32_stays_finite_over_six_decades_of_noise_and_ends_on_patterns(eta
         ({"langevin_step_size": 3.0}, "langevin_step_size"),
         ({"save_every": 0}, "save_every"),
         ({"x_init": jnp.zeros((3, 3, 1))}, "x_init: expected shape"),
+        ({"x_init": jnp.full(SHAPE, jnp.nan)}, "x_init: expected finite values"),
         ({"x_init": jnp.zeros(SHAPE), "first_step": 2}, "first_step: expected an integer from 0 to 1"),
         ({"x_init": jnp.zeros(SHAPE), "first_step": 0.5}, "first_step: expected an integer"),
         ({"first_step": 1}, "first_step: expected 0 without x_init"),
@@ -237,3 +240,14 @@ def test_bad_input_is_named(change, match):
     sigmas = settings.pop("sigmas")
     with pytest.raises(ValueError, match=match):
         sample(wiener(1.0), jax.random.key(0), SHAPE, sigmas, **settings)
+
+
+def test_integer_noise_levels_are_converted_and_integer_images_refused():
+    def run(sigmas):
+        return inspect.unwrap(sample)(wiener(1.0), jax.random.key(0), SHAPE, sigmas).x
+
+    expected = run(jnp.array([4.0, 2.0, 1.0]))
+    for sigmas in (jnp.array([4, 2, 1]), np.array([4, 2, 1]), [4, 2, 1]):
+        np.testing.assert_array_equal(run(sigmas), expected)
+    with pytest.raises(TypeError, match="x_init: expected a floating-point array, got dtype int64"):
+        sample(wiener(1.0), jax.random.key(0), SHAPE, jnp.array([2.0, 1.0]), x_init=jnp.zeros(SHAPE, int))

@@ -303,6 +303,14 @@ def test_map_marks_what_it_cannot_locate():
     assert np.isinf(levels[0]) and levels[1] == 0 and np.isnan(levels[2])
 
 
+def test_ladders_may_be_lists():
+    levels = [8, 4, 2, 1]
+    for function in (critical_point, critical_sigmas):
+        unchecked = inspect.unwrap(function)
+        found, expected = (unchecked(power_symbol(3.0), s) for s in (levels, jnp.array(levels, float)))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_messages():
     symbol_fn = power_symbol(4.0)
     with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing noise levels"):

@@ -165,6 +165,16 @@ def test_float32():
         np.testing.assert_allclose(states, follow(bank, LADDER, eta=eta), atol=5e-6)
 
 
+def test_ladders_may_be_lists():
+    bank, symbol_fn = two_pattern_bank(3), bank_symbol_fn(two_pattern_bank(3), (6, 6))
+    states = inspect.unwrap(homogeneous_state)(bank, [9, 3, 1])
+    np.testing.assert_array_equal(states, np.zeros((3, 1)))
+    rates = inspect.unwrap(homogeneous_growth_rate)(bank, [9, 3, 1], states)
+    np.testing.assert_allclose(rates, [-8 / 9, 0, 8], atol=1e-6)
+    along = inspect.unwrap(bank_symbol_fn)(bank, (6, 6), sigmas=[9, 3, 1], states=states)
+    np.testing.assert_allclose(along(4.0), symbol_fn(4.0), atol=1e-6)
+
+
 def test_messages():
     bank = two_pattern_bank(3)
     with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing noise levels"):

@@ -230,6 +230,8 @@ def select(bank: PatchBank | ImageBank, label: Any) -> PatchBank | ImageBank:
     ------
     ValueError
         If the bank has no labels, or no candidate has the static label.
+    TypeError
+        If the label is no integer.
 
     Example
     -------
@@ -238,6 +240,9 @@ def select(bank: PatchBank | ImageBank, label: Any) -> PatchBank | ImageBank:
     (2, 3, 3, 1)
     """
     labels = bank.labels
+    whole = jnp.issubdtype(getattr(label, "dtype", type(label)), jnp.integer) and jnp.ndim(label) == 0
+    if not whole:
+        raise TypeError(message("label", "one integer", repr(label), "pass the index of the class"))
     if labels is None:
         advice = "pass labels= when you build it"
         raise ValueError(message("labels", "a bank with labels", "a bank without", advice))

@@ -82,7 +82,8 @@ def class_indices(classes: Classes, class_names: tuple[str, ...]) -> list[int] |
     check(len(entries) > 0, "classes", options, "an empty list", "None takes every class")
     indices = []
     for entry in entries:
-        known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
+        whole = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+        known = entry in class_names if isinstance(entry, str) else whole and 0 <= entry < len(class_names)
         check(bool(known), "classes", options, repr(entry), "choose one of the listed classes")
         indices.append(class_names.index(entry) if isinstance(entry, str) else int(entry))
     return indices
@@ -251,8 +252,10 @@ def load_fashion_mnist(
             path = _fetch(name, _cache_directory() if root is None else Path(root))
         if path is None:
             places = ", ".join(dict.fromkeys(str(d) for d in directories))
-            remedy = "pass download=True, install dataset-fashion-mnist (Debian, Ubuntu), or pass root="
-            remedy += "; embedded_fashion_mnist() needs no file"
+            remedy = "install dataset-fashion-mnist (Debian, Ubuntu), set CRITJAX_DATA to a folder that holds it, or "
+            remedy += (
+                "in Python pass download=True or root=; embedded_fashion_mnist() has 1,000 that need no file"
+            )
             files = f"{name} or {name}.gz"
             raise FileNotFoundError(message("Fashion-MNIST", files, f"none in {places}", remedy))
         data = _decompressed(path)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_grid, check_sigmas
+from critjax._checks import as_sigmas, check, check_eta, check_grid
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.closed_form import gaussian_fields
 from critjax.fluctuations._linear import NODES, adjoint, magnus_step
@@ -144,8 +144,7 @@ def gaussian_closure(
     >>> bool(closure.symbol[-1, 0, 0, 0, 0].real < 81 / 16)  # well below the bare symbol
     True
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
+    sigmas = as_sigmas("sigmas", sigmas)
     check_eta(eta)
     height, width = check_grid(grid)
     mean = jnp.zeros((channels,), sigmas.dtype) if mean is None else jnp.asarray(mean, sigmas.dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_option, check_rank, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_option, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
 from critjax.fluctuations._linear import adjoint, matrix_product
 
@@ -130,8 +130,7 @@ def langevin_structure_factor(
     >>> round(float(s[1, 0, 0, 0, 0].real), 4)
     1.3333
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
+    sigmas = as_sigmas("sigmas", sigmas)
     check_eta(eta)
     good = isinstance(langevin_steps, (int, np.integer)) and langevin_steps >= 0
     check(good, "langevin_steps", "an integer >= 0", repr(langevin_steps), "0 leaves the solver alone")
@@ -281,8 +280,7 @@ def resolves_freeze_out(
     >>> bool(resolves_freeze_out(ladder, 10.0, 1.0)), bool(resolves_freeze_out(ladder, 1000.0, 1.0))
     (True, False)
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     width = freeze_out_distance(rate)
     above = jnp.log(sigmas / critical_sigma)
     slack = 1e-5  # levels that mean to be at sigma_c may miss it by rounding

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_rank, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -121,8 +121,7 @@ def linear_structure_factor(
     >>> round(float(s[1, 0, 0, 0, 0].real), 5)
     0.25
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
+    sigmas = as_sigmas("sigmas", sigmas)
     check_eta(eta)
     good = isinstance(num_substeps, (int, np.integer)) and num_substeps >= 1
     check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "2 suits ladders of 40 levels or more")

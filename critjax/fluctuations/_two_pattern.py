@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_grid, check_sigmas
+from critjax._checks import as_sigmas, check, check_eta, check_grid
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fluctuations._closure import GaussianClosure, close
 from critjax.fluctuations._linear import EXACT
@@ -108,8 +108,7 @@ def two_pattern_closure(
 def _prepare(size: int, sigmas: Any, grid: Sequence[int]) -> tuple[Array, Array, Array]:
     """Check the arguments; return the ladder, the window's transform c_k (H, W, 1, 1) and the initial spectrum."""
     check(size % 2 == 1 and size >= 1, "size", "an odd window", size, "the bank's patches have a centre")
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
+    sigmas = as_sigmas("sigmas", sigmas)
     grid = check_grid(grid)
     window = kernel_to_symbol(jnp.ones((size, size, 1, 1), sigmas.dtype), grid)
     return sigmas, window, jnp.broadcast_to(sigmas[0] ** 2 + jnp.zeros((), window.dtype), (*grid, 1, 1))

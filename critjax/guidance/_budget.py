@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_option, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_option, is_concrete
 from critjax._typing import Array, ArrayLike, Float, Scalar
 from critjax.guidance._weights import WeightFn, as_level, as_weight
 
@@ -51,9 +51,8 @@ def quadrature_weights(sigmas: Float[ArrayLike, " levels"], solver: str = "heun"
     >>> print(np.round(np.float64(quadrature_weights(jnp.exp(-jnp.arange(4.0)))), 3))
     [0.5 1.  1.  0.5]
     """
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check_option("solver", solver, SOLVERS)
-    sigmas = jnp.asarray(sigmas)
     # The difference of neighbours is exact, their ratio is not.
     steps = jnp.log1p((sigmas[:-1] - sigmas[1:]) / sigmas[1:])
     if solver == "euler":

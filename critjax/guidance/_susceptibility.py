@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_eta, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, is_concrete
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey
 from critjax.guidance._budget import quadrature_weights
 from critjax.guidance._weights import WeightFn, constant, guided, weights_on
@@ -189,9 +189,9 @@ def linear_response(
     >>> print(f"{sigmas[jnp.argmax(linear_response(1 - gap, gap, sigmas))]:.1f}")
     1.4
     """
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check_eta(eta)
-    symbol, difference, sigmas = jnp.asarray(symbol), jnp.asarray(difference), jnp.asarray(sigmas)
+    symbol, difference = jnp.asarray(symbol), jnp.asarray(difference)
     for name, values in (("symbol", symbol), ("difference", difference)):
         good = values.shape[:1] == sigmas.shape and values.shape == symbol.shape
         expected = f"{sigmas.shape[0]} levels first, and equal shapes"

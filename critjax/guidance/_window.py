@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_finite, check_rank, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_finite, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Int, PRNGKey
 from critjax.observables import interior_minimum
 from critjax.sampling import sample
@@ -161,8 +161,7 @@ def guidance_window(
     >>> print(f"{window.centre:.2f}, {window.sigma_low:.2f} to {window.sigma_high:.2f}; {window_status(window)}")
     2.00, 0.90 to 4.43; found
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas, minimum=3)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=3)
     for name, value, low in (
         ("num_samples", num_samples, 2),
         ("num_resamples", num_resamples, 2),

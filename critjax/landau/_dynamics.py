@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_rank, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, Float, PRNGKey
 from critjax.fourier import wavevectors
 from critjax.landau._model import Bank, ReducedModel, reduced_model
@@ -293,8 +293,7 @@ def landau_sample(
     >>> run.x.shape
     (2, 16, 16, 1)
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas, minimum=2)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
     got = f"{shape[2]}"
     check(shape[2] == bank.channels, "shape", f"{bank.channels} channels, like the bank", got, "match them")

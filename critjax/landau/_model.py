@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_grid, check_option, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_grid, check_option, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import wavevectors
@@ -91,8 +91,7 @@ def reduced_model(
     >>> complex(model.symbol[1, 0, 0])
     (1+0j)
     """
-    sigmas = jnp.asarray(sigmas)
-    check_sigmas("sigmas", sigmas)
+    sigmas = as_sigmas("sigmas", sigmas)
     check_eta(eta)
     check_option("linear", linear, ("exact", "truncated"))
     grid = check_grid(grid)

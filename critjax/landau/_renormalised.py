@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_grid, check_rank, check_sigmas
+from critjax._checks import as_sigmas, check, check_grid, check_rank
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.closed_form import gaussian_fields
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel, wavevectors
@@ -189,9 +189,8 @@ def renormalised_model(
     >>> renormalised_model(denoise, key, sigmas, mean, white, size=5).symbol.shape
     (2, 16, 16)
     """
-    sigmas, mean = jnp.asarray(sigmas), jnp.asarray(mean)
+    sigmas, mean = as_sigmas("sigmas", sigmas), jnp.asarray(mean)
     spectra = jnp.asarray(structure_factor)
-    check_sigmas("sigmas", sigmas)
     check_rank("structure_factor", spectra, "num H W C C")
     grid = check_grid(spectra.shape[1:3])
     channels = mean.shape[-1]

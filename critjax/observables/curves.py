@@ -9,7 +9,7 @@ from critjax._typing import Array, ArrayLike, Float, Scalar
 
 
 def first_crossing(
-    x: Float[ArrayLike, " n"], values: Float[ArrayLike, " n"], level: Scalar
+    x: Float[ArrayLike, " n"], values: Float[ArrayLike, " n"], level: Scalar, *, rising: bool = False
 ) -> Float[Array, ""]:
     r"""Find where a sampled curve first passes a level, in either direction, by linear interpolation.
 
@@ -21,6 +21,8 @@ def first_crossing(
         The curve, n >= 2.
     level : scalar
         The level.
+    rising : bool
+        Only from below: none for a curve that starts at or above the level.
 
     Returns
     -------
@@ -43,6 +45,8 @@ def first_crossing(
     positive = offset > 0
     passes = positive[:-1] != positive[1:]
     found, i = passes.any(), jnp.argmax(passes)
+    if rising:
+        found &= offset[0] < 0
     drop = jnp.where(found, offset[i] - offset[i + 1], 1)
     return jnp.where(found, x[i] + offset[i] / drop * (x[i + 1] - x[i]), jnp.nan)
 

@@ -125,7 +125,8 @@ def correlation_length(
     """
     check_option("method", method, ("second-moment", "autocorrelation"))
     check_option("field", field, ("raw", "sign"))
-    x = jnp.sign(x) if field == "sign" else jnp.asarray(x)
+    x = jnp.asarray(x)
+    x = jnp.sign(x) if field == "sign" else x
     if method == "second-moment":
         return second_moment_length(structure_factor(x, centre=centre))
     radius, correlation = radial_autocorrelation(x, centre=centre)

@@ -2,6 +2,8 @@ r"""Structure factors and radial averages of an ensemble of fields."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,10 @@ from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fourier import fft2, radial_shells
 
 
-def modes(x: ArrayLike, centre: bool) -> Complex[Array, "B H W C"]:
+def modes(x: Any, centre: bool) -> Complex[Array, "B H W C"]:
     """Transform every sample, after taking off the ensemble mean if asked."""
-    check_rank("x", x, "B H W C")
     x = jnp.asarray(x)
+    check_rank("x", x, "B H W C")
     if centre:
         check(x.shape[0] >= 2, "x", "two samples or more to centre", x.shape[0], "pass more, or centre=False")
         x = x - x.mean(axis=0)

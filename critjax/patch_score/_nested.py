@@ -25,6 +25,7 @@ from critjax._checks import (
     as_floating,
     as_log_prior,
     check,
+    check_finite,
     check_floating,
     check_option,
     check_rank,
@@ -367,6 +368,7 @@ def patch_denoisers(
 
     def denoise(x: Array, sigma: Any) -> Any:
         check_floating("x", x)
+        check_finite("x", x)
         check_rank("x", x, "H W C")
         expected = f"shape {images.shape[1:]} of the training images"
         check(tuple(x.shape) == images.shape[1:], "x", expected, f"shape {tuple(x.shape)}", "resize it")

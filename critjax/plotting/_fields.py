@@ -50,7 +50,14 @@ def correlation_length_figure(dataset: xr.Dataset) -> Figure:
     swept = {"color": PURPLE, "linestyle": (0, (3, 1.2)), "label": "second moment, closure"}
     line(axes, dataset, "xi_second_moment_closure", **swept)
     top = max(float(np.nanmax(h)) for h in heights if np.any(np.isfinite(h)))
-    axes.set_ylim(0, max(1.35 * top, 2.0))
+    top = max(1.35 * top, 2.0)
+    axes.set_ylim(0, top)
+    if "xi_eq_measured" in dataset:  # it diverges: what is beyond the axis would leave its error bar there
+        inside = dataset.assign(
+            xi_eq_measured=dataset["xi_eq_measured"].where(dataset["xi_eq_measured"] < top)
+        )
+        name = r"$\xi_{eq}$ of $\lambda_{reg}$"
+        points(axes, inside, "xi_eq_measured", marker="v", color=BLUE, markerfacecolor="white", label=name)
     noise_axis(axes, dataset["sigma"].values)
     mark_critical(axes, dataset)
     mark_unstable(axes, dataset)

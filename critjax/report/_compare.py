@@ -81,10 +81,11 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     top, where, sure = _surest(part, "regression_uniform")
     at = f"{text(top)} at σ = {plain(where)}"
     if sure:
-        how = f"passes one at σ = {text(found)}" if found.known else "is above one at every level"
+        how = f"passes one at σ = {text(found)}" if found.known else "is above one from the first level"
         sentence = f"The regression symbol at k = 0 {how}, most clearly with {at}"
-    elif found.known:
-        sentence = f"The regression symbol at k = 0 touches one at σ = {text(found)}, {_TOUCHES} ({at})"
+    elif found.known or top.value >= 1:
+        first = f" at σ = {text(found)}" if found.known else ""
+        sentence = f"The regression symbol at k = 0 touches one{first}, {_TOUCHES} ({at})"
     else:
         sentence = f"The regression symbol at k = 0 stays below one (nearest to it with {at})"
     if "critical_sigma_closure" not in dataset:
@@ -95,8 +96,13 @@ def crossing_sentence(dataset: xr.Dataset) -> str:
     top, where, _ = _surest(dataset, "regression_uniform_closure")
     lost = np.flatnonzero(~np.isfinite(dataset["regression_uniform_closure"].values))
     end = f" and diverges from σ = {plain(float(dataset['sigma'].values[lost[0]]))} on" if lost.size else ""
+    how = (
+        "stays below one, nearest to it"
+        if top.value < 1
+        else "is above one from the first level, most clearly"
+    )
     return (
-        f"{sentence}; the Gaussian closure of the network alone stays below one, nearest to it with "
+        f"{sentence}; the Gaussian closure of the network alone {how} with "
         f"{text(top)} at σ = {plain(where)}{end}."
     )
 

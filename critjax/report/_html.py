@@ -119,7 +119,10 @@ def content(dataset: xr.Dataset) -> Content:
         f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, "
         f"{settings.get('precision')}"
     )
-    legend = f"Errors are one standard error (jackknife over batches of samples). {_UNITS}"
+    legend = (
+        "Errors are one standard error: over batches of samples (jackknife); of the mean Jacobian, its smallest gap "
+        f"and the effective number of patches over fields; of the closure over its replicas. {_UNITS}"
+    )
     return Content("criticality", description, findings(dataset), 2, table(dataset), legend)
 
 

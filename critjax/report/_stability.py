@@ -36,7 +36,7 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
     end = (
         ""
         if again.size == 0
-        else f", though the state is stable again at σ = {plain(float(sigma[first + again[0]]))}"
+        else f", though the state is stable again at {noise(Measured(float(sigma[first + again[0]])))}"
     )
     return (
         f"The uniform state itself turns unstable{where} at {noise(Measured(level))}: bare curves below describe a "
@@ -57,6 +57,6 @@ def crossings_sentence(dataset: xr.Dataset) -> str | None:
     if known and count == 1:
         return "In linear theory growth sets in only once: below σ_c some mode grows at every noise scanned."
     words = ("starts", "stops") if known else ("stops", "starts")
-    listed = ", ".join(f"{words[i % 2]} at σ = {plain(float(s))}" for i, s in enumerate(levels))
+    listed = ", ".join(f"{words[i % 2]} at {noise(Measured(float(s)))}" for i, s in enumerate(levels))
     more = "" if count <= levels.size else f" (the first {levels.size} of {count} crossings)"
     return f"In linear theory growth does not last: as the noise falls, it {listed}{more}."

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_option, check_rank, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_option, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, Int, Scalar, SymbolFn
 from critjax.fourier import wavevectors
 from critjax.noise import FRAMES
@@ -128,12 +128,11 @@ def critical_point(
     >>> print(round(float(point.sigma), 5), point.wavevector, STATUS[int(point.status)])
     3.0 [0. 0.] crossing
     """
-    check_sigmas("sigmas", sigmas, minimum=2)
+    ladder = as_sigmas("sigmas", sigmas, minimum=2)
     check_eta(eta)
     check_option("frame", frame, FRAMES)
     good = isinstance(max_crossings, (int, np.integer)) and max_crossings >= 1
     check(good, "max_crossings", "an integer >= 1", repr(max_crossings), "4 is plenty for most banks")
-    ladder = jnp.asarray(sigmas)
     check_rank("symbol_fn", jax.eval_shape(symbol_fn, ladder[0]), "H W C C")
     converted, captured = jax.closure_convert(symbol_fn, ladder[0])
     # One program, where step by step there would be hundreds to compile.
@@ -295,10 +294,9 @@ def critical_sigmas(
     >>> float(critical_sigmas(symbol_fn, jnp.array([8.0, 4.0, 2.0, 1.0])).max())
     0.0
     """
-    check_sigmas("sigmas", sigmas, minimum=4)
+    ladder = as_sigmas("sigmas", sigmas, minimum=4)
     check_eta(eta)
     check_option("frame", frame, FRAMES)
-    ladder = jnp.asarray(sigmas)
     rates, _ = jax.lax.stop_gradient(_scan(symbol_fn, ladder, eta, frame, batch_size))
     finite = jnp.isfinite(rates)
     reached = jnp.cumprod(finite.astype(jnp.int32), axis=0).astype(bool)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_eta, check_rank, check_sigmas
+from critjax._checks import as_sigmas, check, check_eta, check_rank
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.closed_form._inputs import check_sigma
 from critjax.noise import frame_correction
@@ -235,7 +235,7 @@ def dispersion(
     >>> print(table[:, 0, 0, 0, 0].real)
     [1. 4.]
     """
-    check_sigmas("sigmas", sigmas)
+    levels = as_sigmas("sigmas", sigmas)
     if batch_size is None:
-        return jax.vmap(symbol_fn)(jnp.asarray(sigmas))
-    return jax.lax.map(symbol_fn, jnp.asarray(sigmas), batch_size=batch_size)
+        return jax.vmap(symbol_fn)(levels)
+    return jax.lax.map(symbol_fn, levels, batch_size=batch_size)

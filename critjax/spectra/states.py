@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_eta, check_grid, check_sigmas, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_grid, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.spectra.eigenvalues import growth_rate
 from critjax.spectra.kernels import Bank, symbol, uniform_response, uniform_symbol
@@ -102,14 +102,14 @@ def homogeneous_state(
     [0.25]
     """
     check_bank(bank, readout)
-    check_sigmas("sigmas", sigmas)
+    levels = as_sigmas("sigmas", sigmas)
     adiabatic = is_concrete(eta) and np.ndim(eta) == 0 and bool(np.isposinf(float(eta)))
     if not adiabatic:
         check_eta(eta)
     good = isinstance(num_substeps, (int, np.integer)) and num_substeps >= 1
     check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "more steps follow faster changes")
     dtype = working_dtype(bank)
-    levels = jnp.asarray(sigmas).astype(dtype)
+    levels = levels.astype(dtype)
     zero = check_state(bank, None)
     start = posterior_moments(
         bank, levels[0], zero, readout=readout, uniform=True, prior_only=True, block_size=block_size
@@ -201,9 +201,8 @@ def homogeneous_growth_rate(
     [-0.75  0.    3.  ]
     """
     check_bank(bank, readout)
-    check_sigmas("sigmas", sigmas)
     dtype = working_dtype(bank)
-    levels, values = jnp.asarray(sigmas).astype(dtype), jnp.asarray(states, dtype)
+    levels, values = as_sigmas("sigmas", sigmas).astype(dtype), jnp.asarray(states, dtype)
     wanted = (levels.shape[0], bank.channels)
     check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
 
@@ -266,8 +265,7 @@ def bank_symbol_fn(
     check((sigmas is None) == (states is None), "states", "both sigmas and states, or neither", given, advice)
     if sigmas is None or states is None:
         return lambda sigma: symbol(bank, sigma, grid, readout=readout, block_size=block_size)
-    check_sigmas("sigmas", sigmas)
-    ladder, values = jnp.asarray(sigmas), jnp.asarray(states)
+    ladder, values = as_sigmas("sigmas", sigmas), jnp.asarray(states)
     wanted = (ladder.shape[0], bank.channels)
     check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
 

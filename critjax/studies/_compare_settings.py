@@ -121,10 +121,11 @@ class CompareSettings(Stored):
 
     @property
     def inputs(self) -> dict[str, str | None]:
-        """Tell by digest which weights a run is about: their name may come to mean others."""
+        """Tell by digest which weights and images a run is about: their names may come to mean others."""
+        from critjax.data._files import images_digest
         from critjax.networks._weights import weights_digest
 
-        return {"network": weights_digest(self.network)}
+        return {"network": weights_digest(self.network), "images": images_digest(self.data)}
 
     @property
     def precision(self) -> str:

@@ -1,9 +1,9 @@
 """Streaming statistics of simulated trajectories: one batch in memory, sums kept, errors from the batches.
 
 Per batch, noise level and mode of the half plane of a real transform: sums of x_k, D_k, x_k x_k^dagger,
-D_k x_k^dagger, |D_k|^2 and |sign_k|^2, and moments of the field of soft modes. They suffice to centre exactly
-by the ensemble mean afterwards, whichever batches are in; leaving out one batch at a time gives jackknife
-errors of every quantity.
+D_k x_k^dagger, |D_k|^2 and |sign_k|^2, and moments of the field of soft modes. All but the signs are centred
+exactly by the ensemble mean afterwards, whichever batches are in; signs are no sums, and are those about a
+centre known beforehand. Leaving out one batch at a time gives jackknife errors of every quantity.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class BatchSums(NamedTuple):
     power: Any  # (L, H, h, C, C) complex, sum of x_k x_k^dagger
     cross: Any  # (L, H, h, C, C) complex, sum of D_k x_k^dagger
     denoised_power: Any  # (L, H, h) real, sum over samples and channels of |D_k|^2
-    sign_power: Any  # (L, H, h) real, the same of the sign of x about its centre
+    sign_power: Any  # (L, H, h) real, the same of the sign of x about the centre
     order: Any  # (B, L) real, spatial and channel mean of x
-    walls: Any  # (B, L) real, wall density of D about its centre
+    walls: Any  # (B, L) real, wall density of D about the centre
     soft: Any  # (L, 4) real, sum over samples of the spatial means of psi, psi^2, psi^3, psi^4; psi: soft modes of x
 
 
@@ -84,14 +84,14 @@ def make_batch_fn(
     *,
     eta: float,
     solver: str,
-    symmetric: bool,
+    centre: Any,
     window: int,
 ) -> Callable[[Array], tuple[BatchSums, Kept]]:
     """Return a compiled ``keys (B,) -> (BatchSums, Kept)`` that simulates one batch down the ladder.
 
-    With ``symmetric`` signs are those of x and D; otherwise both are first centred by the batch's mean per
-    level. Soft modes are those of `critjax.fluctuations.soft_modes` for the ``window`` p, of the mean of the
-    channels.
+    Signs are those of x and D about ``centre`` (C,), the mean of the bank: a mean of the batch would make them
+    depend on its size. Soft modes are those of `critjax.fluctuations.soft_modes` for the ``window`` p, of the
+    mean of the channels.
     """
     levels = np.asarray(kept_levels)
     soft = soft_modes(shape[:2], window)[:, : shape[1] // 2 + 1]
@@ -103,7 +103,6 @@ def make_batch_fn(
 
     def level_sums(fields: tuple[Array, Array]) -> tuple[Array, ...]:
         x, denoised = fields
-        centre, d_centre = (0.0, 0.0) if symmetric else (x.mean((0, 1, 2)), denoised.mean((0, 1, 2)))
         x_hat, d_hat, s_hat = (
             jnp.fft.rfft2(field, axes=(1, 2)) for field in (x, denoised, jnp.sign(x - centre))
         )
@@ -116,7 +115,7 @@ def make_batch_fn(
             (jnp.abs(d_hat) ** 2).sum((0, 3)),
             (jnp.abs(s_hat) ** 2).sum((0, 3)),
             x.mean((1, 2, 3)),
-            wall_density(denoised - d_centre).mean(1),
+            wall_density(denoised - centre).mean(1),
             jnp.stack([(psi**n).mean((1, 2)).sum() for n in range(1, 5)]),
         )
 
@@ -229,7 +228,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     top = jnp.take_along_axis(projected, best[:, None], 1)[:, 0]
 
     def crossing(curve: Array) -> Array:
-        return jnp.exp(first_crossing(log_sigma, curve - threshold, 0.0))
+        return jnp.exp(first_crossing(log_sigma, curve - threshold, 0.0, rising=True))
 
     crossing_softest, crossing_top = crossing(softest.real), crossing(top.real)
     at_top = jnp.argmin(jnp.abs(log_sigma - jnp.log(crossing_top)))

@@ -251,13 +251,13 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _first_passage(ladder: Any) -> Callable[[Array], Array]:
-    """Return the compiled map from a curve (num,) to the sigma at which it first passes one."""
+    """Return the compiled map from a curve (num,) to the sigma at which it first passes one from below."""
     log_sigma = jnp.log(jnp.asarray(ladder))
-    return jax.jit(lambda curve: jnp.exp(first_crossing(log_sigma, curve, 1.0)))
+    return jax.jit(lambda curve: jnp.exp(first_crossing(log_sigma, curve, 1.0, rising=True)))
 
 
 def crossing(ladder: np.ndarray, curve: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
-    """Find where a symbol (num,) first passes one, and its error from the curves (R, num) of resampled fields."""
+    """Find where a symbol (num,) rises through one, and its error from the curves (R, num) of resampled fields."""
     find = _first_passage(ladder)
     return float(find(jnp.asarray(curve))), _spread(np.asarray(jax.vmap(find)(jnp.asarray(resampled))))
 

@@ -11,6 +11,7 @@ import numpy as np
 from critjax._checks import check
 from critjax._typing import Array
 from critjax.banks import ImageBank, PatchBank, random_pattern_bank, stripe_bank, two_pattern_bank
+from critjax.spectra import homogeneous_state
 from critjax.studies._settings import DEFAULT_NUM_IMAGES, CriticalitySettings
 
 
@@ -25,6 +26,13 @@ class Problem(NamedTuple):
     images: Any
     """Training images (N, H, W, C), or None."""
     description: str
+
+    @property
+    def mean(self) -> Array:
+        """Mean (C,) of the patches' centres, the homogeneous state at infinite noise; zero for symmetric banks."""
+        if self.symmetric:
+            return jnp.zeros(self.channels)
+        return jax.jit(homogeneous_state)(self.bank, jnp.ones(1))[0]
 
     @property
     def num_patches(self) -> int:

@@ -199,6 +199,15 @@ class CriticalitySettings(Stored):
         """Short name of the bank for folders and titles."""
         return Path(self.bank).stem or "images" if self.bank not in PATTERN_BANKS + IMAGE_BANKS else self.bank
 
+    @property
+    def inputs(self) -> dict[str, str | None]:
+        """Tell by digest which images a run is about: their path may come to hold others."""
+        if not self.uses_images:
+            return {}
+        from critjax.data._files import images_digest
+
+        return {"images": images_digest(self.bank)}
+
     def resolved(self) -> CriticalitySettings:
         """Return a copy with every default filled in (except the ladder's ends and an image bank's grid).
 

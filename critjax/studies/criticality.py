@@ -81,8 +81,10 @@ def run(
     Returns
     -------
     xarray.Dataset
-        Theory and measurement over ``sigma`` and ``wavenumber``; every measured ``name`` has its jackknife
-        standard error beside it as ``name_error``. ``homogeneous_growth_rate`` is Gamma(0): where it is positive
+        Theory and measurement over ``sigma`` and ``wavenumber``; every measured ``name`` has its standard error beside
+        it as ``name_error``: by jackknife over batches for statistics of the ensemble; over the probed fields for
+        ``mean_jacobian*``, ``nonreciprocal``, ``effective_patches`` and, by bootstrap, ``minimal_gap*``; over replicas
+        for the closure. ``homogeneous_growth_rate`` is Gamma(0): where it is positive
         the homogeneous state itself is unstable, and bare curves from there on describe a state that generation has
         left. ``crossing_sigma``: every noise at which the largest growth rate changes sign on the scanned range,
         decreasing, re-entrant ones included, padded with NaN; ``num_crossings`` of them, also if there are more.
@@ -178,7 +180,7 @@ def _batch_fn(problem: Problem, settings: CriticalitySettings, sigmas: jax.Array
         num_kept,
         eta=settings.eta,
         solver=settings.solver,
-        symmetric=problem.symmetric,
+        centre=jnp.asarray(problem.mean, sigmas.dtype),
         window=problem.bank.size,
     )
 

@@ -121,7 +121,7 @@ def measure(
         ``kernel``
             Mean kernel, averaged over channels.
         ``critical_sigma_regression``
-            First sigma at which ``regression_uniform`` passes one, NaN if none; bootstrap over fields.
+            First sigma at which ``regression_uniform`` rises through one, NaN if none; bootstrap over fields.
         ``minimal_gap``, ``minimal_gap_sigma``
             Smallest gap of the mean Jacobian at k = 0 and where; bootstrap over fields.
         ``regression_closure``, ``regression_uniform_closure``, ``critical_sigma_closure``
