@@ -410,8 +410,8 @@ def _check_float32(bank, x, sigma, patches, limit):
     ("size", "num_images", "levels"),
     [
         # The highest two levels lie just above where sums are compensated, of "product" and of "box".
-        (7, 20, (0.02, 0.05, 0.11, 0.15, 0.35, 0.6)),
-        (15, 8, (0.02, 0.05, 0.12, 0.2, 0.28, 0.72, 1.28)),
+        (7, 20, (0.02, 0.05, 0.11, 0.15, 0.35, 0.53)),
+        (15, 8, (0.02, 0.05, 0.12, 0.2, 0.28, 0.72, 1.13)),
         *[
             pytest.param(size, 20, (0.02, 0.05, *np.geomspace(0.06, 2.0, 22)), marks=pytest.mark.slow)
             for size in (3, 7, 9, 11, 15)
@@ -441,29 +441,23 @@ def test_float32_list_of_patches_on_a_noised_picture(sigma):
 def _slow_unless_same(rows):
     return [
         pytest.param(
-            row, c, 7, id=f"{_row_id(row)}-{c}", marks=() if (row[1], c) == ("same", 1) else pytest.mark.slow
+            row, c, id=f"{_row_id(row)}-{c}", marks=() if (row[1], c) == ("same", 1) else pytest.mark.slow
         )
         for row in rows
         for c in (1, 3)
     ]
 
 
-@pytest.mark.parametrize(
-    ("row", "channels", "size"),
-    [
-        *_slow_unless_same(LEGAL[2:]),
-        pytest.param(LEGAL[2], 3, 15, id=f"{_row_id(LEGAL[2])}-3-p15", marks=pytest.mark.slow),
-    ],
-)
-def test_float32_of_every_image_bank_on_a_noised_picture(row, channels, size):
+@pytest.mark.parametrize(("row", "channels"), _slow_unless_same(LEGAL[2:]))
+def test_float32_of_every_image_bank_on_a_noised_picture(row, channels):
     """Little noise, and just above where sums are compensated, of "product" and of "box"."""
-    count, side = 5, min(2 * size, 18)
+    size, count, side = 7, 5, 14
     pictures = _cloth_images(channels * (count + 1), side).reshape(count + 1, channels, side, side)
     images = np.moveaxis(pictures, 1, -1)
     case = Case(*row, size, (side, side), channels, count)
     bank, rng = case.bank(images[:-1]), np.random.default_rng(size)
     top = np.max(np.abs(images[:-1]))
-    above = [1.01 * np.sqrt(factor * size**2 * channels) * top for factor in (2.2e-3, 7e-3)]
+    above = [1.01 * np.sqrt(factor * size**2 * channels) * top for factor in (2.2e-3, 5.5e-3)]
     for sigma in np.float32([0.05, 0.15, *above]):
         x = (images[-1] + sigma * rng.normal(size=images[-1].shape)).astype(np.float32)
         truth = case.reference(x, sigma, images[:-1]).denoised

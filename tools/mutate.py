@@ -421,7 +421,7 @@ MUTATIONS = [
             f'"{method}": 0.0',
             (ORACLE, "half_way_between_two_patches"),
         )
-        for method, factor in (("product", "2.2e-3"), ("box", "7e-3"))
+        for method, factor in (("product", "2.2e-3"), ("box", "5.5e-3"))
     ],
     Mutation(
         "sigma, compensated",
