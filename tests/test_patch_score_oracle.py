@@ -441,17 +441,23 @@ def test_float32_list_of_patches_on_a_noised_picture(sigma):
 def _slow_unless_same(rows):
     return [
         pytest.param(
-            row, c, id=f"{_row_id(row)}-{c}", marks=() if (row[1], c) == ("same", 1) else pytest.mark.slow
+            row, c, 7, id=f"{_row_id(row)}-{c}", marks=() if (row[1], c) == ("same", 1) else pytest.mark.slow
         )
         for row in rows
         for c in (1, 3)
     ]
 
 
-@pytest.mark.parametrize(("row", "channels"), _slow_unless_same(LEGAL[2:]))
-def test_float32_of_every_image_bank_on_a_noised_picture(row, channels):
+@pytest.mark.parametrize(
+    ("row", "channels", "size"),
+    [
+        *_slow_unless_same(LEGAL[2:]),
+        pytest.param(LEGAL[2], 3, 15, id=f"{_row_id(LEGAL[2])}-3-p15", marks=pytest.mark.slow),
+    ],
+)
+def test_float32_of_every_image_bank_on_a_noised_picture(row, channels, size):
     """Little noise, and just above where sums are compensated, of "product" and of "box"."""
-    size, count, side = 7, 5, 14
+    count, side = 5, min(2 * size, 18)
     pictures = _cloth_images(channels * (count + 1), side).reshape(count + 1, channels, side, side)
     images = np.moveaxis(pictures, 1, -1)
     case = Case(*row, size, (side, side), channels, count)
