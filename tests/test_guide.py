@@ -16,6 +16,7 @@ from scipy import stats
 
 from critjax import susceptibility
 from critjax.cli import main
+from critjax.closed_form import gaussian_denoiser
 from critjax.data import embedded_fashion_mnist
 from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, weights_on, with_budget
 from critjax.guidance._window import FOUND, OPEN
@@ -52,6 +53,7 @@ from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_summary import _real_distances, peaks_of
 from critjax.studies._guide_systems import JUDGE_SIGMA, load_system
 from critjax.studies._guide_theory import (
+    closure_response,
     predict,
     small_push_samples,
 )
@@ -460,6 +462,32 @@ def test_pushes_of_gaussian_patches_evolve_as_steps_written_out():
                 ends.append(direction[label].reshape(-1) @ x)
             change[number] += (ends[0] - ends[1]) / (2 * push * step) / 2
     np.testing.assert_allclose(found[list(levels)], change, rtol=0.02)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_closure_of_gaussian_images_responds_mode_by_mode(eta):
+    """lambda = S/(S + sigma^2) of every wavevector; classes are shifts of the mean."""
+    settings, system = _tiny_images(eta=eta)
+    rng, shape = np.random.default_rng(3), (8, 8, 1)
+    frequency = np.fft.fftfreq(8)
+    spectrum = 4 / (1 + 20 * (frequency[:, None] ** 2 + frequency**2))
+    shifts = 0.3 * rng.normal(size=(10, *shape)).astype(np.float32)
+    direction = rng.normal(size=(10, *shape)).astype(np.float32)
+    system = system._replace(
+        shape=shape,
+        unconditional=gaussian_denoiser(jnp.zeros(shape), spectrum),
+        conditional=lambda label: gaussian_denoiser(jnp.asarray(shifts)[label], spectrum),
+        direction=jnp.asarray(direction),
+    )
+    found = closure_response(system, settings)
+    sigmas = np.asarray(ladder(settings), np.float64)[:, None, None]
+    kept = ((spectrum + sigmas[-1] ** 2) / (spectrum + sigmas**2)) ** ((1 + eta) / 2)
+    shift, mode = (np.fft.fft2(a[..., 0]) for a in (shifts, direction))
+    overlap = (shift * mode.conj()).real.mean(0) / 64
+    push = sigmas**2 / (spectrum + sigmas**2) * overlap
+    expected = (1 + eta) * (push * kept).sum((1, 2))
+    np.testing.assert_allclose(found["chi_closure"], expected, rtol=0.02, atol=0.01 * np.abs(expected).max())
+    np.testing.assert_allclose(found["push_closure"], push.sum((1, 2)), rtol=1e-3, atol=1e-4)
 
 
 def test_peaks_are_vertices_of_parabolas_or_ends():

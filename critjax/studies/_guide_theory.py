@@ -173,7 +173,10 @@ def homogeneous_response(system: System, settings: GuideSettings, other: dict[st
 
 
 def closure_response(system: System, settings: GuideSettings) -> dict[str, np.ndarray]:
-    """Return lambda, push and chi of the uniform mode of a Gaussian field, without simulating the model."""
+    """Return lambda, push and chi of the class modes on Gaussian fields, without simulating the model; class average.
+
+    Every wavevector of a mode relaxes with its own lambda. Past the noise where the closure diverges all is NaN.
+    """
     sigmas, (height, width, channels) = ladder(settings), system.shape
     key, field_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6))
     found = gaussian_closure(
@@ -183,24 +186,43 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
         (height, width),
         eta=settings.eta,
         num_samples=_CLOSURE_FIELDS,
-        window=system.window,
+        window=system.window if system.homogeneous else None,
+        centre="spatial" if system.homogeneous else "ensemble",
         channels=channels,
     )
-    white = jnp.fft.fft2(jax.random.normal(field_key, (_CLOSURE_FIELDS // 2, height, width), jnp.float32))
-    conditional, v = system.conditional(0), system.direction[0]
+    # Classes of a symmetric bank, whose mean is zero, respond alike; of others each takes its share of the fields.
+    labels = jnp.arange(1 if system.homogeneous else len(system.class_names))
+    means = jnp.zeros_like(found.mean) if system.homogeneous else found.mean
+    pairs = _CLOSURE_FIELDS // (2 if system.homogeneous else 8)
+    white = jnp.fft.fft2(jax.random.normal(field_key, (pairs, height, width), jnp.float32))
 
-    def push(level: tuple[Array, Array]) -> Array:
-        spectrum, sigma = level
+    def push(level: tuple[Array, ...]) -> Array:
+        mean, spectrum, sigma = level
         field = jnp.fft.ifft2(white * jnp.sqrt(jnp.maximum(spectrum, 0))).real[..., None].astype(jnp.float32)
-        both = jnp.concatenate([field, -field])  # the bank is symmetric: odd noise cancels
-        difference = jax.vmap(lambda x: conditional(x, sigma) - system.unconditional(x, sigma))(both)
-        return jnp.tensordot(difference, v, 3).mean()
+        both = mean.astype(field.dtype) + jnp.concatenate([field, -field])  # odd noise cancels
+
+        def differences(x: Array) -> Array:
+            own = jax.lax.map(lambda label: system.conditional(label)(x, sigma), labels)
+            return own - system.unconditional(x, sigma)
+
+        return jnp.fft.fft2(jax.lax.map(differences, both).mean(0)[..., 0])
 
     spectra = found.structure_factor[..., 0, 0].real
-    symbol = np.asarray(found.symbol[:, 0, 0, 0, 0].real, np.float64)
-    source = np.asarray(jax.jit(lambda s: jax.lax.map(push, s))((spectra, sigmas)), np.float64)
-    chi = linear_response(symbol, source, np.asarray(sigmas, np.float64), eta=settings.eta)
-    return {"lambda_closure": symbol, "push_closure": source, "chi_closure": np.asarray(chi)}
+    shifts = jax.jit(lambda parts: jax.lax.map(push, parts))((means, spectra, sigmas))
+    modes = np.fft.fft2(np.asarray(system.direction, np.float64)[: len(labels), ..., 0])
+    source = np.asarray(shifts, np.complex128) * modes.conj() / (height * width)  # level, class, H, W
+    symbol = np.broadcast_to(np.asarray(found.symbol[:, None, ..., 0, 0].real, np.float64), source.shape)
+    weight = np.abs(modes) ** 2 / (height * width)
+    chi = np.asarray(linear_response(symbol, source, np.asarray(sigmas, np.float64), eta=settings.eta))
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return values.real.sum((2, 3)).mean(1)
+
+    return {
+        "lambda_closure": total(symbol * weight),
+        "push_closure": total(source),
+        "chi_closure": total(chi),
+    }
 
 
 def small_push_samples(system: System, settings: GuideSettings, count: int, report: Progress) -> np.ndarray:
@@ -281,6 +303,7 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
             values["chi_linear"] = gaussian_response(*bank, directions, levels, eta)
         else:
             values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.window)
+        values |= closure_response(system, settings)
     if num_small_pushes(settings):
         found = small_push_samples(system, settings, num_small_pushes(settings), report)
         means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
