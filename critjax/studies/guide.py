@@ -361,7 +361,7 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     passes += 12 * (settings.susceptibility_samples or 0) + 4 * settings.window_samples
     evaluations = (evaluations + passes * per_image) / size
     path = (settings.num_levels or 0) * float(np.prod(system.shape)) * np.dtype(np.float32).itemsize
-    overhead = 60.0
+    overhead = 100.0 if settings.kind == "els" else 60.0
     if settings.kind == "network":
         overhead = 120.0 + (60.0 if settings.susceptibility_samples else 0.0)
     return {
