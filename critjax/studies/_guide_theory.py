@@ -216,7 +216,7 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
     chi = np.asarray(linear_response(symbol, source, np.asarray(sigmas, np.float64), eta=settings.eta))
 
     def total(values: np.ndarray) -> np.ndarray:
-        return values.real.sum((2, 3)).mean(1)
+        return np.real(values).sum((2, 3)).mean(1)
 
     return {
         "lambda_closure": total(symbol * weight),
