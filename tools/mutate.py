@@ -795,6 +795,20 @@ MUTATIONS = [
         ("tests/test_guide.py", "nothing_changes"),
     ),
     Mutation(
+        "guide, phases of class modes in the closure",
+        "critjax/studies/_guide_theory.py",
+        "np.asarray(shifts, np.complex128) * modes.conj()",
+        "np.asarray(shifts, np.complex128) * modes",
+        ("tests/test_guide.py", "mode_by_mode"),
+    ),
+    Mutation(
+        "guide, real images that make up a distance",
+        "critjax/studies/_guide_summary.py",
+        "references[order[:count]], references[order[count:]]",
+        "references[order[: 2 * count]], references[order[count:]]",
+        ("tests/test_guide.py", "distance_of_their_own"),
+    ),
+    Mutation(
         "guide, kinds of pixels of Gaussian patches",
         "critjax/studies/_guide_gaussian.py",
         "(place >= reach) & (place < length - reach), reach, place",
