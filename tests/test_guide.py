@@ -602,7 +602,7 @@ def test_what_is_left_where_a_mode_is_softest_is_said_only_below_the_centre(soft
 def test_real_images_have_a_distance_of_their_own():
     """Of as many features as an arm has to the others; none where there are too few."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(900, 3))
+    features = rng.normal(size=(900, 20))
     settings = GuideSettings(num_samples=60).resolved()
     mean, spread = _real_distances(features, settings)
     by_hand = [
