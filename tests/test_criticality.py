@@ -239,20 +239,17 @@ def test_statistics_against_numpy_on_whole_fields():
     np.testing.assert_allclose(got["soft_kurtosis"], kurtosis, rtol=1e-9)
 
 
+def batches_of(denoise, shape, sigmas, centre=0.0):
+    """Euler steps of the probability flow, one kept field, soft modes of windows of three."""
+    return make_batch_fn(
+        denoise, shape, sigmas, [0], 1, eta=0.0, solver="euler", centre=jnp.asarray(centre), window=3
+    )
+
+
 def test_linear_denoiser_of_three_channels_is_measured_exactly():
     mix = np.array([[0.5, 0.3, 0.0], [-0.2, 0.4, 0.1], [0.0, 0.2, 0.6]])
     sigmas = jnp.array([3.0, 2.0, 1.0])
-    simulate = make_batch_fn(
-        lambda x, sigma: jnp.roll(x, -1, 1) @ mix.T / sigma,
-        (4, 6, 3),
-        sigmas,
-        [0],
-        1,
-        eta=0.0,
-        solver="euler",
-        centre=0.0,
-        window=3,
-    )
+    simulate = batches_of(lambda x, sigma: jnp.roll(x, -1, 1) @ mix.T / sigma, (4, 6, 3), sigmas)
     batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
     got = measure(batches, make_estimator((4, 6), np.asarray(sigmas), softest=(0, 1)))
     top = np.linalg.eigvals(mix)
@@ -267,16 +264,8 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
 def test_no_measured_quantity_depends_on_the_batch_size():
     """The same trajectories in batches of one, two and all, of a model whose mean is not that of the data."""
     sigmas, keys = jnp.array([3.0, 1.5, 0.7]), jax.random.split(jax.random.key(5), 4)
-    simulate = make_batch_fn(
-        lambda x, sigma: jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6,
-        (6, 8, 1),
-        sigmas,
-        [0],
-        1,
-        eta=0.0,
-        solver="euler",
-        centre=jnp.array([-0.5]),
-        window=3,
+    simulate = batches_of(
+        lambda x, sigma: jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6, (6, 8, 1), sigmas, jnp.array([-0.5])
     )
     estimator = make_estimator((6, 8), np.asarray(sigmas))
     whole, *parts = (
@@ -292,17 +281,7 @@ def test_no_measured_quantity_depends_on_the_batch_size():
 def test_a_mode_that_starts_above_the_threshold_has_no_effective_critical_noise(offset, slope, turns):
     """D = (offset + slope sigma) x: as the noise falls the symbol falls, or rises, through one."""
     sigmas = jnp.array([1.6, 1.0, 0.5])
-    simulate = make_batch_fn(
-        lambda x, sigma: (offset + slope * sigma) * x,
-        (6, 8, 1),
-        sigmas,
-        [0],
-        1,
-        eta=0.0,
-        solver="euler",
-        centre=0.0,
-        window=3,
-    )
+    simulate = batches_of(lambda x, sigma: (offset + slope * sigma) * x, (6, 8, 1), sigmas)
     sums, _ = simulate(jax.random.split(jax.random.key(0), 4))
     got = measure([sums], make_estimator((6, 8), np.asarray(sigmas)))
     names = ("critical_sigma_measured", "critical_sigma_uniform_measured", "critical_sigma_top_measured")

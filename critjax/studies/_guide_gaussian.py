@@ -62,7 +62,9 @@ def _patch_models(
     return found
 
 
-def _affine(models: list, shape: tuple[int, int], size: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+def _affine(
+    models: list[tuple[np.ndarray, ...]], shape: tuple[int, int], size: int, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return A and b of D(x) = A x + b, the best linear estimate of every pixel from its window."""
     height, width = shape
     reach, middle = size // 2, size * size // 2
@@ -88,7 +90,8 @@ def gaussian_patch_response(
     """
     shape, gray = images.shape[1:3], images[..., 0].astype(np.float64)
     flow = 1 + eta
-    everything = [_affine(_patch_models(gray, size), shape, size, s) for s in sigmas]
+    pooled = _patch_models(gray, size)
+    everything = [_affine(pooled, shape, size, s) for s in sigmas]
     steps = np.log(sigmas[:-1] / sigmas[1:])
     mean, means, jumps = np.zeros(gray[0].size), [], []
     for n, (matrix, shift) in enumerate(everything):

@@ -263,6 +263,8 @@ def _pulses(
         kind = str(name).removeprefix("chi_")
         if kind == name or kind.endswith(("_error", "_resampled")):
             continue
+        if not np.isfinite(chi.values[spent.any(axis=0)]).all():  # it diverges where pulses are
+            continue
         predicted = spent @ np.nan_to_num(chi.values)
         variables[f"predicted_{kind}"] = (("position_sigma",), predicted)
         variables[f"peak_predicted_{kind}"] = ((), float(np.exp(peaks_of(log_positions, predicted))))

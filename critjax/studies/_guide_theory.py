@@ -53,8 +53,11 @@ from critjax.studies._guide_settings import GuideSettings
 from critjax.studies._guide_systems import System
 
 _NUM_RESAMPLES = 200
-#: Fields a level of the closure, and of the average of D_c - D_u over its Gaussian field.
+#: Fields a level of the closure.
 _CLOSURE_FIELDS = 64
+#: Pairs of opposite Gaussian fields over which D_c - D_u is averaged: of one class, and of each of several, whose
+#: average needs fewer.
+_PUSH_PAIRS = 32, 8
 #: Trajectories of the exact response to small pushes, for each one of the regression.
 _SMALL_PUSHES = 4
 
@@ -175,7 +178,7 @@ def homogeneous_response(system: System, settings: GuideSettings, other: dict[st
 def closure_response(system: System, settings: GuideSettings) -> dict[str, np.ndarray]:
     """Return lambda, push and chi of the class modes on Gaussian fields, without simulating the model; class average.
 
-    Every wavevector of a mode relaxes with its own lambda. Past the noise where the closure diverges all is NaN.
+    Every wavevector of a mode relaxes with its own lambda. Where the closure diverges, values are not finite.
     """
     sigmas, (height, width, channels) = ladder(settings), system.shape
     key, field_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6))
@@ -190,10 +193,10 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
         centre="spatial" if system.homogeneous else "ensemble",
         channels=channels,
     )
-    # Classes of a symmetric bank, whose mean is zero, respond alike; of others each takes its share of the fields.
+    # Classes of a symmetric bank, whose mean is zero, respond alike: one will do.
     labels = jnp.arange(1 if system.homogeneous else len(system.class_names))
     means = jnp.zeros_like(found.mean) if system.homogeneous else found.mean
-    pairs = _CLOSURE_FIELDS // (2 if system.homogeneous else 8)
+    pairs = _PUSH_PAIRS[0 if system.homogeneous else 1]
     white = jnp.fft.fft2(jax.random.normal(field_key, (pairs, height, width), jnp.float32))
 
     def push(level: tuple[Array, ...]) -> Array:
