@@ -50,7 +50,7 @@ from critjax.studies._guide_gaussian import (
     gaussian_response,
 )
 from critjax.studies._guide_settings import GuideSettings
-from critjax.studies._guide_summary import _real_distances, peaks_of, summarise
+from critjax.studies._guide_summary import _real_distances, peaks_of, spread_of, summarise
 from critjax.studies._guide_systems import JUDGE_SIGMA, load_system
 from critjax.studies._guide_theory import (
     closure_response,
@@ -496,6 +496,9 @@ def test_peaks_are_vertices_of_parabolas_or_ends():
     curves = np.stack([5 - (x - 1.3) ** 2, x, -x])
     np.testing.assert_allclose(peaks_of(x, curves), [1.3, 3.0, 0.0], atol=1e-12)
     assert peaks_of(x, curves[0]) == pytest.approx(1.3)
+    ends = np.full(200, 0.12848897960831243)
+    assert ends.std(ddof=1) > 0 and spread_of(ends) == 0.0
+    assert spread_of(x) == pytest.approx(np.std(x, ddof=1))
 
 
 def _verdict(advantage, p_value):

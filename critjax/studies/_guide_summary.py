@@ -230,6 +230,11 @@ def _comparison(
     return found
 
 
+def spread_of(values: np.ndarray) -> float:
+    """Return the standard deviation; equal values, as of peaks at an end of the ladder, have none but rounding."""
+    return float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
+
+
 def peaks_of(log_sigma: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """Return the ln sigma of the largest value of every curve (..., n); a peak at an end of the ladder is that end."""
     flat = jnp.asarray(-curves.reshape(-1, len(log_sigma)))
@@ -258,7 +263,7 @@ def _pulses(
         draws = rng.integers(0, change.shape[1], (_NUM_RESAMPLES, change.shape[1]))
         peaks = np.exp(peaks_of(log_positions, change[:, draws].mean(2).T))
         variables[f"peak_{name}"] = ((), float(np.exp(peaks_of(log_positions, change.mean(1)))))
-        variables[f"peak_{name}_error"] = ((), float(peaks.std(ddof=1)))
+        variables[f"peak_{name}_error"] = ((), spread_of(peaks))
     for name, chi in shared.data_vars.items():
         kind = str(name).removeprefix("chi_")
         if kind == name or kind.endswith(("_error", "_resampled")):
@@ -270,5 +275,5 @@ def _pulses(
         variables[f"peak_predicted_{kind}"] = ((), float(np.exp(peaks_of(log_positions, predicted))))
         if f"{name}_resampled" in shared:
             others = np.exp(peaks_of(log_positions, shared[f"{name}_resampled"].values @ spent.T))
-            variables[f"peak_predicted_{kind}_error"] = ((), float(others.std(ddof=1)))
+            variables[f"peak_predicted_{kind}_error"] = ((), spread_of(others))
     return xr.Dataset(variables, {"position_sigma": positions})
