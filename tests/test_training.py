@@ -15,14 +15,16 @@ import optax
 import pytest
 from test_networks import LOCAL, crops, random_parameters
 
+from critjax import karras_sigmas, sample
 from critjax.cli import build_parser
-from critjax.cli._train import run_train
+from critjax.cli._train import NUM_SAMPLES, draw_samples, run_train
 from critjax.data import ImageSet
 from critjax.networks import (
     NetworkConfig,
     TrainingConfig,
     init,
     load_network,
+    network_denoiser,
     save_network,
     shipped_networks,
     train,
@@ -434,6 +436,29 @@ def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, mo
     for name in values:
         default = re.escape(str(getattr(TrainingConfig(), name)))
         assert re.search(rf"--{name.replace('_', '-')} [A-Z] ((?! --).)*\(default: {default}\)", text), name
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [("--sample-steps", "0", "a number of steps >= 1"), ("--sample-eta", "-1", "a finite number >= 0")],
+)
+def test_illegal_samples_are_refused_before_training(option, value, expected, tmp_path):
+    command = ["train", "--num-images", "30", "--out", str(tmp_path / "run"), option, value]
+    with pytest.raises(ValueError, match=f"{option}: expected {expected}, got {value}"):
+        run_train(build_parser().parse_args(command), "critjax train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_are_those_of_the_sampler_of_all_classes_in_turn():
+    config = dataclasses.replace(LABELLED, width=4)
+    params = random_parameters(config)
+    found = draw_samples(config, params, (6, 5, 1), 3, num_steps=5, eta=2.0)
+    assert found.shape == (NUM_SAMPLES, 6, 5, 1)
+    keys, sigmas = jax.random.split(jax.random.key(3), NUM_SAMPLES), karras_sigmas(80.0, 0.02, 5)
+    for i in (0, 4, 35):
+        denoise = network_denoiser(config, params, i % 3)
+        expected = sample(denoise, keys[i], (6, 5, 1), sigmas, eta=2.0).denoised[-1]
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_progress_line(tmp_path, monkeypatch, capsys):

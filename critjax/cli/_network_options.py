@@ -259,6 +259,21 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="images of the held-out loss (default: %(default)s)",
     )
     add(
+        "--sample-eta",
+        type=float,
+        default=0.0,
+        metavar="E",
+        help="of the samples: 0, probability flow; 1, reverse SDE; above, annealed Langevin, whose longer relaxation "
+        "makes the parts of local networks' images fit (default: %(default)g)",
+    )
+    add(
+        "--sample-steps",
+        type=int,
+        default=64,
+        metavar="N",
+        help="steps of the samples; more for larger eta (default: %(default)s)",
+    )
+    add(
         "--log-every",
         type=int,
         default=100,

@@ -17,8 +17,8 @@ from critjax.cli._network_options import ARCHITECTURE_DEFAULTS
 
 WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
-#: Largest and smallest sigma (image units) and Heun steps of the samples.
-SAMPLE_LADDER = (80.0, 0.02, 64)
+#: Largest and smallest sigma of the samples, in image units.
+SAMPLE_RANGE = (80.0, 0.02)
 
 
 def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -67,6 +67,9 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     )
     from critjax.report import write_atomically
 
+    steps, eta = options.sample_steps, options.sample_eta
+    check(steps >= 1, "--sample-steps", "a number of steps >= 1", steps, "use 64")
+    check(0 <= eta < math.inf, "--sample-eta", "a finite number >= 0", eta, "use 0, the probability flow")
     stored = None if options.start is None else load_network(options.start)
     start = None if stored is None else stored.config
     own = options.architecture_defaults
@@ -134,7 +137,8 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         info["earlier"] = stored.info
     log = {**info, "config": json.loads(config.to_json())}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
-    samples = draw_samples(config, result.params, images.shape[1:], training.seed + 1)
+    seed = training.seed + 1
+    samples = draw_samples(config, result.params, images.shape[1:], seed, num_steps=steps, eta=eta)
     write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))
     # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
     save_network(folder / WEIGHTS, config, result.params, info)
@@ -145,10 +149,12 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def draw_samples(config: Any, params: Any, shape: tuple[int, ...], seed: int) -> Any:
-    """Draw images (`NUM_SAMPLES`, H, W, C) from a network by the probability flow, of all classes in turn.
+def draw_samples(
+    config: Any, params: Any, shape: tuple[int, ...], seed: int, *, num_steps: int = 64, eta: float = 0.0
+) -> Any:
+    """Draw images (`NUM_SAMPLES`, H, W, C) from a network, of all classes in turn; eta as of `critjax.sample`.
 
-    64 Heun steps down Karras' ladder; what is shown is the denoised end, D(x, sigma) at the last noise.
+    Heun steps down Karras' ladder; what is shown is the denoised end, D(x, sigma) at the last noise.
     """
     import jax
     import jax.numpy as jnp
@@ -158,12 +164,12 @@ def draw_samples(config: Any, params: Any, shape: tuple[int, ...], seed: int) ->
     from critjax.noise import karras_sigmas
     from critjax.sampling import sample
 
-    sigmas, size = karras_sigmas(*SAMPLE_LADDER), (shape[0], shape[1], shape[2])
+    sigmas, size = karras_sigmas(*SAMPLE_RANGE, num_steps), (shape[0], shape[1], shape[2])
 
     def draw(pair: tuple[Any, Any]) -> Any:
         key, label = pair
         denoise = network_denoiser(config, params, label if config.num_classes else None)
-        return sample(denoise, key, size, sigmas, save_every=len(sigmas) - 1).denoised[-1]
+        return sample(denoise, key, size, sigmas, eta=eta, save_every=len(sigmas) - 1).denoised[-1]
 
     keys = jax.random.split(jax.random.key(seed), NUM_SAMPLES)
     classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
