@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from reference import denoise, image_patches
 
+from critjax.cli import main
+from critjax.data import load_dataset
 from critjax.sampling import sample
 from critjax.studies import _prediction as theory
 from critjax.studies import criticality
@@ -622,16 +624,16 @@ def test_spread_over_random_banks_is_the_mean_field_one():
 
 
 def followed_uniform_rate(images, size, sigmas, steps=60):
-    """Gamma(0) of grey images in numpy: the state by RK4 from far above, D'(m) - 1 by central differences."""
-    phi, _ = image_patches(images.astype(np.float64)[..., None], size, "interior")
-    flat, centres = phi.reshape(len(phi), -1), phi[:, size // 2, size // 2, 0]
+    """Gamma(0) of images (N, H, W, C) in numpy: the state by RK4 from far above, dD/dm - 1 by central differences."""
+    phi, _ = image_patches(images.astype(np.float64), size, "interior")
+    flat, centres = phi.reshape(len(phi), -1, phi.shape[-1]), phi[:, size // 2, size // 2]
 
     def denoise(m, sigma):
-        logits = -((m - flat) ** 2).sum(1) / (2 * sigma**2)
+        logits = -((m - flat) ** 2).sum((1, 2)) / (2 * sigma**2)
         weights = np.exp(logits - logits.max())
         return weights @ centres / weights.sum()
 
-    m, rates = centres.mean(), []
+    m, rates = centres.mean(0), []
     for high, low in itertools.pairwise([100 * sigmas[0], *sigmas]):
         count = steps * (1 + 9 * (high > sigmas[0]))
         step = np.log(high / low) / count
@@ -641,8 +643,10 @@ def followed_uniform_rate(images, size, sigmas, steps=60):
             second = denoise(m + step / 2 * first, middle) - m - step / 2 * first
             third = denoise(m + step / 2 * second, middle) - m - step / 2 * second
             last = denoise(m + step * third, end) - m - step * third
-            m += step / 6 * (first + 2 * second + 2 * third + last)
-        rates.append((denoise(m + 1e-5, low) - denoise(m - 1e-5, low)) / 2e-5 - 1)
+            m = m + step / 6 * (first + 2 * second + 2 * third + last)
+        pushes = 1e-5 * np.eye(len(m))
+        jacobian = [(denoise(m + push, low) - denoise(m - push, low)) / 2e-5 for push in pushes]
+        rates.append(np.linalg.eigvals(jacobian).real.max() - 1)
     return np.array(rates)
 
 
@@ -683,7 +687,7 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
     assert result.num_patches == 6 * 36
     value = check_condensation(result, images[..., None], 1e-4, size=3, positions="interior")
     assert value[0] > 10 * value[-1]
-    rates = followed_uniform_rate(images, 3, result.sigma.values)
+    rates = followed_uniform_rate(images[..., None], 3, result.sigma.values)
     np.testing.assert_allclose(result.homogeneous_growth_rate, rates, atol=0.01)
     # Where the largest rate over the whole plane changes sign, seen level by level.
     changes = np.flatnonzero(np.diff(np.sign(result.growth_rate.max("wavenumber"))))
@@ -692,6 +696,49 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
         assert np.any(
             (result.crossing_sigma < result.sigma[i]) & (result.crossing_sigma > result.sigma[i + 1])
         )
+
+
+def image_run(folder, bank, *options):
+    """Run the command on images, as small as it gets, and return its results."""
+    import xarray as xr
+
+    few = {"size": 3, "num-samples": 4, "num-levels": 6, "closure-samples": 2, "probe-samples": 2}
+    words = [word for name, value in few.items() for word in (f"--{name}", str(value))]
+    assert main(["criticality", "--bank", str(bank), *words, *options, "--out", str(folder)]) == 0
+    assert (folder / "report.html").stat().st_size > 1e5
+    return xr.load_dataset(folder / "results.nc")
+
+
+def test_colour_images_go_from_the_command_to_the_report(tmp_path):
+    """Of three channels every symbol is a matrix: rates are of the leading eigenvalue, the gap among them."""
+    rng = np.random.default_rng(7)
+    grey = rng.normal(size=(6, 8, 8, 1)) * 0.3 + rng.normal(size=(6, 1, 1, 1)) * 0.3
+    images = np.clip(grey * [0.9, 0.6, -0.5] + 0.1 * rng.normal(size=(6, 8, 8, 3)), -1, 1).astype(np.float32)
+    np.save(tmp_path / "colours.npy", images)
+    found = image_run(tmp_path / "run", tmp_path / "colours.npy", "--closure-samples", "4")
+    centred = (images - images.mean((0, 1, 2))).astype(np.float64)
+    uniform = centred.sum((1, 2)) / 8
+    largest = np.linalg.eigvalsh(uniform.T @ uniform / 6).max()
+    sigma = found.sigma.values
+    np.testing.assert_allclose(found.lambda_null_uniform, largest / (largest + sigma**2), rtol=1e-4)
+    check_condensation(found, images, 1e-4, size=3, positions="interior")
+    rates = followed_uniform_rate(images, 3, sigma)
+    np.testing.assert_allclose(found.homogeneous_growth_rate, rates, atol=0.01)
+
+
+def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys):
+    np.save(tmp_path / "colours.npy", -np.ones((3, 8, 8, 3), np.float32))
+    few = ["--bank", str(tmp_path / "colours.npy"), "--size", "3", "--closure-samples", "3"]
+    assert main(["criticality", *few, "--out", str(tmp_path / "run")]) == 2
+    assert "closure_samples: expected 0 or at least 4 with 3 channels, got 3" in capsys.readouterr().err
+
+
+def test_the_command_for_real_images_goes_to_its_report(tmp_path):
+    found = image_run(tmp_path / "run", "fashion-mnist", "--num-images", "5")
+    images = load_dataset("fashion-mnist", num_images=5).images
+    assert found.num_patches == 5 * 26**2
+    value = check_condensation(found, images, 3e-4, size=3, positions="interior")
+    assert value[0] > 10 * value[-1]
 
 
 def test_variance_preserving_frame_has_no_critical_point_for_the_flow():
@@ -810,7 +857,12 @@ def test_settings_survive_storage():
         ({"classes": (1,)}, "classes: expected an image bank"),
         ({"value_range": (0.0, 1.0)}, "value_range: expected an image bank of your own"),
         ({"probe_samples": 1}, "probe_samples: expected 0 or at least 2"),
-        ({"wavelength": 1.0}, "wavelength: expected a period > 2"),
+        ({"bank": "stripe", "wavelength": 1.0}, "wavelength: expected a period > 2"),
+        ({"wavelength": 8.0}, "wavelength: expected the stripe bank, got bank"),
+        ({"num_images": 50}, "num_images: expected an image bank, got bank 'random-pattern'"),
+        ({"bank": "stripe", "positions": "all"}, "positions: expected an image bank, got bank 'stripe'"),
+        ({"bank": "two-pattern", "num_random": 4}, "num_random: expected the random-pattern bank, got"),
+        ({"bank": "fashion-mnist", "num_banks": 9}, "num_banks: expected the random-pattern bank, got"),
     ],
 )
 def test_bad_settings(options, words):

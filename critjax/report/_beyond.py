@@ -56,7 +56,7 @@ def gaussian_sentence(dataset: xr.Dataset) -> str | None:
     expected = np.flatnonzero(np.abs(dataset["kurtosis_closure"].values - GAUSSIAN) > KURTOSIS_BAND)
     if not expected.size:
         return f"{sentence}, which its own estimate of the kurtosis does not show."
-    return f"{sentence}; its own estimate of the kurtosis leaves 3 at σ = {plain(float(sigma[expected[0]]))}."
+    return f"{sentence}; its own estimate of the kurtosis leaves 3 at {noise(Measured(float(sigma[expected[0]])))}."
 
 
 def _diverged(dataset: xr.Dataset, name: str) -> np.ndarray:

@@ -77,7 +77,7 @@ def build_problem(settings: CriticalitySettings) -> Problem:
     Raises
     ------
     ValueError, FileNotFoundError
-        If images cannot be read or are smaller than the window.
+        If images cannot be read or are smaller than the window, or the closure has fewer fields than they need.
     """
     dtype = jnp.dtype(settings.precision)
     size = settings.size or 1
@@ -86,6 +86,10 @@ def build_problem(settings: CriticalitySettings) -> Problem:
         images = np.asarray(found.images, dtype)
         bank = ImageBank(images, size, positions=settings.positions)
         count, height, width, channels = images.shape
+        # The closure needs as many fluctuations as channels, beside the mean.
+        fields, least = settings.closure_samples, channels + 1
+        expected = f"0 or at least {least} with {channels} channels"
+        check(not fields or fields >= least, "closure_samples", expected, fields, "use 16, or 0 to skip")
         text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {size}"
         return Problem(bank, (height, width), channels, False, images, text)
     grid = settings.grid or (64, 64)

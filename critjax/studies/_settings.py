@@ -175,8 +175,19 @@ class CriticalitySettings(Stored):
             )
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
-            advice = "leave --classes out"
-            check(self.uses_images, "classes", "an image bank", f"bank {self.bank!r}", advice)
+        images, random = self.uses_images, self.bank == "random-pattern"
+        for name, used, user in (
+            ("classes", images, "an image bank"),
+            ("num_images", images, "an image bank"),
+            ("positions", images, "an image bank"),
+            ("num_random", random, "the random-pattern bank"),
+            ("num_banks", random or self.num_banks == 0, "the random-pattern bank"),
+            ("wavelength", self.bank == "stripe", "the stripe bank"),
+        ):
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            advice = f"leave --{name.replace('_', '-')} out"
+            got = f"bank {self.bank!r}"
+            check(used or getattr(self, name) == default, name, user, got, advice)
         if self.value_range is not None:
             low, high = (float(v) for v in self.value_range)
             object.__setattr__(self, "value_range", (low, high))
