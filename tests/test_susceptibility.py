@@ -196,6 +196,24 @@ def test_memory_is_that_of_some_states_for_any_number_of_steps():
     assert many - few < 8 * (2 * 3 * 24 * 24 + 4 * (256 - 64))
 
 
+@pytest.mark.parametrize("architecture", ["local", pytest.param("unet", marks=pytest.mark.slow)])
+def test_memory_through_a_network_is_that_of_some_states_too(architecture):
+    config = NetworkConfig(architecture, width=8, dilations=(1, 1), blocks=1, num_classes=2)
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
+    def temporary(count):
+        sigmas = geometric_sigmas(6.0, 0.1, count, dtype=np.float32)
+
+        def run(params, key):
+            pair = (network_denoiser(config, params, label) for label in (None, 1))
+            return susceptibility(*pair, jnp.mean, key, (16, 16, 1), sigmas).value
+
+        return jax.jit(run).lower(shapes, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+
+    few, many = temporary(64), temporary(256)
+    assert many <= 1.2 * few
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
