@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +30,11 @@ from critjax.networks import (
     shipped_networks,
     train,
 )
+from critjax.networks._blocks import group_norm
 from critjax.networks._training import _gradient as batch_gradient
 from critjax.networks._training import loss
 
+FROZEN_NORMS = Path(__file__).resolve().parents[1] / "tools" / "frozen_norms.py"
 LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")
 WIDE = dataclasses.replace(LOCAL, stem=5, dilations=(1,), norms=1)
 UNET = NetworkConfig(
@@ -467,3 +471,22 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
 def test_wrong_input_is_refused_with_its_reason(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.skipif(not FROZEN_NORMS.exists(), reason="tools/ is not part of this copy")
+def test_frozen_norms_have_the_value_of_group_norms_and_the_derivative_of_an_affine_map():
+    spec = importlib.util.spec_from_file_location("frozen_norms", FROZEN_NORMS)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    x, v = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)))
+    parts = x.reshape(3, 20, 2, 3)
+    deviation = np.sqrt(parts.var((1, 3)) + 1e-6)[:, None, :, None]
+    expected = {"none": jax.jvp(lambda x: group_norm(x, 2), (x,), (v,))[1]}
+    moved = v.reshape(parts.shape)
+    expected["both"] = (moved / deviation).reshape(x.shape)
+    expected["scale"] = ((moved - moved.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
+    for name, change in expected.items():
+        norm = script.norm_with(script.FROZEN[name])
+        value, found = jax.jvp(lambda x, norm=norm: norm(x, 2), (x,), (v,))
+        np.testing.assert_allclose(value, group_norm(x, 2), rtol=1e-12)
+        np.testing.assert_allclose(found, change, rtol=1e-9, atol=1e-12)
