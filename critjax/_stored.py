@@ -15,6 +15,11 @@ class Stored:
     _called: ClassVar[str] = "settings"
     _advice: ClassVar[str] = "use results.nc"
 
+    @property
+    def unused(self) -> dict[str, str]:
+        """Values without any effect beside the others, and what would use them."""
+        return {}
+
     def to_json(self) -> str:
         """Return the values as JSON, for the attributes of a result or the header of a file."""
         return json.dumps(dataclasses.asdict(self))  # type: ignore[call-overload]

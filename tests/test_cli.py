@@ -248,6 +248,24 @@ def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
         (["criticality", "--solver", "rk4"], "invalid choice: 'rk4'"),
         (["criticality", "--from", "missing.nc"], "--from: expected a results.nc, got no file missing.nc"),
         (["criticality", "--bank", "fashion-mnist", "--grid", "8"], "grid: expected none"),
+        (
+            ["criticality", "--wavelength", "8"],
+            "--wavelength: expected the stripe bank, got another; leave it out",
+        ),
+        (["criticality", "--num-images", "50"], "--num-images: expected an image bank, got another"),
+        (["criticality", "--bank", "stripe", "--positions", "all"], "--positions: expected an image bank"),
+        (
+            ["criticality", "--bank", "two-pattern", "--num-random", "8"],
+            "--num-random: expected the random-pattern",
+        ),
+        (
+            ["criticality", "--bank", "fashion-mnist", "--num-banks", "9"],
+            "--num-banks: expected the random-pattern",
+        ),
+        (
+            ["landau", "--bank", "stripe", "--num-random", "4"],
+            "--num-random: expected the random-pattern bank",
+        ),
         (["criticality", "--grid", "8", "--size", "9"], "size: expected a window that fits the 8 x 8 grid"),
         ([], "required: COMMAND"),
         (["study"], "invalid choice: 'study'"),

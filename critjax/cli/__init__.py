@@ -7,6 +7,7 @@ configured (precision, compilation cache) before the study is imported.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from critjax._checks import check
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
 from critjax.studies._compare_settings import CompareSettings
@@ -44,15 +46,18 @@ _STUDIES = {
 
 
 def _settings(kind: Any, options: dict[str, Any]) -> Any:
-    """Build the settings from the options given, on top of a stored result if one is named."""
+    """Build the settings from the options given, all of which must have an effect, on top of a stored result if any."""
     source = options.pop("source", None)
     if source is None:
-        return kind(**options)
-    if "quick" in options:
+        settings = kind(**options)
+    elif "quick" in options:
         raise ValueError("--quick: expected no --from beside it, got both; a stored run has its own sizes")
-    import dataclasses
-
-    return dataclasses.replace(_storage.read_settings(source, kind), **options)
+    else:
+        settings = dataclasses.replace(_storage.read_settings(source, kind), **options)
+    advice = "leave it out, or choose what uses it"
+    for name in sorted(options.keys() & settings.unused.keys()):
+        check(False, f"--{name.replace('_', '-')}", settings.unused[name], "another", advice)
+    return settings
 
 
 def configure_jax(precision: str) -> None:

@@ -78,6 +78,12 @@ class LandauSettings(Stored):
         for name in self.banks:
             self.of_bank(name)  # the remaining settings are checked there
 
+    @property
+    def unused(self) -> dict[str, str]:
+        """Values without any effect on the banks, and what would use them."""
+        users = {"num_random": "random-pattern", "wavelength": "stripe"}
+        return {name: f"the {bank} bank" for name, bank in users.items() if bank not in self.banks}
+
     def of_bank(self, name: str) -> CriticalitySettings:
         """Return the settings that build one of the banks."""
         return CriticalitySettings(

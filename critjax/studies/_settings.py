@@ -175,19 +175,8 @@ class CriticalitySettings(Stored):
             )
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
-        images, random = self.uses_images, self.bank == "random-pattern"
-        for name, used, user in (
-            ("classes", images, "an image bank"),
-            ("num_images", images, "an image bank"),
-            ("positions", images, "an image bank"),
-            ("num_random", random, "the random-pattern bank"),
-            ("num_banks", random or self.num_banks == 0, "the random-pattern bank"),
-            ("wavelength", self.bank == "stripe", "the stripe bank"),
-        ):
-            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
-            advice = f"leave --{name.replace('_', '-')} out"
-            got = f"bank {self.bank!r}"
-            check(used or getattr(self, name) == default, name, user, got, advice)
+            advice = "leave --classes out"
+            check(self.uses_images, "classes", "an image bank", f"bank {self.bank!r}", advice)
         if self.value_range is not None:
             low, high = (float(v) for v in self.value_range)
             object.__setattr__(self, "value_range", (low, high))
@@ -204,6 +193,14 @@ class CriticalitySettings(Stored):
     def uses_images(self) -> bool:
         """Tell whether the bank consists of the patches of training images."""
         return self.bank not in PATTERN_BANKS
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Values without any effect on this bank, and what would use them."""
+        users = {"num_images": "an image bank", "positions": "an image bank"} if not self.uses_images else {}
+        if self.bank != "random-pattern":
+            users |= dict.fromkeys(("num_random", "num_banks"), "the random-pattern bank")
+        return users | ({} if self.bank == "stripe" else {"wavelength": "the stripe bank"})
 
     @property
     def label(self) -> str:
