@@ -856,7 +856,7 @@ def test_the_miss_of_linear_theory_is_reproduced_by_hand(laboratory):
 def test_pulses_of_an_ideal_model_peak_below_small_ones_by_hand_too(eta, expected):
     """By how much the peaks of pulses of budget 0.25 lie below the exact ones of small pushes: class and amplitude.
 
-    Expected: with 1,500 and 500 images, errors of 0.02 to 0.05.
+    Expected: what docs/GUIDANCE.md says, from more trajectories, with errors of 0.02 to 0.05.
     """
     settings = GuideSettings(
         model="ideal", eta=eta, budgets=(0.25,), num_samples=256, susceptibility_samples=0

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -473,20 +474,45 @@ def test_wrong_input_is_refused_with_its_reason(build, words):
         build()
 
 
-@pytest.mark.skipif(not FROZEN_NORMS.exists(), reason="tools/ is not part of this copy")
-def test_frozen_norms_have_the_value_of_group_norms_and_the_derivative_of_an_affine_map():
+@pytest.fixture
+def frozen_norms(monkeypatch):
+    if not FROZEN_NORMS.exists():
+        pytest.skip("tools/ is not part of this copy")
     spec = importlib.util.spec_from_file_location("frozen_norms", FROZEN_NORMS)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    for module in (script._architectures, script._blocks):
+        monkeypatch.setattr(module, "group_norm", group_norm)  # which the script replaces
+    return script
+
+
+def test_frozen_norms_have_the_value_of_group_norms_and_the_derivative_of_an_affine_map(frozen_norms):
     x, v = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)))
     parts = x.reshape(3, 20, 2, 3)
     deviation = np.sqrt(parts.var((1, 3)) + 1e-6)[:, None, :, None]
     expected = {"none": jax.jvp(lambda x: group_norm(x, 2), (x,), (v,))[1]}
     moved = v.reshape(parts.shape)
     expected["both"] = (moved / deviation).reshape(x.shape)
+    shift = jnp.broadcast_to(moved.mean((1, 3), keepdims=True), parts.shape) / deviation
+    expected["mean"] = expected["none"] + shift.reshape(x.shape)
     expected["scale"] = ((moved - moved.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
     for name, change in expected.items():
-        norm = script.norm_with(script.FROZEN[name])
+        norm = frozen_norms.norm_with(frozen_norms.FROZEN[name])
         value, found = jax.jvp(lambda x, norm=norm: norm(x, 2), (x,), (v,))
         np.testing.assert_allclose(value, group_norm(x, 2), rtol=1e-12)
         np.testing.assert_allclose(found, change, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_freezing_reaches_the_norms_of_a_network(frozen_norms, monkeypatch, capsys):
+    config = dataclasses.replace(UNET, num_classes=0, attention=False)
+    stored = SimpleNamespace(config=config, params=random_parameters(config))
+    monkeypatch.setattr(frozen_norms, "load_network", lambda name: stored)
+    monkeypatch.setattr(frozen_norms, "SIGMAS", (1.0,))
+    assert frozen_norms.main(["--num", "2"]) == 0
+    rows = [line.split("|")[2:5] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == list(frozen_norms.FROZEN)
+    assert len({row[1] for row in rows}) == 4
+    stored.config = LOCAL
+    with pytest.raises(ValueError, match="network: expected a U-Net, which has group norms, got a local one"):
+        frozen_norms.main([])

@@ -1,8 +1,8 @@
 """Ask whether image-wide norms soften the uniform mode of a U-Net: differentiate it with their statistics frozen.
 
-Prints lambda(0) and the mean lambda of the lowest shell, Rayleigh quotients of the Jacobian at noised embedded images,
-of the network as it is and of the same network whose group norms keep the mean, the scale, or both, of the image at
-which it is differentiated. Errors are standard errors over images. A minute on two cores::
+Prints lambda(0) and the mean lambda of the four lowest waves along the axes, Rayleigh quotients of the Jacobian at
+noised embedded images, of the network as it is and of the same network whose group norms keep the mean, the scale, or
+both, of the image at which it is differentiated. Errors are standard errors over images. A minute on two cores::
 
     python tools/frozen_norms.py [unet-classes] [--num 32]
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from critjax._checks import check
 from critjax._typing import Array
 from critjax.data import load_dataset
 from critjax.networks import _architectures, _blocks, load_network
@@ -41,7 +42,7 @@ def norm_with(frozen: tuple[str, ...]):
 
 
 def directions(height: int, width: int) -> Array:
-    """Return unit vectors (5, H, W, 1): the uniform one, then cosines and sines of the lowest shell."""
+    """Return unit vectors (5, H, W, 1): the uniform one, then the lowest waves along the axes."""
     rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     phases = [2 * jnp.pi * rows / height, 2 * jnp.pi * columns / width]
     fields = [jnp.ones((height, width)), *(wave(phase) for phase in phases for wave in (jnp.cos, jnp.sin))]
@@ -58,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num", type=int, default=32, help="noised images (default: %(default)s)")
     options = parser.parse_args(arguments)
     network = load_network(options.network)
+    kind = network.config.architecture
+    check(kind == "unet", "network", "a U-Net, which has group norms", f"a {kind} one", "use unet-classes")
     images = jnp.asarray(load_dataset("fashion-mnist", num_images=options.num).images)
     noise = jax.random.normal(jax.random.key(0), images.shape)
     vectors = directions(*images.shape[1:3])
@@ -75,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     def with_error(values: np.ndarray) -> str:
         return f"{values.mean():.3f} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
 
-    print("| sigma | frozen | k = 0 | lowest shell |\n|---|---|---|---|")
+    print("| sigma | frozen | k = 0 | lowest waves |\n|---|---|---|---|")
     for sigma in SIGMAS:
         for name, frozen in FROZEN.items():
             _architectures.group_norm = _blocks.group_norm = norm_with(frozen)

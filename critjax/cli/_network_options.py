@@ -263,15 +263,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="E",
-        help="of the samples: 0, probability flow; 1, reverse SDE; above, annealed Langevin, whose longer relaxation "
-        "makes the parts of local networks' images fit (default: %(default)g)",
+        help="of the samples: 0, probability flow; above, reverse SDE, whose longer relaxation makes the parts of a "
+        "local network's images fit (default: %(default)g)",
     )
     add(
         "--sample-steps",
         type=int,
         default=64,
         metavar="N",
-        help="steps of the samples; more for larger eta (default: %(default)s)",
+        help="steps of the samples; 64 (1 + eta) will do (default: %(default)s)",
     )
     add(
         "--log-every",
