@@ -699,19 +699,23 @@ def test_images_have_a_null_model_and_a_moving_state(tmp_path):
 
 
 @pytest.fixture
-def image_run(tmp_path, monkeypatch):
+def command(monkeypatch):
+    """The command line in this process, whose precision it leaves alone."""
+    monkeypatch.setattr("critjax.cli.configure_jax", lambda precision: None)
+    return main
+
+
+@pytest.fixture
+def image_run(tmp_path, command):
     """Run the command on images, as small as it gets, and return its results."""
     import xarray as xr
 
-    monkeypatch.setattr(
-        "critjax.cli.configure_jax", lambda precision: None
-    )  # this process keeps its precision
     folder = tmp_path / "run"
     few = {"size": 3, "num-samples": 4, "num-levels": 6, "closure-samples": 2, "probe-samples": 2}
     words = [word for name, value in few.items() for word in (f"--{name}", str(value))]
 
     def run_command(bank, *options):
-        assert main(["criticality", "--bank", str(bank), *words, *options, "--out", str(folder)]) == 0
+        assert command(["criticality", "--bank", str(bank), *words, *options, "--out", str(folder)]) == 0
         assert (folder / "report.html").stat().st_size > 1e5
         return xr.load_dataset(folder / "results.nc")
 
@@ -735,13 +739,10 @@ def test_colour_images_go_from_the_command_to_the_report(image_run, tmp_path):
     np.testing.assert_allclose(found.homogeneous_growth_rate, rates, atol=0.01)
 
 
-def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "critjax.cli.configure_jax", lambda precision: None
-    )  # this process keeps its precision
+def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, command):
     np.save(tmp_path / "colours.npy", -np.ones((3, 8, 8, 3), np.float32))
     few = ["--bank", str(tmp_path / "colours.npy"), "--size", "3", "--closure-samples", "3"]
-    assert main(["criticality", *few, "--out", str(tmp_path / "run")]) == 2
+    assert command(["criticality", *few, "--out", str(tmp_path / "run")]) == 2
     assert "closure_samples: expected 0 or at least 4 with 3 channels, got 3" in capsys.readouterr().err
 
 

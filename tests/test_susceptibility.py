@@ -211,7 +211,8 @@ def test_memory_through_a_network_is_that_of_some_states_too(architecture):
         return jax.jit(run).lower(shapes, jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
     few, many = temporary(64), temporary(256)
-    assert many <= 1.2 * few
+    # Activations are those of one step: only states grow, eight saved and eight of a block, and numbers by level.
+    assert many - few < 4 * (2 * 8 * 16 * 16 + 4 * (256 - 64))
 
 
 @pytest.mark.parametrize(

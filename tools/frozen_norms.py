@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ SIGMAS = (0.09, 0.3, 1.0, 3.0)
 FROZEN = {"none": (), "mean": ("mean",), "scale": ("scale",), "both": ("mean", "scale")}
 
 
-def norm_with(frozen: tuple[str, ...]):
+def norm_with(frozen: tuple[str, ...]) -> Callable[[Array, int], Array]:
     """Return the networks' group norm with some of its statistics constant under differentiation."""
 
     def group_norm(x: Array, groups: int) -> Array:

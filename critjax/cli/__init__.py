@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from critjax._checks import check
+from critjax._checks import message
 from critjax.cli._parser import build_parser, fail
 from critjax.studies import _storage
 from critjax.studies._compare_settings import CompareSettings
@@ -56,7 +56,8 @@ def _settings(kind: Any, options: dict[str, Any]) -> Any:
         settings = dataclasses.replace(_storage.read_settings(source, kind), **options)
     advice = "leave it out, or choose what uses it"
     for name in sorted(options.keys() & settings.unused.keys()):
-        check(False, f"--{name.replace('_', '-')}", settings.unused[name], "another", advice)
+        option = f"--{name.replace('_', '-')}"
+        raise ValueError(message(option, settings.unused[name], "another", advice))
     return settings
 
 

@@ -150,7 +150,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
 
 
 def draw_samples(
-    config: Any, params: Any, shape: tuple[int, ...], seed: int, *, num_steps: int = 64, eta: float = 0.0
+    config: Any, params: Any, shape: tuple[int, ...], seed: int, *, num_steps: int, eta: float
 ) -> Any:
     """Draw images (`NUM_SAMPLES`, H, W, C) from a network, of all classes in turn; eta as of `critjax.sample`.
 
