@@ -23,16 +23,17 @@ from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._instruments import (
     gap_and_length,
+    jackknife,
+    lowest_tangents,
     mean_and_error,
-    uniform_eigenvalue,
-    uniform_tangents,
+    with_lowest_modes,
 )
 
 #: Patch models: positions of their patches -> name.
 MODELS = {"all": "ELS", "same": "LS"}
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
-#: Fields at which the Jacobian of the best patch model is probed: it costs far more than a network's.
-PATCH_PROBES = 3
+#: Fields at which the Jacobian of the nearest patch model is probed: it costs far more than a network's.
+PATCH_FIELDS = 4
 #: Window from which window sums of squared differences are faster than products of windows (benchmarks/nested.py).
 NESTED_FROM = 9
 
@@ -146,22 +147,28 @@ def els_denoiser(bank: Array, size: int) -> DenoiseFn:
     return lambda x, sigma: nested(x, sigma)[0]
 
 
-def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
-    """Estimate the symbol (H, W) of the Jacobian at one image, and its uniform mode without noise of probes."""
+def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> Array:
+    """Estimate the symbol (H, W) of the Jacobian at one image; the lowest modes, which set gap and length, exactly."""
     tangents, transforms = zip(
         *(probe_tangents(k, x.shape, x.dtype) for k in jax.random.split(key)), strict=True
     )
+    lowest = lowest_tangents(x)
     # One pass for all directions: a pass over the bank costs more than what they add to it.
-    every = jacobian_products(denoise, x, sigma, jnp.concatenate([uniform_tangents(x), *tangents]))
-    uniform, *responses = jnp.split(every, 1 + len(tangents))
+    every = jacobian_products(denoise, x, sigma, jnp.concatenate([lowest, *tangents]))
+    responses = jnp.split(every[len(lowest) :], len(tangents))
     symbol = jnp.mean(jnp.stack(list(map(probe_symbol, transforms, responses))), axis=0)
-    return leading_eigenvalue(symbol).real, uniform_eigenvalue(uniform)
+    return with_lowest_modes(leading_eigenvalue(symbol).real, every[: len(lowest)])
 
 
 def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
     if model == "ELS":
         return els_denoiser(bank, size)
     return patch_denoiser(ImageBank(bank, size, positions="same"), boundary="zero")
+
+
+def _gap_and_length(symbol: np.ndarray) -> np.ndarray:
+    fit = gap_and_length(jnp.asarray(symbol))
+    return np.array([float(fit.gap), float(fit.correlation_length)])
 
 
 def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, Any]:
@@ -174,32 +181,27 @@ def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, An
         report("symbols", number, len(levels))
         if model not in programs:
             programs[model] = jax.jit(functools.partial(_probe, _patch_model(problem.bank, *model)))
-        fields = noised[number][:PATCH_PROBES]
+        fields = noised[number][:PATCH_FIELDS]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
-        found = [
-            programs[model](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)
-        ]
-        symbols, uniform = (
-            np.stack([np.asarray(part, np.float64) for part in p]) for p in zip(*found, strict=True)
-        )
+        symbols = np.stack(
+            [programs[model](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
+        ).astype(np.float64)
         gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
-        mean, error = mean_and_error(symbols)
-        mean[0, 0], error[0, 0] = mean_and_error(uniform)
-        shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols))))
-        shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
-        fits = {
-            "patch": gap_and_length(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))),
-            "gaussian": gap_and_length(gaussian),
-        }
+        shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols))))
+        # Of means over fields, without one of them in turn: gap and stiffness of a field err together.
+        (gap, length), errors = jackknife(lambda some: _gap_and_length(some.mean(0)), symbols)
+        gaussian_gap, gaussian_length = _gap_and_length(np.asarray(gaussian))
         row = {
-            "mean_jacobian_patch": shell_mean,
-            "mean_jacobian_patch_error": shell_error,
+            "mean_jacobian_patch": shells,
+            "mean_jacobian_patch_error": shells_error,
             "mean_jacobian_gaussian": np.asarray(radial_average(gaussian)),
+            "gap_patch": gap,
+            "gap_patch_error": errors[0],
+            "xi_eq_patch": length,
+            "xi_eq_patch_error": errors[1],
+            "gap_gaussian": gaussian_gap,
+            "xi_eq_gaussian": gaussian_length,
         }
-        for name, fit in fits.items():
-            row |= {f"gap_{name}": float(fit.gap), f"xi_eq_{name}": float(fit.correlation_length)}
-        row |= {"gap_patch_error": float(fits["patch"].gap_error)}
-        row |= {"xi_eq_patch_error": float(fits["patch"].correlation_length_error)}
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     report("symbols", len(levels), len(levels))

@@ -12,6 +12,7 @@ import numpy as np
 
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import gaussian_closure
+from critjax.fourier import radial_shells
 from critjax.observables import (
     bootstrap_values,
     first_crossing,
@@ -90,6 +91,51 @@ def uniform_eigenvalue(response: Array) -> Array:
     return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
 
 
+def _lowest_modes(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of the modes in shells 0 and 1, one of each pair +-k, the uniform one first."""
+    with jax.ensure_compile_time_eval():
+        index = np.asarray(radial_shells(grid).index)
+    rows, columns = np.nonzero((index >= 0) & (index <= 1))
+    width = grid[1]
+    first = rows * width + columns <= -rows % grid[0] * width + -columns % width
+    return rows[first], columns[first]
+
+
+def _lowest_waves(grid: tuple[int, int]) -> np.ndarray:
+    """Return exp(i k.j) of `_lowest_modes`: (M, H, W)."""
+    rows, columns = (a[:, None, None] for a in _lowest_modes(grid))
+    y, x = np.ogrid[: grid[0], : grid[1]]
+    return np.exp(2j * np.pi * (rows * y / grid[0] + columns * x / grid[1]))
+
+
+def lowest_tangents(x: Array) -> Array:
+    """Return tangents of a field (H, W, C): cosines of the lowest modes, then sines without the uniform one's, 0.
+
+    One for each channel: ((2 M - 1) C, H, W, C).
+    """
+    waves, channels = _lowest_waves(x.shape[:2]), x.shape[-1]
+    parts = jnp.asarray(np.concatenate([waves.real, waves.imag[1:]]), x.dtype)
+    tangents = parts[:, None, :, :, None] * jnp.eye(channels, dtype=x.dtype)[:, None, None]
+    return tangents.reshape(-1, *x.shape)
+
+
+def with_lowest_modes(values: Array, response: Array) -> Array:
+    """Set leading eigenvalues (H, W) of the lowest modes to those of the response to `lowest_tangents`.
+
+    They are exact at the field, where probes mix other elements of the Jacobian in.
+    """
+    grid, channels = response.shape[1:3], response.shape[-1]
+    rows, columns = _lowest_modes(grid)
+    waves = jnp.asarray(_lowest_waves(grid))
+    parts = response.reshape(-1, channels, *response.shape[1:])  # input channels second, output channels last
+    cosines, sines = parts[: len(rows)], parts[len(rows) :]
+    matrices = jnp.einsum("kyx,kayxb->kba", waves.conj(), cosines + 0j).at[1:].add(
+        1j * jnp.einsum("kyx,kayxb->kba", waves[1:].conj(), sines)
+    )
+    lowest = leading_eigenvalue(matrices[None] / (grid[0] * grid[1]))[0].real.astype(values.dtype)
+    return values.at[rows, columns].set(lowest).at[-rows, -columns].set(lowest)
+
+
 def kernel_columns(
     denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, count: int
 ) -> tuple[Array, Array]:
@@ -158,7 +204,7 @@ def jacobian_row(
     }
 
 
-def _jackknife(statistic: Callable[[np.ndarray], Any], fields: np.ndarray) -> tuple[Any, Any]:
+def jackknife(statistic: Callable[[np.ndarray], Any], fields: np.ndarray) -> tuple[Any, Any]:
     """Value of a statistic of fields (axis 0), and its error from leaving one out."""
     count = len(fields)
     left_out = np.array([statistic(np.delete(fields, i, axis=0)) for i in range(count)])
@@ -174,7 +220,7 @@ def _radius(kernels: np.ndarray) -> tuple[float, float]:
         kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
         return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
 
-    return _jackknife(radius, kernels)
+    return jackknife(radius, kernels)
 
 
 def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +234,7 @@ def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Summed from the edge inwards: beyond the reach of a local denoiser the share is zero, without round-off.
         return np.append(np.cumsum(total[:0:-1])[::-1], 0.0) / total.sum()
 
-    return _jackknife(share, rings)
+    return jackknife(share, rings)
 
 
 def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:

@@ -26,7 +26,7 @@ from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoisers
 from critjax.studies._callbacks import Checkpoint, Progress
 from critjax.studies._compare_films import FILM_STEPS, follow
-from critjax.studies._compare_patches import MODELS, PATCH_PROBES, compare_patches, els_denoiser
+from critjax.studies._compare_patches import MODELS, PATCH_FIELDS, compare_patches, els_denoiser
 from critjax.studies._compare_problem import Problem, load
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._cost import RUNTIME_BYTES, time_evaluation
@@ -215,7 +215,7 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     # Directions of a field share its evaluation: four (windows of 3) to nine (of 19) evaluations of a patch model.
     evaluations = ladder * (3 * samples + settings.closure_samples + 3 * 16 * probes) / _COST_BATCH
     films = 2 * FILM_STEPS * (settings.num_films or 0)
-    seconds = levels * queries * patches + (films + 9 * PATCH_PROBES * levels) * single
+    seconds = levels * queries * patches + (films + 9 * PATCH_FIELDS * levels) * single
     overhead = 100.0
     pairs = float(np.prod(problem.bank.shape))
     return {
