@@ -17,7 +17,7 @@ from test_networks import LOCAL, crops, random_parameters
 
 from critjax import karras_sigmas, sample
 from critjax.cli import build_parser
-from critjax.cli._train import NUM_SAMPLES, draw_samples, run_train
+from critjax.cli._train import NUM_SAMPLES, draw_samples, load_training_data, run_train
 from critjax.data import ImageSet
 from critjax.networks import (
     NetworkConfig,
@@ -439,26 +439,61 @@ def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [("--sample-steps", "0", "a number of steps >= 1"), ("--sample-eta", "-1", "a finite number >= 0")],
+    ("option", "value", "words"),
+    [
+        ("--sample-steps", "0", "a number of steps >= 1, got 0"),
+        ("--sample-eta", "-1", "a finite number >= 0, got -1"),
+        ("--sample-guidance", "nan", "a finite number, got nan"),
+        ("--sample-guidance", "2", "a network with classes, got one without; add --conditional"),
+    ],
 )
-def test_illegal_samples_are_refused_before_training(option, value, expected, tmp_path):
+def test_illegal_samples_are_refused_before_training(option, value, words, tmp_path):
     command = ["train", "--num-images", "30", "--out", str(tmp_path / "run"), option, value]
-    with pytest.raises(ValueError, match=f"{option}: expected {expected}, got {value}"):
+    with pytest.raises(ValueError, match=f"{option}: expected {words}"):
         run_train(build_parser().parse_args(command), "critjax train")
     assert not (tmp_path / "run").exists()
 
 
-def test_samples_are_those_of_the_sampler_of_all_classes_in_turn():
+@pytest.mark.parametrize("weight", [1.0, 1.7])
+def test_samples_are_those_of_the_sampler_of_all_classes_in_turn(weight):
     config = dataclasses.replace(LABELLED, width=4)
     params = random_parameters(config)
-    found = draw_samples(config, params, (6, 5, 1), 3, num_steps=5, eta=2.0)
+    found = draw_samples(config, params, (6, 5, 1), 3, num_steps=5, eta=2.0, guidance=weight)
     assert found.shape == (NUM_SAMPLES, 6, 5, 1)
     keys, sigmas = jax.random.split(jax.random.key(3), NUM_SAMPLES), karras_sigmas(80.0, 0.02, 5)
     for i in (0, 4, 35):
-        denoise = network_denoiser(config, params, i % 3)
+        told, not_told = network_denoiser(config, params, i % 3), network_denoiser(config, params)
+
+        def denoise(x, sigma, told=told, not_told=not_told):
+            return weight * told(x, sigma) + (1 - weight) * not_told(x, sigma)
+
         expected = sample(denoise, keys[i], (6, 5, 1), sigmas, eta=2.0).denoised[-1]
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_held_out_losses_of_a_network_that_is_told_the_class(tmp_path, capsys):
+    """By the network's own denoiser, image by image; the log holds both losses."""
+    run = tmp_path / "run"
+    start = dataclasses.replace(LABELLED, width=4, num_classes=10)
+    save_network(tmp_path / "start.safetensors", start, random_parameters(start), {})
+    command = ["train", "--from", str(tmp_path / "start.safetensors"), "--num-images", "60", "--no-progress"]
+    command += ["--num-steps", "1", "--batch-size", "2", "--sample-steps", "1", "--out", str(run)]
+    options = build_parser().parse_args(command)
+    assert run_train(options, "critjax train") == 0
+    assert "6 images, then told the class" in capsys.readouterr().out
+    stored, held_out = load_network(run / "network.safetensors"), load_training_data(options)[1]
+    for name, told in (("held_out_loss", False), ("held_out_loss_with_class", True)):
+        for index, sigma in ((3, 0.5), (5, 2.0)):
+            # The noise of the first batch of this level.
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), 0)
+            noise = jax.random.normal(key, held_out.images.shape, jnp.float32)
+            losses = []
+            for image, label, n in zip(held_out.images, held_out.labels, noise, strict=True):
+                denoise = network_denoiser(stored.config, stored.params, int(label) if told else None)
+                losses.append(float(jnp.mean((denoise(image + sigma * n, sigma) - image) ** 2)))
+            assert stored.info[name][index][:2] == pytest.approx([sigma, np.mean(losses)], rel=1e-4)
+    without, told = (np.array(stored.info[n]) for n in ("held_out_loss", "held_out_loss_with_class"))
+    assert np.all(np.abs(told / without - 1)[[3, 5], 1] > 1e-3)
 
 
 def test_the_progress_line(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,8 @@
 All denoisers see the same test images of Fashion-MNIST with the same noise. LS and ELS models take the best of their
 windows at every noise level, chosen on these images, which favours them; beside a network that sees less than the
 largest window they also stand with windows up to its receptive field. The last rows count the images on which the
-ideal denoiser rests: exp(entropy of its posterior), averaged over the test images. Takes tens of minutes on two cores,
+ideal denoiser rests: exp(entropy of its posterior), averaged over the test images. Networks with classes stand
+twice, the second time told the class of every image, which the others do not know. Takes tens of minutes on two cores,
 nearly all of them for ELS; ``--num-ls 0 --num-els 0`` leaves patch models out.
 """
 
@@ -30,13 +31,19 @@ def noised(clean: np.ndarray, index: int) -> np.ndarray:
     return clean + EVALUATION_SIGMAS[index] * np.asarray(noise)
 
 
-def per_image_losses(denoise: Any, clean: np.ndarray, levels: list[int]) -> list[np.ndarray]:
-    """Return the loss of every image (N,), or image and window (N, sizes), at every level."""
+def per_image_losses(
+    denoise: Any, clean: np.ndarray, levels: list[int], labels: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the loss of every image (N,), or image and window (N, sizes), at every level.
+
+    With labels, ``denoise`` takes that of the image third.
+    """
     evaluate, found = jax.jit(denoise), []
+    told = [()] * len(clean) if labels is None else [(label,) for label in labels]
     for index in levels:
         sigma, losses = EVALUATION_SIGMAS[index], []
-        for x0, x in zip(clean, noised(clean, index), strict=True):
-            denoised = np.asarray(evaluate(jnp.asarray(x), jnp.float32(sigma)), np.float64)
+        for x0, x, label in zip(clean, noised(clean, index), told, strict=True):
+            denoised = np.asarray(evaluate(jnp.asarray(x), jnp.float32(sigma), *label), np.float64)
             losses.append(((denoised - x0) ** 2).mean(axis=(-3, -2, -1)))
         found.append(np.array(losses))
     return found
@@ -95,23 +102,31 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     levels = [EVALUATION_SIGMAS.index(sigma) for sigma in options.sigmas]
     training = load_fashion_mnist(split="train").images
-    clean = load_fashion_mnist(split="test").images[: options.num_held_out]
-    models, reach = {}, {}
+    test = load_fashion_mnist(split="test")
+    clean, classes = (part[: options.num_held_out] for part in (test.images, test.labels))
+    models, reach, told = {}, {}, {}
     for name in shipped_networks():
         stored = load_network(name)
-        reach[name] = stored.config.receptive_field or SIZES[-1]
+        own = [name]
         models[name] = network_denoiser(stored.config, stored.params)
+        if stored.config.num_classes:
+            own.append(f"{name}, told the class")
+            told[own[-1]] = classes
+            models[own[-1]] = lambda x, sigma, label, stored=stored: network_denoiser(
+                stored.config, stored.params, label
+            )(x, sigma)
+        reach.update(dict.fromkeys(own, stored.config.receptive_field or SIZES[-1]))
     models["ideal, 60,000 images"] = ideal_denoiser(training)
     ls, els = (training[:count] for count in (options.num_ls, options.num_els))
     for kind, images, positions in (("LS", ls, "same"), ("ELS", els, "all")):
         if len(images):
             denoise = patch_denoisers(images, SIZES, positions=positions, boundary="zero")
             models[f"{kind}, {len(images):,} images"] = denoise
-    rivals = [name for name in models if name not in shipped_networks()]
+    rivals = [name for name in models if name not in reach]
     found = {}
     print_header("denoiser", levels)
     for name, denoise in models.items():
-        found[name] = per_image_losses(denoise, clean, levels)
+        found[name] = per_image_losses(denoise, clean, levels, told.get(name))
         print_row(name, [with_error(level) for level in best(found[name])])
     counts = [
         [effective_images(training, x, EVALUATION_SIGMAS[index]) for x in noised(clean, index)]
@@ -123,14 +138,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print("\nLoss minus that of the network on the same noisy images:\n")
     print_header("rival, network", levels)
-    for name in shipped_networks():
+    for name, field in reach.items():
         for rival in rivals:
-            labels = {f"{rival}, `{name}`": SIZES[-1]}
-            if found[rival][0].ndim == 2 and reach[name] < SIZES[-1]:
-                labels[f"{rival}, windows up to {reach[name]}, `{name}`"] = reach[name]
-            for label, largest in labels.items():
+            rows = {f"{rival}; {name}": SIZES[-1]}
+            if found[rival][0].ndim == 2 and field < SIZES[-1]:
+                rows[f"{rival}, windows up to {field}; {name}"] = field
+            for row, largest in rows.items():
                 pairs = zip(best(found[rival], largest), found[name], strict=True)
-                print_row(label, [with_error(a - b) for a, b in pairs])
+                print_row(row, [with_error(a - b) for a, b in pairs])
     return 0
 
 

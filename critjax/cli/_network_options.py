@@ -274,6 +274,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="steps of the samples; 64 (1 + eta) will do (default: %(default)s)",
     )
     add(
+        "--sample-guidance",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="of the samples of a network with classes: weight of the class, 1 without guidance "
+        "(default: %(default)g)",
+    )
+    add(
         "--log-every",
         type=int,
         default=100,

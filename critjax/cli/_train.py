@@ -67,9 +67,10 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     )
     from critjax.report import write_atomically
 
-    steps, eta = options.sample_steps, options.sample_eta
+    steps, eta, guidance = options.sample_steps, options.sample_eta, options.sample_guidance
     check(steps >= 1, "--sample-steps", "a number of steps >= 1", steps, "use 64")
     check(0 <= eta < math.inf, "--sample-eta", "a finite number >= 0", eta, "use 0, the probability flow")
+    check(math.isfinite(guidance), "--sample-guidance", "a finite number", guidance, "use 1, no guidance")
     stored = None if options.start is None else load_network(options.start)
     start = None if stored is None else stored.config
     own = options.architecture_defaults
@@ -92,6 +93,13 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "images with labels",
         "none",
         "leave it out",
+    )
+    check(
+        conditional or guidance == 1,
+        "--sample-guidance",
+        "a network with classes",
+        "one without",
+        "add --conditional, or leave it out",
     )
     config = start or NetworkConfig(
         **{**defaults, **shape},
@@ -123,13 +131,20 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     )
     print(file=sys.stderr)
     images = held_out.images[: options.num_held_out]
-    losses = held_out_loss(lambda x, s: apply(config, result.params, x, s), images)
+    losses = {"held_out_loss": held_out_loss(lambda x, s: apply(config, result.params, x, s), images)}
+    if conditional:
+        classes = held_out.labels[: options.num_held_out]
+        told = held_out_loss(lambda x, s, y: apply(config, result.params, x, s, y), images, labels=classes)
+        losses["held_out_loss_with_class"] = told
     info = {
         "command": command,
         "training": dataclasses.asdict(training),
         "data": f"{training_set.name}, {len(training_set.images)} images",
         "held_out_images": len(images),
-        "held_out_loss": [[s, *row] for s, row in zip(EVALUATION_SIGMAS, losses.tolist(), strict=True)],
+        **{
+            name: [[s, *row] for s, row in zip(EVALUATION_SIGMAS, rows.tolist(), strict=True)]
+            for name, rows in losses.items()
+        },
         "seconds": round(time.perf_counter() - started, 1),
         "losses": result.losses.tolist(),
     }
@@ -138,21 +153,33 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     log = {**info, "config": json.loads(config.to_json())}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
     seed = training.seed + 1
-    samples = draw_samples(config, result.params, images.shape[1:], seed, num_steps=steps, eta=eta)
+    chosen = {"num_steps": steps, "eta": eta, "guidance": guidance}
+    samples = draw_samples(config, result.params, images.shape[1:], seed, **chosen)
     write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))
     # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
     save_network(folder / WEIGHTS, config, result.params, info)
-    print(f"held-out loss per pixel, {len(images)} images:")
-    for sigma, (mean, error) in zip(EVALUATION_SIGMAS, losses, strict=True):
-        print(f"  sigma {sigma:<6g} {mean:.5f} ± {error:.5f}")
+    told = ", then told the class" if conditional else ""
+    print(f"held-out loss per pixel, {len(images)} images{told}:")
+    for sigma, *rows in zip(EVALUATION_SIGMAS, *losses.values(), strict=True):
+        cells = "   ".join(f"{mean:.5f} ± {error:.5f}" for mean, error in rows)
+        print(f"  sigma {sigma:<6g} {cells}")
     print(f"{info['seconds']:.0f} s; weights {folder / WEIGHTS}, samples {folder / PICTURE}")
     return 0
 
 
 def draw_samples(
-    config: Any, params: Any, shape: tuple[int, ...], seed: int, *, num_steps: int, eta: float
+    config: Any,
+    params: Any,
+    shape: tuple[int, ...],
+    seed: int,
+    *,
+    num_steps: int,
+    eta: float,
+    guidance: float = 1.0,
 ) -> Any:
     """Draw images (`NUM_SAMPLES`, H, W, C) from a network, of all classes in turn; eta as of `critjax.sample`.
+
+    ``guidance`` is the weight of the class, `critjax.guided`'s w, at every noise.
 
     Heun steps down Karras' ladder; what is shown is the denoised end, D(x, sigma) at the last noise.
     """
@@ -160,6 +187,7 @@ def draw_samples(
     import jax.numpy as jnp
     import numpy as np
 
+    from critjax.guidance import constant, guided
     from critjax.networks import network_denoiser
     from critjax.noise import karras_sigmas
     from critjax.sampling import sample
@@ -169,6 +197,8 @@ def draw_samples(
     def draw(pair: tuple[Any, Any]) -> Any:
         key, label = pair
         denoise = network_denoiser(config, params, label if config.num_classes else None)
+        if config.num_classes:
+            denoise = guided(network_denoiser(config, params), denoise, constant(guidance))
         return sample(denoise, key, size, sigmas, eta=eta, save_every=len(sigmas) - 1).denoised[-1]
 
     keys = jax.random.split(jax.random.key(seed), NUM_SAMPLES)

@@ -16,10 +16,11 @@ EVALUATION_SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def held_out_loss(
-    denoise_batch: Callable[[Array, Array], Array],
+    denoise_batch: Callable[..., Array],
     images: Any,
     sigmas: Any = EVALUATION_SIGMAS,
     *,
+    labels: Any = None,
     seed: int = 0,
     batch_size: int = 64,
 ) -> np.ndarray:
@@ -28,10 +29,12 @@ def held_out_loss(
     Parameters
     ----------
     denoise_batch : callable
-        ``(x (B, H, W, C), sigma (B,)) -> (B, H, W, C)``.
+        ``(x (B, H, W, C), sigma (B,)) -> (B, H, W, C)``; with ``labels`` those (B,) are its third argument.
     images : (N, H, W, C) array
         Images that were not trained on.
     sigmas : sequence of float
+    labels : (N,) integers, optional
+        Classes of the images, for a denoiser that is told them.
     seed : int
         Of the noise: the same for every denoiser that is compared.
     batch_size : int
@@ -50,7 +53,8 @@ def held_out_loss(
             x0 = images[first : first + batch_size]
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), first)
             x = x0 + float(sigma) * jax.random.normal(key, x0.shape, jnp.float32)
-            denoised = evaluate(x, jnp.full(len(x0), sigma, jnp.float32))
+            told = () if labels is None else (np.asarray(labels[first : first + batch_size], np.int32),)
+            denoised = evaluate(x, jnp.full(len(x0), sigma, jnp.float32), *told)
             errors.append(np.mean((np.asarray(denoised, np.float64) - x0) ** 2, axis=(1, 2, 3)))
         errors = np.concatenate(errors)
         result.append([errors.mean(), errors.std(ddof=1) / np.sqrt(len(errors))])

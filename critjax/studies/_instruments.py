@@ -113,8 +113,9 @@ def lowest_tangents(x: Array) -> Array:
 
     One for each channel: ((2 M - 1) C, H, W, C).
     """
-    waves, channels = _lowest_waves(x.shape[:2]), x.shape[-1]
-    parts = jnp.asarray(np.concatenate([waves.real, waves.imag[1:]]), x.dtype)
+    height, width, channels = x.shape
+    waves = _lowest_waves((height, width))
+    parts = jnp.asarray(np.concatenate([np.real(waves), np.imag(waves)[1:]]), x.dtype)
     tangents = parts[:, None, :, :, None] * jnp.eye(channels, dtype=x.dtype)[:, None, None]
     return tangents.reshape(-1, *x.shape)
 
@@ -124,15 +125,18 @@ def with_lowest_modes(values: Array, response: Array) -> Array:
 
     They are exact at the field, where probes mix other elements of the Jacobian in.
     """
-    grid, channels = response.shape[1:3], response.shape[-1]
+    _, height, width, channels = response.shape
+    grid = height, width
     rows, columns = _lowest_modes(grid)
     waves = jnp.asarray(_lowest_waves(grid))
     parts = response.reshape(-1, channels, *response.shape[1:])  # input channels second, output channels last
     cosines, sines = parts[: len(rows)], parts[len(rows) :]
-    matrices = jnp.einsum("kyx,kayxb->kba", waves.conj(), cosines + 0j).at[1:].add(
-        1j * jnp.einsum("kyx,kayxb->kba", waves[1:].conj(), sines)
+    matrices = (
+        jnp.einsum("kyx,kayxb->kba", waves.conj(), cosines + 0j)
+        .at[1:]
+        .add(1j * jnp.einsum("kyx,kayxb->kba", waves[1:].conj(), sines))
     )
-    lowest = leading_eigenvalue(matrices[None] / (grid[0] * grid[1]))[0].real.astype(values.dtype)
+    lowest = leading_eigenvalue(matrices[None] / (height * width))[0].real.astype(values.dtype)
     return values.at[rows, columns].set(lowest).at[-rows, -columns].set(lowest)
 
 
