@@ -744,6 +744,11 @@ def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, command):
     few = ["--bank", str(tmp_path / "colours.npy"), "--size", "3", "--closure-samples", "3"]
     assert command(["criticality", *few, "--out", str(tmp_path / "run")]) == 2
     assert "closure_samples: expected 0 or at least 4 with 3 channels, got 3" in capsys.readouterr().err
+    np.save(tmp_path / "four.npy", -np.ones((3, 8, 8, 4), np.float32))  # red, green, blue and transparency
+    assert (
+        command(["criticality", "--bank", str(tmp_path / "four.npy"), "--size", "3", "--quick", "--dry-run"])
+        == 0
+    )
 
 
 def test_the_command_for_real_images_goes_to_its_report(image_run):

@@ -660,6 +660,27 @@ MUTATIONS = [
         ("tests/test_compare.py", "leading_symbol_of_all_channels"),
     ),
     Mutation(
+        "lowest modes of a patch model, k and -k",
+        "critjax/studies/_instruments.py",
+        ".at[-rows, -columns].set(lowest)",
+        "",
+        ("tests/test_compare.py", "free_of_noise"),
+    ),
+    Mutation(
+        "loss of a network that is told the class",
+        "critjax/cli/_train.py",
+        "apply(config, result.params, x, s, y)",
+        "apply(config, result.params, x, s)",
+        ("tests/test_training.py", "told_the_class"),
+    ),
+    Mutation(
+        "guidance of samples",
+        "critjax/cli/_train.py",
+        "guided(network_denoiser(config, params), denoise, constant(guidance))",
+        "guided(denoise, network_denoiser(config, params), constant(guidance))",
+        ("tests/test_training.py", "samples_are_those"),
+    ),
+    Mutation(
         "probes pushed at once",
         "critjax/spectra/measured.py",
         "PROBES_TOGETHER = 8",
