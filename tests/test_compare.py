@@ -23,7 +23,7 @@ from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
 from critjax.studies._compare_nearest import nearest_patch_models
-from critjax.studies._compare_patches import _probe
+from critjax.studies._compare_patches import PATCH_FIELDS, _probe
 from critjax.studies._compare_problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
@@ -127,6 +127,46 @@ def test_the_lowest_modes_of_a_patch_model_are_free_of_noise_from_probes(grid):
     assert len(near) >= 3
     np.testing.assert_allclose(near, 0, atol=1e-10)
     assert np.abs(far).min() > 1e-3  # probes alone do not see them exactly
+
+
+def test_gap_and_length_of_the_patch_model_with_fields_left_out(result, settings, pictures):
+    """Fit and jackknife in numpy, on the eigenvalues at the single fields."""
+    problem, shape = load(settings, patch_model(pictures, "all")), (*GRID, 1)
+    k_y, k_x = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(n) for n in GRID), indexing="ij")
+    squared = k_y**2 + k_x**2
+    lowest = np.rint(np.sqrt(squared) * max(GRID) / (2 * np.pi)) == 1
+
+    def gap_and_length(values):
+        gap = 1 - values[0, 0]
+        excess = (1 - values[lowest] - gap) @ squared[lowest]
+        return gap, np.sqrt(excess / np.sum(squared[lowest] ** 2) / abs(gap)) if excess > 0 else np.nan
+
+    lengths = 0
+    for level in range(settings.num_levels):
+        here = result.isel(level_sigma=level)
+        sigma = jnp.float32(here.level_sigma)
+        model, size = (
+            str(nearest_patch_models(result).model[level].values),
+            int(here.best_size.sel(model="ELS")),
+        )
+        assert model == "ELS"
+        denoise = patch_denoiser(ImageBank(problem.bank, size, positions="all"), boundary="zero")
+        key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + level)
+        noise = jax.random.normal(key, (settings.num_queries, *shape), jnp.float32)
+        fields = (problem.queries[: settings.num_queries] + float(here.level_sigma) * noise)[:PATCH_FIELDS]
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + level), len(fields))
+        values = np.array(
+            [_probe(denoise, x, sigma, k) for x, k in zip(fields, keys, strict=True)], np.float64
+        )
+        count = len(values)
+        assert count >= 3
+        left = np.array([gap_and_length(np.delete(values, i, 0).mean(0)) for i in range(count)])
+        errors = np.sqrt((count - 1) / count * np.sum((left - left.mean(0)) ** 2, axis=0))
+        for name, value, error in zip(("gap", "xi_eq"), gap_and_length(values.mean(0)), errors, strict=True):
+            np.testing.assert_allclose(here[f"{name}_patch"], value, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(here[f"{name}_patch_error"], error, rtol=2e-2, atol=1e-4)
+        lengths += np.isfinite(errors[1])
+    assert lengths  # some noise level has a length
 
 
 def test_the_gap_of_the_gaussian_model_is_that_of_its_spectrum(result, pictures):

@@ -22,6 +22,7 @@ from critjax.data import ImageSet
 from critjax.networks import (
     NetworkConfig,
     TrainingConfig,
+    held_out_loss,
     init,
     load_network,
     network_denoiser,
@@ -444,7 +445,7 @@ def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, mo
         ("--sample-steps", "0", "a number of steps >= 1, got 0"),
         ("--sample-eta", "-1", "a finite number >= 0, got -1"),
         ("--sample-guidance", "nan", "a finite number, got nan"),
-        ("--sample-guidance", "2", "a network with classes, got one without; add --conditional"),
+        ("--sample-guidance", "2", "a network with classes that is trained without them, too, got none; add"),
     ],
 )
 def test_illegal_samples_are_refused_before_training(option, value, words, tmp_path):
@@ -469,6 +470,43 @@ def test_samples_are_those_of_the_sampler_of_all_classes_in_turn(weight):
 
         expected = sample(denoise, keys[i], (6, 5, 1), sigmas, eta=2.0).denoised[-1]
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_of_samples_needs_training_without_the_class(tmp_path):
+    command = ["train", "--conditional", "--label-dropout", "0", "--sample-guidance", "2"]
+    with pytest.raises(ValueError, match="--sample-guidance: expected .* got --label-dropout 0"):
+        run_train(build_parser().parse_args([*command, "--out", str(tmp_path / "run")]), "critjax train")
+
+
+def test_held_out_classes_that_were_not_trained_on_are_refused(tmp_path):
+    images, _ = crops(40)
+    np.savez(tmp_path / "sorted.npz", images=images, labels=np.arange(40) // 4)
+    command = [
+        "train",
+        "--conditional",
+        "--data",
+        str(tmp_path / "sorted.npz"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with pytest.raises(ValueError, match="--data: expected held-out labels below 9, got 9; shuffle images"):
+        run_train(build_parser().parse_args(command), "critjax train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_labels_go_with_their_images():
+    """Three batches, the last one short; images of grey k, answers min(k, 7)."""
+    labels = np.random.default_rng(0).permutation(10)
+    images = np.broadcast_to(labels[:, None, None, None].astype(np.float32), (10, 4, 4, 1))
+
+    def answer(x, sigma, label):
+        return jnp.broadcast_to(jnp.minimum(label, 7)[:, None, None, None], x.shape)
+
+    found = held_out_loss(answer, images, (0.5,), labels=labels, batch_size=4)
+    np.testing.assert_allclose(found, [[0.5, np.std([1, 4, *8 * [0]], ddof=1) / np.sqrt(10)]], rtol=1e-6)
+    for wrong in (labels[:-1], labels.astype(float), labels[:, None]):
+        with pytest.raises(ValueError, match="labels: expected 10 integers, got"):
+            held_out_loss(answer, images, (0.5,), labels=wrong)
 
 
 def test_held_out_losses_of_a_network_that_is_told_the_class(tmp_path, capsys):

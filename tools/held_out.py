@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         "effective images, geometric mean", [f"{np.exp(np.mean(np.log(level))):.3g}" for level in counts]
     )
     print("\nLoss minus that of the network on the same noisy images:\n")
-    print_header("rival, network", levels)
+    print_header("rival; network", levels)
     for name, field in reach.items():
         for rival in rivals:
             rows = {f"{rival}; {name}": SIZES[-1]}

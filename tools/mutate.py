@@ -667,6 +667,20 @@ MUTATIONS = [
         ("tests/test_compare.py", "free_of_noise"),
     ),
     Mutation(
+        "gap and length of the mean over fields",
+        "critjax/studies/_compare_patches.py",
+        "_gap_and_length(some.mean(0))",
+        "_gap_and_length(some[0])",
+        ("tests/test_compare.py", "with_fields_left_out"),
+    ),
+    Mutation(
+        "labels of the later batches",
+        "critjax/networks/_held_out.py",
+        "labels[first : first + batch_size]",
+        "labels[: len(x0)]",
+        ("tests/test_training.py", "go_with_their_images"),
+    ),
+    Mutation(
         "loss of a network that is told the class",
         "critjax/cli/_train.py",
         "apply(config, result.params, x, s, y)",

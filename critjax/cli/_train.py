@@ -85,6 +85,13 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     expected = f"options of the {options.architecture} architecture"
     check(not foreign, "critjax train", expected, foreign, "leave them out")
     conditional = options.conditional if start is None else start.num_classes > 0
+    check(
+        guidance == 1 or (conditional and options.label_dropout > 0),
+        "--sample-guidance",
+        "a network with classes that is trained without them, too",
+        "--label-dropout 0" if conditional else "none",
+        "add --conditional and a label dropout, or leave the guidance out",
+    )
     training_set, held_out = load_training_data(options)
     labels = training_set.labels if conditional else None
     check(
@@ -94,19 +101,16 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         "none",
         "leave it out",
     )
-    check(
-        conditional or guidance == 1,
-        "--sample-guidance",
-        "a network with classes",
-        "one without",
-        "add --conditional, or leave it out",
-    )
     config = start or NetworkConfig(
         **{**defaults, **shape},
         channels=training_set.images.shape[-1],
         num_classes=0 if labels is None else int(np.max(labels)) + 1,
         sigma_data=round(float(np.std(training_set.images)), 4),
     )
+    if conditional:
+        largest, classes = int(np.max(held_out.labels[: options.num_held_out])), config.num_classes
+        advice = "shuffle images that are sorted by class: the last tenth is held out"
+        check(largest < classes, "--data", f"held-out labels below {classes}", largest, advice)
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     training = TrainingConfig(**{name: value for name, value in vars(options).items() if name in names})
     folder = options.out
@@ -134,8 +138,9 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     losses = {"held_out_loss": held_out_loss(lambda x, s: apply(config, result.params, x, s), images)}
     if conditional:
         classes = held_out.labels[: options.num_held_out]
-        told = held_out_loss(lambda x, s, y: apply(config, result.params, x, s, y), images, labels=classes)
-        losses["held_out_loss_with_class"] = told
+        losses["held_out_loss_with_class"] = held_out_loss(
+            lambda x, s, y: apply(config, result.params, x, s, y), images, labels=classes
+        )
     info = {
         "command": command,
         "training": dataclasses.asdict(training),
@@ -153,13 +158,13 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     log = {**info, "config": json.loads(config.to_json())}
     write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
     seed = training.seed + 1
-    chosen = {"num_steps": steps, "eta": eta, "guidance": guidance}
-    samples = draw_samples(config, result.params, images.shape[1:], seed, **chosen)
+    how = {"num_steps": steps, "eta": eta, "guidance": guidance}
+    samples = draw_samples(config, result.params, images.shape[1:], seed, **how)
     write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))
     # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
     save_network(folder / WEIGHTS, config, result.params, info)
-    told = ", then told the class" if conditional else ""
-    print(f"held-out loss per pixel, {len(images)} images{told}:")
+    columns = ", then told the class" if conditional else ""
+    print(f"held-out loss per pixel, {len(images)} images{columns}:")
     for sigma, *rows in zip(EVALUATION_SIGMAS, *losses.values(), strict=True):
         cells = "   ".join(f"{mean:.5f} ± {error:.5f}" for mean, error in rows)
         print(f"  sigma {sigma:<6g} {cells}")

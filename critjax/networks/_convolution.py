@@ -44,12 +44,8 @@ def _product(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
         return windows @ kernel.reshape(-1, outputs)
     # One product for the rows of all windows; a window's sum is that of its rows.
     matrix = kernel.transpose(1, 2, 0, 3).reshape(size * channels, size * outputs)
-    sums = (rows.reshape(-1, size * channels) @ matrix).reshape(batch, -1, width, size * outputs)
-    # Split: reverse mode then joins what belongs to the rows; of slices it would add copies of the whole.
-    parts = [
-        lax.slice_in_dim(part, dilation * a, dilation * a + height, axis=1)
-        for a, part in enumerate(lax.split(sums, [outputs] * size, axis=3))
-    ]
+    sums = (rows.reshape(-1, size * channels) @ matrix).reshape(batch, -1, width, size, outputs)
+    parts = [part[..., a, :] for a, part in enumerate(_shifted(sums, 1, height, size, dilation))]
     return functools.reduce(jnp.add, parts)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._checks import check
 from critjax._typing import Array
 
 #: Noise levels of the held-out loss, image units.
@@ -43,8 +44,18 @@ def held_out_loss(
     -------
     (num_sigmas, 2) float64 array
         Mean over images, and its standard error.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not one integer for every image.
     """
     images = np.asarray(images, np.float32)
+    if labels is not None:
+        labels = np.asarray(labels)
+        good = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.integer)
+        expected, got = f"{len(images)} integers", f"{labels.dtype} of shape {labels.shape}"
+        check(good, "labels", expected, got, "give the class of every image")
     evaluate = jax.jit(denoise_batch)
     result = []
     for index, sigma in enumerate(sigmas):
@@ -53,7 +64,7 @@ def held_out_loss(
             x0 = images[first : first + batch_size]
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), first)
             x = x0 + float(sigma) * jax.random.normal(key, x0.shape, jnp.float32)
-            told = () if labels is None else (np.asarray(labels[first : first + batch_size], np.int32),)
+            told = () if labels is None else (labels[first : first + batch_size].astype(np.int32),)
             denoised = evaluate(x, jnp.full(len(x0), sigma, jnp.float32), *told)
             errors.append(np.mean((np.asarray(denoised, np.float64) - x0) ** 2, axis=(1, 2, 3)))
         errors = np.concatenate(errors)

@@ -33,7 +33,7 @@ from critjax.studies._instruments import (
 MODELS = {"all": "ELS", "same": "LS"}
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 #: Fields at which the Jacobian of the nearest patch model is probed: it costs far more than a network's.
-PATCH_FIELDS = 4
+PATCH_FIELDS = 3
 #: Window from which window sums of squared differences are faster than products of windows (benchmarks/nested.py).
 NESTED_FROM = 9
 
@@ -172,7 +172,7 @@ def _gap_and_length(symbol: np.ndarray) -> np.ndarray:
 
 
 def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, Any]:
-    """Symbols of the nearest patch model (name, size) at every level, by probes, and of the Gaussian model."""
+    """Leading eigenvalues of the nearest patch model (name, size) at every level, and of the Gaussian model."""
     spectrum = image_spectrum(problem.bank)
     gaussian_fn = gaussian_symbol(spectrum)
     programs: dict[tuple[str, int], Any] = {}
@@ -183,13 +183,13 @@ def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, An
             programs[model] = jax.jit(functools.partial(_probe, _patch_model(problem.bank, *model)))
         fields = noised[number][:PATCH_FIELDS]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
-        symbols = np.stack(
+        leading = np.stack(
             [programs[model](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
         ).astype(np.float64)
         gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
-        shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(symbols))))
+        shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
         # Of means over fields, without one of them in turn: gap and stiffness of a field err together.
-        (gap, length), errors = jackknife(lambda some: _gap_and_length(some.mean(0)), symbols)
+        (gap, length), errors = jackknife(lambda some: _gap_and_length(some.mean(0)), leading)
         gaussian_gap, gaussian_length = _gap_and_length(np.asarray(gaussian))
         row = {
             "mean_jacobian_patch": shells,

@@ -12,7 +12,7 @@ import numpy as np
 
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import gaussian_closure
-from critjax.fourier import radial_shells
+from critjax.fourier import plane_wave, radial_shells, wavevectors
 from critjax.observables import (
     bootstrap_values,
     first_crossing,
@@ -31,7 +31,8 @@ REPLICAS = 4
 #: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
 _SIGNIFICANT = 3.0
 #: Gap 1 - lambda(0) and stiffness from the lowest shell: symbols of images and networks are no parabolas beyond it.
-gap_and_length = functools.partial(fit_gap, num_shells=1, fit_uniform=False)
+_LOWEST_SHELL = 1
+gap_and_length = functools.partial(fit_gap, num_shells=_LOWEST_SHELL, fit_uniform=False)
 
 #: What the errors of crossings and minima need of every level, and no result keeps.
 _PER_FIELD = ("resampled", "uniform_of_fields")
@@ -92,20 +93,18 @@ def uniform_eigenvalue(response: Array) -> Array:
 
 
 def _lowest_modes(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of the modes in shells 0 and 1, one of each pair +-k, the uniform one first."""
+    """Return rows and columns of the modes of `gap_and_length`, one of each pair +-k, the uniform one first."""
     with jax.ensure_compile_time_eval():
         index = np.asarray(radial_shells(grid).index)
-    rows, columns = np.nonzero((index >= 0) & (index <= 1))
+    rows, columns = np.nonzero((index >= 0) & (index <= _LOWEST_SHELL))
     width = grid[1]
     first = rows * width + columns <= -rows % grid[0] * width + -columns % width
     return rows[first], columns[first]
 
 
-def _lowest_waves(grid: tuple[int, int]) -> np.ndarray:
+def _lowest_waves(grid: tuple[int, int], dtype: Any) -> Array:
     """Return exp(i k.j) of `_lowest_modes`: (M, H, W)."""
-    rows, columns = (a[:, None, None] for a in _lowest_modes(grid))
-    y, x = np.ogrid[: grid[0], : grid[1]]
-    return np.exp(2j * np.pi * (rows * y / grid[0] + columns * x / grid[1]))
+    return jax.vmap(functools.partial(plane_wave, grid))(wavevectors(grid, dtype=dtype)[_lowest_modes(grid)])
 
 
 def lowest_tangents(x: Array) -> Array:
@@ -114,8 +113,8 @@ def lowest_tangents(x: Array) -> Array:
     One for each channel: ((2 M - 1) C, H, W, C).
     """
     height, width, channels = x.shape
-    waves = _lowest_waves((height, width))
-    parts = jnp.asarray(np.concatenate([np.real(waves), np.imag(waves)[1:]]), x.dtype)
+    waves = _lowest_waves((height, width), x.dtype)
+    parts = jnp.concatenate([waves.real, waves.imag[1:]])
     tangents = parts[:, None, :, :, None] * jnp.eye(channels, dtype=x.dtype)[:, None, None]
     return tangents.reshape(-1, *x.shape)
 
@@ -128,14 +127,11 @@ def with_lowest_modes(values: Array, response: Array) -> Array:
     _, height, width, channels = response.shape
     grid = height, width
     rows, columns = _lowest_modes(grid)
-    waves = jnp.asarray(_lowest_waves(grid))
+    waves = _lowest_waves(grid, response.dtype)
+    product = functools.partial(jnp.einsum, "kyx,kayxb->kba", precision="highest")
     parts = response.reshape(-1, channels, *response.shape[1:])  # input channels second, output channels last
     cosines, sines = parts[: len(rows)], parts[len(rows) :]
-    matrices = (
-        jnp.einsum("kyx,kayxb->kba", waves.conj(), cosines + 0j)
-        .at[1:]
-        .add(1j * jnp.einsum("kyx,kayxb->kba", waves[1:].conj(), sines))
-    )
+    matrices = product(waves.conj(), cosines).at[1:].add(1j * product(waves[1:].conj(), sines))
     lowest = leading_eigenvalue(matrices[None] / (height * width))[0].real.astype(values.dtype)
     return values.at[rows, columns].set(lowest).at[-rows, -columns].set(lowest)
 

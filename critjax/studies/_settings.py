@@ -34,7 +34,7 @@ _IMAGE_DEFAULTS = {
     "num_samples": (24, 8),
     "num_levels": (40, 16),
     "batch_size": (2, 2),
-    "closure_samples": (24, 5),
+    "closure_samples": (24, 10),
     "probe_samples": (6, 4),
 }
 

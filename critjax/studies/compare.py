@@ -89,7 +89,8 @@ def run(
             ELS and the LS model of the size with the smallest loss, and of the ideal denoiser.
         ``mean_jacobian_patch``, ``mean_jacobian_gaussian``
             Symbols (shells) of the nearest patch model, ELS or LS (`nearest_patch_models`), on the same noised images
-            and of the Gaussian model with the spectrum of the bank; ``gap_*`` and ``xi_eq_*`` as in `measure`.
+            and of the Gaussian model with the spectrum of the bank. ``gap_*`` and ``xi_eq_*`` as in `measure`, but of
+            the patch model from the exact response to uniform fields and the lowest waves, with jackknife errors.
 
         and ``film`` with ``film_correlation``: pixelwise correlation of the network's denoised fields with those of the
         other two, from the same noise. Interrupted after the first part it holds the parts that are done.
@@ -212,11 +213,11 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     levels, queries = settings.num_levels or 0, settings.num_queries or 0
     samples, probes = settings.num_samples or 0, settings.probe_samples or 0
     ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
-    # Directions of a field share its evaluation: four (windows of 3) to nine (of 19) evaluations of a patch model.
+    # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
     evaluations = ladder * (3 * samples + settings.closure_samples + 3 * 16 * probes) / _COST_BATCH
     films = 2 * FILM_STEPS * (settings.num_films or 0)
-    seconds = levels * queries * patches + (films + 9 * PATCH_FIELDS * levels) * single
-    overhead = 100.0
+    seconds = levels * queries * patches + (films + 14 * PATCH_FIELDS * levels) * single
+    overhead = 40.0
     pairs = float(np.prod(problem.bank.shape))
     return {
         "seconds": overhead + evaluations * network + seconds,

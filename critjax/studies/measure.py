@@ -165,7 +165,7 @@ def measure(
     least = REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
     good = closure_samples == 0 or (closure_samples >= least and closure_samples % REPLICAS == 0)
     expected = f"0 or a multiple of {REPLICAS} from {least} on"
-    check(good, "closure_samples", expected, closure_samples, "use 16")
+    check(good, "closure_samples", expected, closure_samples, f"use {max(16, least)}, or 0 to skip")
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
     keys = jax.random.split(jax.random.key(seed), 4)
