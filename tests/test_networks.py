@@ -35,7 +35,7 @@ from critjax.networks._blocks import group_norm
 from critjax.networks._training import _gradient as batch_gradient
 from critjax.networks._training import loss
 
-FROZEN_NORMS = Path(__file__).resolve().parents[1] / "tools" / "frozen_norms.py"
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")
 WIDE = dataclasses.replace(LOCAL, stem=5, dilations=(1,), norms=1)
 UNET = NetworkConfig(
@@ -414,7 +414,9 @@ def test_shipped_weights_have_the_loss_that_is_stored_with_them(name):
     assert deviations({**stored.params, "head": head}) > 4
 
 
-@pytest.mark.parametrize(("name", "reach"), [("local-11", 5), ("local-45", 22), ("unet-classes", None)])
+@pytest.mark.parametrize(
+    ("name", "reach"), [("local-11", 5), ("local-15", 7), ("local-45", 22), ("unet-classes", None)]
+)
 def test_shipped_networks_see_as_far_as_they_say(name, reach):
     """Rows of the Jacobian of a middle pixel and of a corner, at an embedded image."""
     stored = load_network(name)
@@ -474,13 +476,35 @@ def test_wrong_input_is_refused_with_its_reason(build, words):
         build()
 
 
-@pytest.fixture
-def frozen_norms(monkeypatch):
-    if not FROZEN_NORMS.exists():
+def load_tool(name):
+    path = TOOLS / f"{name}.py"
+    if not path.exists():
         pytest.skip("tools/ is not part of this copy")
-    spec = importlib.util.spec_from_file_location("frozen_norms", FROZEN_NORMS)
+    spec = importlib.util.spec_from_file_location(name, path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_classes_that_are_asked_for_are_recognised_in_real_images(shift, monkeypatch, capsys):
+    """Two images of each class in turn, as samples; moved by one, hardly any is what was asked for."""
+    script = load_tool("recognised")
+    found = embedded_fashion_mnist()
+    labels = np.asarray(found.labels)
+    kept = [np.flatnonzero(labels == (i + shift) % 10)[i // 10] for i in range(20)]
+    monkeypatch.setattr(
+        script, "draw_samples", lambda *_, count, **__: np.asarray(found.images)[kept][:count]
+    )
+    assert script.main(["unet-classes", "--num", "20"]) == 0
+    share, error = (float(word) for word in capsys.readouterr().out.split()[-3::2])
+    assert share >= 0.8 if shift == 0 else share <= 0.15
+    assert error == pytest.approx(np.sqrt(share * (1 - share) / 19), abs=1e-3)
+
+
+@pytest.fixture
+def frozen_norms(monkeypatch):
+    script = load_tool("frozen_norms")
     for module in (script._architectures, script._blocks):
         monkeypatch.setattr(module, "group_norm", group_norm)  # which the script replaces
     return script

@@ -181,8 +181,9 @@ def draw_samples(
     num_steps: int,
     eta: float,
     guidance: float = 1.0,
+    count: int = NUM_SAMPLES,
 ) -> Any:
-    """Draw images (`NUM_SAMPLES`, H, W, C) from a network, of all classes in turn; eta as of `critjax.sample`.
+    """Draw images (count, H, W, C) from a network, of all classes in turn; eta as of `critjax.sample`.
 
     ``guidance`` is the weight of the class, `critjax.guided`'s w, at every noise.
 
@@ -206,8 +207,8 @@ def draw_samples(
             denoise = guided(network_denoiser(config, params), denoise, constant(guidance))
         return sample(denoise, key, size, sigmas, eta=eta, save_every=len(sigmas) - 1).denoised[-1]
 
-    keys = jax.random.split(jax.random.key(seed), NUM_SAMPLES)
-    classes = jnp.arange(NUM_SAMPLES) % max(config.num_classes, 1)
+    keys = jax.random.split(jax.random.key(seed), count)
+    classes = jnp.arange(count) % max(config.num_classes, 1)
     return np.asarray(jax.jit(lambda pairs: jax.lax.map(draw, pairs, batch_size=12))((keys, classes)))
 
 
