@@ -663,7 +663,7 @@ MUTATIONS = [
         "lowest modes of a patch model, k and -k",
         "critjax/studies/_instruments.py",
         ".at[-rows, -columns].set(lowest)",
-        "",
+        ".at[-rows, columns].set(lowest)",
         ("tests/test_compare.py", "free_of_noise"),
     ),
     Mutation(

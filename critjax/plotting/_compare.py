@@ -143,7 +143,7 @@ def reach_figure(dataset: xr.Dataset) -> Figure:
     clear = lengths[dataset["xi_eq_error"].values < 0.5 * lengths]
     others = dataset.get("xi_eq_gaussian", xr.DataArray(0.0)).values
     limits(right, [lengths, others], low=0.0, high=max(6.0, *clear))
-    right.legend(fontsize=8.5)
+    right.legend(fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")
     for axes in (left, right):
         noise_axis(axes, dataset["sigma"].values)
         axes.set_xlabel(r"noise $\sigma$ (image units)")

@@ -223,7 +223,7 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
         "seconds": overhead + evaluations * network + seconds,
         "seconds_per_evaluation": network,
         "evaluations": evaluations,
-        "bytes": RUNTIME_BYTES + 400 * 2**20 + 40 * pairs * dtype.itemsize,
+        "bytes": RUNTIME_BYTES + 1100 * 2**20 + 40 * pairs * dtype.itemsize,
         "overhead": overhead,
     }
 
