@@ -445,6 +445,7 @@ def test_every_value_of_training_is_an_option_with_the_same_default(tmp_path, mo
         ("--sample-steps", "0", "a number of steps >= 1, got 0"),
         ("--sample-eta", "-1", "a finite number >= 0, got -1"),
         ("--sample-guidance", "nan", "a finite number, got nan"),
+        ("--num-held-out", "1", "two images or more, got 1"),
         ("--sample-guidance", "2", "a network with classes that is trained without them, too, got none; add"),
     ],
 )
