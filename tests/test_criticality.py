@@ -745,10 +745,8 @@ def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, command):
     assert command(["criticality", *few, "--out", str(tmp_path / "run")]) == 2
     assert "closure_samples: expected 0 or at least 4 with 3 channels, got 3" in capsys.readouterr().err
     np.save(tmp_path / "four.npy", -np.ones((3, 8, 8, 4), np.float32))  # red, green, blue and transparency
-    assert (
-        command(["criticality", "--bank", str(tmp_path / "four.npy"), "--size", "3", "--quick", "--dry-run"])
-        == 0
-    )
+    quick = ["--bank", str(tmp_path / "four.npy"), "--size", "3", "--quick", "--dry-run"]
+    assert command(["criticality", *quick]) == 0
 
 
 def test_the_command_for_real_images_goes_to_its_report(image_run):
@@ -841,6 +839,14 @@ def test_defaults_are_those_of_the_specification():
     )
     quick = CriticalitySettings(quick=True).resolved()
     assert quick.num_samples < 512 and quick.quick
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("quick", [True, False])
+def test_closures_of_images_have_errors_by_default(channels, quick):
+    fields = CriticalitySettings(bank="fashion-mnist", quick=quick).resolved().closure_samples
+    assert theory.closure_replicas(fields, channels) >= 2
+    assert theory.closure_replicas(5, channels) == 1  # an odd number has one replica and no error
 
 
 def test_samples_are_rounded_up_to_whole_batches():

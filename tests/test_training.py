@@ -482,14 +482,8 @@ def test_guidance_of_samples_needs_training_without_the_class(tmp_path):
 def test_held_out_classes_that_were_not_trained_on_are_refused(tmp_path):
     images, _ = crops(40)
     np.savez(tmp_path / "sorted.npz", images=images, labels=np.arange(40) // 4)
-    command = [
-        "train",
-        "--conditional",
-        "--data",
-        str(tmp_path / "sorted.npz"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    command = ["train", "--conditional", "--data", str(tmp_path / "sorted.npz")]
+    command += ["--out", str(tmp_path / "run")]
     with pytest.raises(ValueError, match="--data: expected held-out labels below 9, got 9; shuffle images"):
         run_train(build_parser().parse_args(command), "critjax train")
     assert not (tmp_path / "run").exists()

@@ -71,8 +71,14 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     check(steps >= 1, "--sample-steps", "a number of steps >= 1", steps, "use 64")
     check(0 <= eta < math.inf, "--sample-eta", "a finite number >= 0", eta, "use 0, the probability flow")
     check(math.isfinite(guidance), "--sample-guidance", "a finite number", guidance, "use 1, no guidance")
-    held = options.num_held_out
-    check(held >= 2, "--num-held-out", "two images or more", held, "use 500; the error needs two")
+    num_held_out = options.num_held_out
+    check(
+        num_held_out >= 2,
+        "--num-held-out",
+        "two images or more",
+        num_held_out,
+        "use 500; the error needs two",
+    )
     stored = None if options.start is None else load_network(options.start)
     start = None if stored is None else stored.config
     own = options.architecture_defaults
@@ -110,9 +116,10 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         sigma_data=round(float(np.std(training_set.images)), 4),
     )
     if conditional:
-        largest, classes = int(np.max(held_out.labels[:held])), config.num_classes
+        largest = int(np.max(held_out.labels[:num_held_out]))
+        expected = f"held-out labels below {config.num_classes}"
         advice = "shuffle images that are sorted by class: the last tenth is held out"
-        check(largest < classes, "--data", f"held-out labels below {classes}", largest, advice)
+        check(largest < config.num_classes, "--data", expected, largest, advice)
     names = {field.name for field in dataclasses.fields(TrainingConfig)}
     training = TrainingConfig(**{name: value for name, value in vars(options).items() if name in names})
     folder = options.out
@@ -136,12 +143,13 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         progress=None if options.no_progress else show_steps(),
     )
     print(file=sys.stderr)
-    images = held_out.images[:held]
+    images = held_out.images[:num_held_out]
     losses = {"held_out_loss": held_out_loss(lambda x, s: apply(config, result.params, x, s), images)}
     if conditional:
-        classes = held_out.labels[:held]
         losses["held_out_loss_with_class"] = held_out_loss(
-            lambda x, s, y: apply(config, result.params, x, s, y), images, labels=classes
+            lambda x, s, y: apply(config, result.params, x, s, y),
+            images,
+            labels=held_out.labels[:num_held_out],
         )
     info = {
         "command": command,

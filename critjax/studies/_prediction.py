@@ -181,6 +181,11 @@ def _softest_mode(
     return (int(row), int(column)), vectors[row, column]
 
 
+def closure_replicas(num_samples: int, channels: int) -> int:
+    """Return as many replicas as leave each more samples than channels; a single one tells no errors."""
+    return max(n for n in (1, 2, 4) if n == 1 or (num_samples % n == 0 and num_samples // n > channels))
+
+
 def closure_prediction(
     problem: Problem, settings: CriticalitySettings, prediction: Prediction, key: Array
 ) -> tuple[Variables, Array]:
@@ -192,10 +197,7 @@ def closure_prediction(
     denoise = patch_denoiser(problem.bank)
     mean = None if problem.images is None else jnp.asarray(problem.images.mean((0, 1, 2)))
     num_samples = settings.closure_samples or 2
-    # As many replicas as leave each more samples than channels.
-    num_replicas = max(
-        n for n in (1, 2, 4) if n == 1 or (num_samples % n == 0 and num_samples // n > problem.channels)
-    )
+    num_replicas = closure_replicas(num_samples, problem.channels)
 
     @jax.jit
     def solve(key: Array):
