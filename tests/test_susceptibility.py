@@ -192,8 +192,9 @@ def test_memory_is_that_of_some_states_for_any_number_of_steps():
 
     few, many = temporary(64), temporary(256)
     assert many <= 2 * few
-    # As many states, those of three more steps between two of them, with as many beside each, and numbers by level.
-    assert many - few < 8 * (2 * 3 * 24 * 24 + 4 * (256 - 64))
+    # As many states, those of three more steps between two of them, with as many beside each and one that the compiler
+    # may copy, and numbers by level.
+    assert many - few < 8 * ((2 * 3 + 1) * 24 * 24 + 4 * (256 - 64))
 
 
 @pytest.mark.parametrize("architecture", ["local", pytest.param("unet", marks=pytest.mark.slow)])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from critjax._typing import Array
-from critjax.networks._convolution import convolve
+from critjax.networks._convolution import convolve, product
 
 _LECUN = nnx.initializers.lecun_normal()
 
@@ -34,7 +34,7 @@ class Convolution(nnx.Module):
     def __call__(self, x: Array) -> Array:
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         if kernel.shape[0] == 1:
-            return x @ kernel[0, 0] + bias
+            return product(x, kernel[0, 0]) + bias
         return convolve(x, kernel, padding=self.padding, dilation=self.dilation) + bias
 
 
@@ -47,7 +47,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,)))
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
 def pixel_norm(x: Array) -> Array:
