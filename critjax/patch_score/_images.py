@@ -37,6 +37,7 @@ from critjax.patch_score._scores import (
     half_squares,
     matmul,
     offsets,
+    score_changes,
     scores,
 )
 from critjax.patch_score._windows import pad, unfold, unfold_rows
@@ -117,18 +118,20 @@ def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
 def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
     """Change of all scores on the way to training row ``row``, the one numbered ``step`` of its segment."""
     entering, leaving = row + plan.size - 1, row - 1
-    strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
     kept = jnp.isfinite(bank.log_prior)
     change = [jnp.where(kept, part[leaving] - part[entering], 0) for part in bank.energies]
     if len(change) == 1:
+        # One gather, because nothing else is done to the strips: XLA would copy two slices number by number.
+        strips = bank.strips[jnp.stack([entering, leaving])].reshape(-1, bank.strips.shape[-1])
         lowest = excluded_logit(strips.dtype)
-        change = [change[0][None] / query.sigma**2]
+        change = [change[0] / query.sigma**2]
     else:
+        strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
         lowest = EXCLUDED_SCORE
     change[0] = change[0] + jnp.where(row == plan.num_rows, lowest, 0)
     height = query.x.shape[0]
     moves = jax.tree.map(lambda a: _cut(a, step - 1, height), query.layout.moves)
-    return scores(query, _flat(moves), strips, tuple(change))
+    return score_changes(query, _flat(moves), strips, tuple(change))
 
 
 def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: bool):

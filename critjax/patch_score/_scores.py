@@ -104,6 +104,22 @@ def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) 
         parts = bank.reshape(own.shape[0], -1, bank.shape[-1])
         bank = jnp.concatenate([parts, jnp.ones_like(own), own], axis=1).reshape(-1, bank.shape[-1])
         return matmul(rows.plain, bank)
+    return _compensated(query, rows, bank, added)
+
+
+def score_changes(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split:
+    """`scores` that are added to others, with ``added`` one or two of (B,).
+
+    A sum passes over the pairs in any case, and what plain logits need besides the product goes with it: columns of the
+    bank that would have to be put together first took longer.
+    """
+    if len(added) == 1:
+        count = bank.shape[0]
+        return matmul(rows.plain[:, :count], bank) + (rows.plain[:, count, None] + added[0])
+    return _compensated(query, rows, bank, added)
+
+
+def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Split:
     heads = head(bank, query.grid.bank)
     return Split(
         matmul(rows.high, jnp.concatenate([heads, added[0][None]])),
