@@ -178,6 +178,48 @@ def test_a_dense_operator_is_averaged_over_pixels_with_honest_errors():
     assert np.sqrt(np.mean(score**2)) < 1.7 and np.sqrt(np.mean(score**2)) > 0.5
 
 
+def test_the_lowest_modes_are_exact_and_err_with_the_fields():
+    """A dense matrix, invariant under no shift, times a factor of each field: fit and jackknife in numpy."""
+    rng = np.random.default_rng(5)
+    count = int(np.prod(GRID))
+    matrix = rng.normal(size=(count, count)) / count + 0.4 * np.eye(count) + 0.2 / count
+    signs = rng.permutation([-1, -1, -1, 1, 1, 1, 1, 1])
+    clean = 20.0 * signs[:, None, None, None] * np.ones((8, *GRID, 1))
+
+    def denoise(x, sigma):
+        factor = jax.lax.stop_gradient(1 + 0.2 * jnp.sign(x.mean()))
+        return factor * (jnp.asarray(matrix) @ x.ravel()).reshape(x.shape)
+
+    found = measure(denoise, clean, sigmas=SIGMAS, num_samples=8, probe_samples=4, closure_samples=0)
+    y, x = (a.ravel() for a in np.indices(GRID))
+    _, k_y, k_x = spectrum()
+    squared = k_y**2 + k_x**2
+    waves = np.exp(1j * (k_y[..., None, None] * y.reshape(GRID) + k_x[..., None, None] * x.reshape(GRID)))
+    waves = waves.reshape(*GRID, count)
+    symbol = np.einsum("hwi,ij,hwj->hw", waves.conj(), matrix, waves).real / count
+    shell = np.rint(np.sqrt(squared) * max(GRID) / (2 * np.pi)) == 1
+    factors = 1 + 0.2 * signs
+
+    def fit(some):
+        low = some.mean() * symbol
+        stiffness = (low[0, 0] - low[shell]) @ squared[shell] / np.sum(squared[shell] ** 2)
+        gap = 1 - low[0, 0]
+        return np.array([gap, stiffness, np.sqrt(stiffness / abs(gap))])
+
+    left = np.array([fit(np.delete(factors, i)) for i in range(8)])
+    part = found.sel(ensemble="noised data")
+    for number, name in enumerate(("gap", "stiffness", "xi_eq")):
+        np.testing.assert_allclose(part[name], fit(factors)[number], rtol=1e-9)
+        error = np.sqrt(7 / 8 * np.sum((left[:, number] - left[:, number].mean()) ** 2))
+        np.testing.assert_allclose(part[f"{name}_error"], error, rtol=1e-6)
+    for index, value in enumerate((symbol[0, 0], symbol[shell].mean())):
+        np.testing.assert_allclose(part.mean_jacobian[:, index], factors.mean() * value, rtol=1e-9)
+        error = factors.std(ddof=1) / np.sqrt(8) * abs(value)
+        np.testing.assert_allclose(part.mean_jacobian_error[:, index], error, rtol=1e-6)
+    exact = factors[:4].mean() * shell_means(symbol, k_y, k_x)  # as many fields have been probed
+    assert np.abs(part.mean_jacobian[:, 2:] - exact[2:]).min() > 1e-5  # probes alone do not see it exactly
+
+
 def test_crossing_and_smallest_gap_of_a_known_curve():
     """lambda = 1.2 - (ln sigma)^2: passes one at exp(sqrt 0.2) and is largest, 1.2, at sigma = 1."""
     ladder = np.geomspace(3.0, 0.5, 41)

@@ -22,8 +22,9 @@ from critjax.studies._compare_nearest import nearest_indices
 from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._instruments import (
-    gap_and_length,
+    gap_stiffness_length,
     jackknife,
+    lowest_eigenvalues,
     lowest_tangents,
     mean_and_error,
     with_lowest_modes,
@@ -157,18 +158,13 @@ def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> Array:
     every = jacobian_products(denoise, x, sigma, jnp.concatenate([lowest, *tangents]))
     responses = jnp.split(every[len(lowest) :], len(tangents))
     symbol = jnp.mean(jnp.stack(list(map(probe_symbol, transforms, responses))), axis=0)
-    return with_lowest_modes(leading_eigenvalue(symbol).real, every[: len(lowest)])
+    return with_lowest_modes(leading_eigenvalue(symbol).real, lowest_eigenvalues(every[: len(lowest)]))
 
 
 def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
     if model == "ELS":
         return els_denoiser(bank, size)
     return patch_denoiser(ImageBank(bank, size, positions="same"), boundary="zero")
-
-
-def _gap_and_length(symbol: np.ndarray) -> np.ndarray:
-    fit = gap_and_length(jnp.asarray(symbol))
-    return np.array([float(fit.gap), float(fit.correlation_length)])
 
 
 def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, Any]:
@@ -189,8 +185,8 @@ def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, An
         gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
         shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
         # Of means over fields, without one of them in turn: gap and stiffness of a field err together.
-        (gap, length), errors = jackknife(lambda some: _gap_and_length(some.mean(0)), leading)
-        gaussian_gap, gaussian_length = _gap_and_length(np.asarray(gaussian))
+        (gap, _, length), errors = jackknife(lambda some: gap_stiffness_length(some.mean(0)), leading)
+        gaussian_gap, _, gaussian_length = gap_stiffness_length(gaussian)
         row = {
             "mean_jacobian_patch": shells,
             "mean_jacobian_patch_error": shells_error,
@@ -198,7 +194,7 @@ def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, An
             "gap_patch": gap,
             "gap_patch_error": errors[0],
             "xi_eq_patch": length,
-            "xi_eq_patch_error": errors[1],
+            "xi_eq_patch_error": errors[2],
             "gap_gaussian": gaussian_gap,
             "xi_eq_gaussian": gaussian_length,
         }

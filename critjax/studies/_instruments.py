@@ -81,17 +81,6 @@ def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
     return value, float(np.abs(ends - value).max())
 
 
-def uniform_tangents(x: Array) -> Array:
-    """Return uniform tangents of a field (H, W, C), one for each channel: (C, H, W, C)."""
-    channels = x.shape[-1]
-    return jnp.broadcast_to(jnp.eye(channels, dtype=x.dtype)[:, None, None], (channels, *x.shape))
-
-
-def uniform_eigenvalue(response: Array) -> Array:
-    """Return the leading eigenvalue at k = 0 from the response (C, H, W, C) to `uniform_tangents`."""
-    return leading_eigenvalue(response.mean((1, 2)).T[None, None])[0, 0].real
-
-
 def _lowest_modes(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and columns of the modes of `gap_and_length`, one of each pair +-k, the uniform one first."""
     with jax.ensure_compile_time_eval():
@@ -107,6 +96,11 @@ def _lowest_waves(grid: tuple[int, int], dtype: Any) -> Array:
     return jax.vmap(functools.partial(plane_wave, grid))(wavevectors(grid, dtype=dtype)[_lowest_modes(grid)])
 
 
+def num_lowest(grid: tuple[int, int]) -> int:
+    """Count `lowest_tangents` of one channel."""
+    return 2 * len(_lowest_modes(grid)[0]) - 1
+
+
 def lowest_tangents(x: Array) -> Array:
     """Return tangents of a field (H, W, C): cosines of the lowest modes, then sines without the uniform one's, 0.
 
@@ -119,21 +113,33 @@ def lowest_tangents(x: Array) -> Array:
     return tangents.reshape(-1, *x.shape)
 
 
-def with_lowest_modes(values: Array, response: Array) -> Array:
-    """Set leading eigenvalues (H, W) of the lowest modes to those of the response to `lowest_tangents`.
+def lowest_eigenvalues(response: Array) -> Array:
+    """Return leading eigenvalues of the lowest modes, the uniform one first, from the response to `lowest_tangents`.
 
-    They are exact at the field, where probes mix other elements of the Jacobian in.
+    (M,), real parts. They are exact at the field, where probes mix other elements of the Jacobian in.
     """
     _, height, width, channels = response.shape
-    grid = height, width
-    rows, columns = _lowest_modes(grid)
-    waves = _lowest_waves(grid, response.dtype)
+    waves = _lowest_waves((height, width), response.dtype)
     product = functools.partial(jnp.einsum, "kyx,kayxb->kba", precision="highest")
     parts = response.reshape(-1, channels, *response.shape[1:])  # input channels second, output channels last
-    cosines, sines = parts[: len(rows)], parts[len(rows) :]
+    cosines, sines = parts[: len(waves)], parts[len(waves) :]
     matrices = product(waves.conj(), cosines).at[1:].add(1j * product(waves[1:].conj(), sines))
-    lowest = leading_eigenvalue(matrices[None] / (height * width))[0].real.astype(values.dtype)
-    return values.at[rows, columns].set(lowest).at[-rows, -columns].set(lowest)
+    return leading_eigenvalue(matrices[None] / (height * width))[0].real.astype(response.dtype)
+
+
+def with_lowest_modes(values: Any, lowest: Any) -> Any:
+    """Set a symbol (..., H, W) to ``lowest`` (..., M) at the lowest modes, for +k and -k."""
+    rows, columns = _lowest_modes(values.shape[-2:])
+    both = (..., np.concatenate([rows, -rows]), np.concatenate([columns, -columns]))
+    values = jnp.asarray(values)
+    return values.at[both].set(jnp.concatenate([lowest, lowest], axis=-1).astype(values.dtype))
+
+
+@jax.jit
+def gap_stiffness_length(symbol: Array) -> Array:
+    """Return gap 1 - lambda(0), stiffness from there to the lowest shell and length of a symbol (H, W): (3,)."""
+    fit = gap_and_length(symbol)
+    return jnp.stack([fit.gap, fit.stiffness, fit.correlation_length])
 
 
 def kernel_columns(
@@ -167,33 +173,40 @@ def kernel_columns(
 
 
 def jacobian_row(
-    symbols: np.ndarray, kernels: np.ndarray, weights: np.ndarray, uniform: np.ndarray
+    symbols: np.ndarray, kernels: np.ndarray, weights: np.ndarray, lowest: np.ndarray
 ) -> dict[str, Any]:
     """Reduce what single fields gave at one level.
 
-    Symbols (K, H, W, C, C), kernels (K, p, p, C, C), absolute weights (K, p, p) and values at k = 0.
+    Symbols (K, H, W, C, C), kernels (K, p, p, C, C), absolute weights (K, p, p) and the lowest modes (L, M) of as many
+    or more fields.
     """
     leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
-    mean, error = mean_and_error(leading)
-    mean[0, 0], error[0, 0] = mean_and_error(uniform)
+    mean = leading.mean(0)
     shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
-    shell_mean[0], shell_error[0] = mean[0, 0], error[0, 0]
-    fit = jax.tree.map(float, gap_and_length(jnp.asarray(mean), jnp.asarray(np.maximum(error, 1e-7))))
+    exact = np.asarray(
+        jax.vmap(radial_average)(with_lowest_modes(np.zeros((len(lowest), *mean.shape)), lowest))
+    )
+    known = slice(_LOWEST_SHELL + 1)
+    shell_mean[known], shell_error[known] = mean_and_error(exact[:, known])
+    # Of means over fields, without one of them in turn: the modes of a field err together.
+    (gap, stiffness, length), errors = jackknife(
+        lambda some: gap_stiffness_length(with_lowest_modes(mean, some.mean(0))), lowest
+    )
     radius, radius_error = _radius(kernels)
     outside, outside_error = _outside(weights)
     fraction, fraction_error = nonreciprocal_estimate(kernels)
     return {
         "mean_jacobian": shell_mean,
         "mean_jacobian_error": shell_error,
-        "mean_jacobian_uniform": mean[0, 0],
-        "mean_jacobian_uniform_error": error[0, 0],
-        "uniform_of_fields": uniform,
-        "gap": fit.gap,
-        "gap_error": fit.gap_error,
-        "stiffness": fit.stiffness,
-        "stiffness_error": fit.stiffness_error,
-        "xi_eq": fit.correlation_length,
-        "xi_eq_error": fit.correlation_length_error,
+        "mean_jacobian_uniform": shell_mean[0],
+        "mean_jacobian_uniform_error": shell_error[0],
+        "uniform_of_fields": lowest[:, 0],
+        "gap": gap,
+        "gap_error": errors[0],
+        "stiffness": stiffness,
+        "stiffness_error": errors[1],
+        "xi_eq": length,
+        "xi_eq_error": errors[2],
         "receptive_radius": radius,
         "receptive_radius_error": radius_error,
         "weight_outside": outside,

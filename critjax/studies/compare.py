@@ -214,7 +214,9 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     samples, probes = settings.num_samples or 0, settings.probe_samples or 0
     ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
     # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
-    evaluations = ladder * (3 * samples + settings.closure_samples + 3 * 16 * probes) / _COST_BATCH
+    # Products cost three evaluations; those of the lowest modes share passes and cost little more than one.
+    products = 3 * 12 + 1.3 * 36
+    evaluations = ladder * (3 * samples + settings.closure_samples + products * probes) / _COST_BATCH
     films = 2 * FILM_STEPS * (settings.num_films or 0)
     seconds = levels * queries * patches + (films + 14 * PATCH_FIELDS * levels) * single
     overhead = 40.0

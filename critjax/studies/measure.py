@@ -36,10 +36,11 @@ from critjax.studies._instruments import (
     collect,
     jacobian_row,
     kernel_columns,
+    lowest_eigenvalues,
+    lowest_tangents,
+    num_lowest,
     regression_and_resamples,
     regression_row,
-    uniform_eigenvalue,
-    uniform_tangents,
 )
 
 __all__ = ["ENSEMBLES", "SIGMAS", "measure"]
@@ -49,8 +50,8 @@ ENSEMBLES = ("trajectories", "noised data")
 SIGMAS = np.geomspace(20.0, 0.05, 21)
 #: Fields evaluated together.
 _BATCH = 8
-#: Columns of the Jacobian for one random-phase probe, and fields at k = 0 for one that is probed.
-_COLUMNS, _UNIFORM = 2, 2
+#: Columns of the Jacobian for one random-phase probe, and fields of the lowest modes for one that is probed.
+_COLUMNS, _LOWEST = 2, 2
 
 
 def measure(
@@ -83,7 +84,7 @@ def measure(
         different fields than the symbol has channels.
     probe_samples : int
         Fields of each ensemble whose Jacobian is probed, at least 3 and at most half of ``num_samples``; twice as many
-        at k = 0.
+        for the lowest modes.
     num_probes : int
         Random-phase probes a field, at least 2, for the symbol; twice as many columns of the Jacobian, for the kernel.
     closure_samples : int
@@ -102,12 +103,13 @@ def measure(
         (pixels). With standard errors as ``*_error``:
 
         ``mean_jacobian``, ``mean_jacobian_uniform``
-            Symbol of the mean Jacobian, shells by random-phase probes and k = 0 exactly; the error is over fields.
+            Symbol of the mean Jacobian, k = 0 and the lowest shell exactly, the others by random-phase probes; the
+            error is over fields.
         ``regression``, ``regression_uniform``
             Symbol of the regression of D on x, which drives the structure factor; bootstrap over fields.
         ``gap``, ``stiffness``, ``xi_eq``
             1 - lambda(0), K from there to the lowest shell, and sqrt(K/abs(gap)), all of the mean Jacobian; xi NaN if
-            K <= 0.
+            K <= 0, jackknife errors over fields.
         ``receptive_radius``
             Effective receptive field radius of the mean kernel, pixels; entries within 3 standard errors of zero do not
             count, jackknife error.
@@ -140,9 +142,10 @@ def measure(
     Notes
     -----
     ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
-    ``closure_samples num`` for the closure and ``(6 num_probes + 4) probe_samples C num`` Jacobian-vector products,
-    eight fields at once. Resamples take the same fields at all levels, so that errors of crossings and minima know that
-    levels err together; repeated images count as independent fields. THEORY sections 5 to 7.
+    ``closure_samples num`` for the closure and ``(6 num_probes + 36) probe_samples C num`` Jacobian-vector products
+    on square images; eight fields at once. Resamples take the same fields at all levels, so that errors of
+    crossings and minima know that levels err together; repeated images count as independent fields. THEORY sections
+    5 to 7.
     """
     check_rank("images", images, "Q H W C")
     images = jnp.asarray(images)
@@ -153,11 +156,11 @@ def measure(
     check(bool(jnp.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
     fewest = 3 * (channels + 1)
     check(num_samples >= fewest, "num_samples", f"at least {fewest}", num_samples, "use 64")
-    enough = 3 <= probe_samples <= num_samples // _UNIFORM
+    enough = 3 <= probe_samples <= num_samples // _LOWEST
     check(
         enough,
         "probe_samples",
-        f"3 to {num_samples // _UNIFORM}, half of num_samples",
+        f"3 to {num_samples // _LOWEST}, half of num_samples",
         probe_samples,
         "use 8",
     )
@@ -207,11 +210,11 @@ def measure(
         return jax.lax.map(one, (x, jax.random.split(key, len(x))))
 
     @jax.jit
-    def uniform(x: Array, sigma: Array) -> Array:
+    def lowest(x: Array, sigma: Array) -> Array:
         def one(field: Array) -> Array:
-            return uniform_eigenvalue(jacobian_products(denoise_fn, field, sigma, uniform_tangents(field)))
+            return lowest_eigenvalues(jacobian_products(denoise_fn, field, sigma, lowest_tangents(field)))
 
-        return jax.lax.map(one, x, batch_size=_BATCH)
+        return jax.lax.map(one, x)
 
     regression = jax.jit(regression_and_resamples)
     shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
@@ -229,8 +232,8 @@ def measure(
             values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
             symbols, kernels, weights = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
             columns = kernels.astype(np.float64), weights.astype(np.float64)
-            ones = np.asarray(uniform(x[: _UNIFORM * probe_samples], sigma), np.float64)
-            row = regression_row(values, resampled) | jacobian_row(symbols, *columns, ones)
+            modes = np.asarray(lowest(x[: _LOWEST * probe_samples], sigma), np.float64)
+            row = regression_row(values, resampled) | jacobian_row(symbols, *columns, modes)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
     report("measurement", total, total)
@@ -249,7 +252,8 @@ def measure(
     num = len(ladder)
     result.attrs = {
         "evaluations": num_samples * (2 * num - 1) + num_samples * num + closure_samples * (num + 2),
-        "jacobian_products": (2 * (1 + _COLUMNS) * num_probes + 2 * _UNIFORM)
+        "jacobian_products": 2
+        * ((1 + _COLUMNS) * num_probes + _LOWEST * num_lowest((height, width)))
         * probe_samples
         * channels
         * num,
