@@ -57,7 +57,7 @@ def random_parameters(config, seed=0, scale=0.3):
 @pytest.mark.parametrize("outputs", [4, 7])  # windows unfolded by rows, and whole
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("padding", ["zero", "periodic"])
-@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2, 7])  # 7: taps beyond the image
 def test_convolution_against_loops(padding, dilation, size, outputs):
     rng = np.random.default_rng(0)
     channels, reach = 6 // (size - 1), size // 2

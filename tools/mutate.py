@@ -676,8 +676,8 @@ MUTATIONS = [
     Mutation(
         "lowest modes of a measurement, with errors over fields",
         "critjax/studies/_instruments.py",
-        "with_lowest_modes(mean, some.mean(0))",
-        "with_lowest_modes(mean, lowest.mean(0))",
+        "gap_stiffness_length(some.mean(0))",
+        "gap_stiffness_length(exact.mean(0))",
         ("tests/test_measure.py", "lowest_modes_are_exact"),
     ),
     Mutation(

@@ -1,8 +1,8 @@
 r"""Scores as matrix products, plain or compensated.
 
 The score of candidate mu at pixel i is ``s = x_i . phi_mu - |phi_mu|^2 / 2``, the logit ``s / sigma^2 + log pi_mu``.
-Everything that is added to the correlations enters as further features, so that nothing passes over the pairs again:
-plain logits are one product, compensated scores one exact and one small product.
+Everything that is added to the correlations of full scores enters as further features, so that nothing passes over the
+pairs again: plain logits are one product, compensated scores one exact and one small product.
 """
 
 from __future__ import annotations

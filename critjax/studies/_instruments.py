@@ -96,7 +96,7 @@ def _lowest_waves(grid: tuple[int, int], dtype: Any) -> Array:
     return jax.vmap(functools.partial(plane_wave, grid))(wavevectors(grid, dtype=dtype)[_lowest_modes(grid)])
 
 
-def num_lowest(grid: tuple[int, int]) -> int:
+def num_lowest_tangents(grid: tuple[int, int]) -> int:
     """Count `lowest_tangents` of one channel."""
     return 2 * len(_lowest_modes(grid)[0]) - 1
 
@@ -181,17 +181,14 @@ def jacobian_row(
     or more fields.
     """
     leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
-    mean = leading.mean(0)
     shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
-    exact = np.asarray(
-        jax.vmap(radial_average)(with_lowest_modes(np.zeros((len(lowest), *mean.shape)), lowest))
-    )
+    # Symbols at the lowest modes alone, which is all that their shells and the fit read.
+    exact = np.asarray(with_lowest_modes(np.zeros((len(lowest), *leading.shape[1:])), lowest), np.float64)
     known = slice(_LOWEST_SHELL + 1)
-    shell_mean[known], shell_error[known] = mean_and_error(exact[:, known])
+    shells = np.asarray(jax.vmap(radial_average)(jnp.asarray(exact)))[:, known]
+    shell_mean[known], shell_error[known] = mean_and_error(shells)
     # Of means over fields, without one of them in turn: the modes of a field err together.
-    (gap, stiffness, length), errors = jackknife(
-        lambda some: gap_stiffness_length(with_lowest_modes(mean, some.mean(0))), lowest
-    )
+    (gap, stiffness, length), errors = jackknife(lambda some: gap_stiffness_length(some.mean(0)), exact)
     radius, radius_error = _radius(kernels)
     outside, outside_error = _outside(weights)
     fraction, fraction_error = nonreciprocal_estimate(kernels)

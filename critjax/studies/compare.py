@@ -89,8 +89,7 @@ def run(
             ELS and the LS model of the size with the smallest loss, and of the ideal denoiser.
         ``mean_jacobian_patch``, ``mean_jacobian_gaussian``
             Symbols (shells) of the nearest patch model, ELS or LS (`nearest_patch_models`), on the same noised images
-            and of the Gaussian model with the spectrum of the bank. ``gap_*`` and ``xi_eq_*`` as in `measure`, but of
-            the patch model from the exact response to uniform fields and the lowest waves, with jackknife errors.
+            and of the Gaussian model with the spectrum of the bank. ``gap_*`` and ``xi_eq_*`` as in `measure`.
 
         and ``film`` with ``film_correlation``: pixelwise correlation of the network's denoised fields with those of the
         other two, from the same noise. Interrupted after the first part it holds the parts that are done.
@@ -213,10 +212,11 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     levels, queries = settings.num_levels or 0, settings.num_queries or 0
     samples, probes = settings.num_samples or 0, settings.probe_samples or 0
     ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
-    # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
-    # Products cost three evaluations; those of the lowest modes share passes and cost little more than one.
+    # `measure` takes 12 products a field by default, three evaluations each, and 36 for the lowest modes of a square
+    # image, which share passes and cost little more than one.
     products = 3 * 12 + 1.3 * 36
     evaluations = ladder * (3 * samples + settings.closure_samples + products * probes) / _COST_BATCH
+    # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
     films = 2 * FILM_STEPS * (settings.num_films or 0)
     seconds = levels * queries * patches + (films + 14 * PATCH_FIELDS * levels) * single
     overhead = 40.0

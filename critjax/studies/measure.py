@@ -38,7 +38,7 @@ from critjax.studies._instruments import (
     kernel_columns,
     lowest_eigenvalues,
     lowest_tangents,
-    num_lowest,
+    num_lowest_tangents,
     regression_and_resamples,
     regression_row,
 )
@@ -51,7 +51,7 @@ SIGMAS = np.geomspace(20.0, 0.05, 21)
 #: Fields evaluated together.
 _BATCH = 8
 #: Columns of the Jacobian for one random-phase probe, and fields of the lowest modes for one that is probed.
-_COLUMNS, _LOWEST = 2, 2
+_COLUMNS, _LOWEST_FIELDS = 2, 2
 
 
 def measure(
@@ -142,8 +142,8 @@ def measure(
     Notes
     -----
     ``2 num_samples num`` denoiser evaluations for the trajectories (Heun), ``num_samples num`` on noised images,
-    ``closure_samples num`` for the closure and ``(6 num_probes + 36) probe_samples C num`` Jacobian-vector products
-    on square images; eight fields at once. Resamples take the same fields at all levels, so that errors of
+    ``closure_samples num`` for the closure, eight fields at once, and ``(6 num_probes + 36) probe_samples C num``
+    Jacobian-vector products on square images. Resamples take the same fields at all levels, so that errors of
     crossings and minima know that levels err together; repeated images count as independent fields. THEORY sections
     5 to 7.
     """
@@ -156,11 +156,11 @@ def measure(
     check(bool(jnp.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
     fewest = 3 * (channels + 1)
     check(num_samples >= fewest, "num_samples", f"at least {fewest}", num_samples, "use 64")
-    enough = 3 <= probe_samples <= num_samples // _LOWEST
+    enough = 3 <= probe_samples <= num_samples // _LOWEST_FIELDS
     check(
         enough,
         "probe_samples",
-        f"3 to {num_samples // _LOWEST}, half of num_samples",
+        f"3 to {num_samples // _LOWEST_FIELDS}, half of num_samples",
         probe_samples,
         "use 8",
     )
@@ -232,7 +232,7 @@ def measure(
             values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
             symbols, kernels, weights = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
             columns = kernels.astype(np.float64), weights.astype(np.float64)
-            modes = np.asarray(lowest(x[: _LOWEST * probe_samples], sigma), np.float64)
+            modes = np.asarray(lowest(x[: _LOWEST_FIELDS * probe_samples], sigma), np.float64)
             row = regression_row(values, resampled) | jacobian_row(symbols, *columns, modes)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
@@ -253,7 +253,7 @@ def measure(
     result.attrs = {
         "evaluations": num_samples * (2 * num - 1) + num_samples * num + closure_samples * (num + 2),
         "jacobian_products": 2
-        * ((1 + _COLUMNS) * num_probes + _LOWEST * num_lowest((height, width)))
+        * ((1 + _COLUMNS) * num_probes + _LOWEST_FIELDS * num_lowest_tangents((height, width)))
         * probe_samples
         * channels
         * num,
