@@ -3,8 +3,8 @@ r"""Convolution with a chosen padding, fast on CPUs inside loops, too.
 XLA's convolutions collapse inside loops (`jax.lax.scan`) on CPUs: a training step took 2.6 to 3.2 s with them and
 0.23 s with products. On CPUs a convolution is therefore a product. Unfolding whole windows of k x k pixels writes k^2
 copies of a batch, which takes longer than the product; here only their rows are unfolded, k copies, one product gives
-the sums of all rows, and a window adds k of them, rows outside the image as the padding says. Derivatives of all orders are those
-of this program. Other platforms keep their own convolution.
+the sums of all rows, and a window adds k of them, rows outside the image as the padding says. Derivatives of all
+orders are those of this program. Other platforms keep their own convolution.
 """
 
 from __future__ import annotations
