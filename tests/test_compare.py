@@ -523,6 +523,8 @@ def test_reach_shrinks_or_grows():
     assert "at σ = 2.00, against 1.00 ± 0.10 at σ = 4.00 and 1.50 ± 0.10 at σ = 1.00" in text
     falling = sentences.reach_sentence(_data(xi_eq=np.array([3.0, 2.0, np.nan])))
     assert "largest, 3.00 ± 0.10 px, at σ = 4.00, against 2.00 ± 0.10 at σ = 2.00." in falling
+    unsure = _data(xi_eq=np.array([3.0, 2.0, 1.0]), xi_eq_error=np.array([np.nan, 0.1, 0.1]))
+    assert "largest, 2.00 ± 0.10 px, at σ = 2.00, against 1.00 ± 0.10" in sentences.reach_sentence(unsure)
     once = sentences.reach_sentence(_data(xi_eq=np.array([np.nan, 2.0, np.nan])))
     assert once.endswith("ξ_eq is largest, 2.00 ± 0.10 px, at σ = 2.00.")
     grown = _data(receptive_radius=np.array([1.0, 3.0, 4.0]), best_size=np.array([[3, 9], [3, 3]]))

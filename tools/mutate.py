@@ -241,6 +241,20 @@ MUTATIONS = [
         ("tests/test_networks.py", "convolution_against_loops"),
     ),
     Mutation(
+        "taps of a convolution at the edge, mirrored",
+        "critjax/networks/_convolution.py",
+        "(distance, -distance, 0)",
+        "(-distance, distance, 0)",
+        ("tests/test_networks.py", "convolution_against_loops"),
+    ),
+    Mutation(
+        "shift of the window from row to row",
+        "critjax/patch_score/_scores.py",
+        "(rows.plain[:, count, None] + added[0])",
+        "added[0]",
+        ("tests/test_patch_score_oracle.py", "more_rows_than_one_segment"),
+    ),
+    Mutation(
         "sum over parts of a batch",
         "critjax/networks/_training.py",
         "lambda a: a * (part / count), total",
@@ -668,7 +682,7 @@ MUTATIONS = [
     ),
     Mutation(
         "gap and length of the mean over fields",
-        "critjax/studies/_compare_patches.py",
+        "critjax/studies/_instruments.py",
         "gap_stiffness_length(some.mean(0))",
         "gap_stiffness_length(some[0])",
         ("tests/test_compare.py", "with_fields_left_out"),
@@ -677,7 +691,7 @@ MUTATIONS = [
         "lowest modes of a measurement, with errors over fields",
         "critjax/studies/_instruments.py",
         "gap_stiffness_length(some.mean(0))",
-        "gap_stiffness_length(exact.mean(0))",
+        "gap_stiffness_length(symbols.mean(0))",
         ("tests/test_measure.py", "lowest_modes_are_exact"),
     ),
     Mutation(

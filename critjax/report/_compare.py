@@ -163,7 +163,7 @@ def reach_sentence(dataset: xr.Dataset) -> str:
     part = dataset.sel(ensemble="noised data")
     sentence = _radius_clause(part)
     lengths = part["xi_eq"].values
-    known = np.flatnonzero(np.isfinite(lengths))
+    known = np.flatnonzero(np.isfinite(lengths) & np.isfinite(part["xi_eq_error"].values))
     if "best_size" in dataset:
         sizes = dataset["best_size"].sel(model="ELS").values.astype(int)
         levels = dataset["level_sigma"].values

@@ -22,8 +22,8 @@ from critjax.studies._compare_nearest import nearest_indices
 from critjax.studies._compare_problem import Problem
 from critjax.studies._compare_settings import CompareSettings
 from critjax.studies._instruments import (
+    fit_fields,
     gap_stiffness_length,
-    jackknife,
     lowest_eigenvalues,
     lowest_tangents,
     mean_and_error,
@@ -184,8 +184,7 @@ def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, An
         ).astype(np.float64)
         gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
         shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
-        # Of means over fields, without one of them in turn: gap and stiffness of a field err together.
-        (gap, _, length), errors = jackknife(lambda some: gap_stiffness_length(some.mean(0)), leading)
+        (gap, _, length), errors = fit_fields(leading)
         gaussian_gap, _, gaussian_length = gap_stiffness_length(gaussian)
         row = {
             "mean_jacobian_patch": shells,

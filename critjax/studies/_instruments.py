@@ -135,6 +135,14 @@ def with_lowest_modes(values: Any, lowest: Any) -> Any:
     return values.at[both].set(jnp.concatenate([lowest, lowest], axis=-1).astype(values.dtype))
 
 
+def fit_fields(symbols: np.ndarray) -> tuple[Any, Any]:
+    """Return `gap_stiffness_length` of the mean of symbols (K, H, W) at single fields, and its errors.
+
+    Errors by leaving one field out: gap and stiffness of a field err together.
+    """
+    return jackknife(lambda some: np.asarray(gap_stiffness_length(some.mean(0)), np.float64), symbols)
+
+
 @jax.jit
 def gap_stiffness_length(symbol: Array) -> Array:
     """Return gap 1 - lambda(0), stiffness from there to the lowest shell and length of a symbol (H, W): (3,)."""
@@ -187,8 +195,7 @@ def jacobian_row(
     known = slice(_LOWEST_SHELL + 1)
     shells = np.asarray(jax.vmap(radial_average)(jnp.asarray(exact)))[:, known]
     shell_mean[known], shell_error[known] = mean_and_error(shells)
-    # Of means over fields, without one of them in turn: the modes of a field err together.
-    (gap, stiffness, length), errors = jackknife(lambda some: gap_stiffness_length(some.mean(0)), exact)
+    (gap, stiffness, length), errors = fit_fields(exact)
     radius, radius_error = _radius(kernels)
     outside, outside_error = _outside(weights)
     fraction, fraction_error = nonreciprocal_estimate(kernels)

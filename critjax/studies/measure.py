@@ -214,7 +214,7 @@ def measure(
         def one(field: Array) -> Array:
             return lowest_eigenvalues(jacobian_products(denoise_fn, field, sigma, lowest_tangents(field)))
 
-        return jax.lax.map(one, x)
+        return jax.lax.map(one, x)  # the tangents of one field are batch enough
 
     regression = jax.jit(regression_and_resamples)
     shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
