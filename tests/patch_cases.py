@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import pytest
 import reference
 
+import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
 
@@ -128,27 +131,51 @@ def with_methods(cases: list[Case]):
     return {"argvalues": pairs, "ids": [f"{case.id}-{method}" for case, method in pairs]}
 
 
+def with_platforms(cases: list[Case]):
+    """Return (case, method, platform) triples for `pytest.mark.parametrize`, with their ids."""
+    triples = [
+        (case, method, platform)
+        for case, method in with_methods(cases)["argvalues"]
+        for platform in platforms_of(case.kind, case.positions)
+    ]
+    return {"argvalues": triples, "ids": [f"{case.id}-{m}-{platform}" for case, m, platform in triples]}
+
+
 def case_id(case: Case) -> str:
     return case.id
 
 
+@contextlib.contextmanager
+def written_for(platform: str):
+    """Make denoisers choose the arithmetic of a "cpu" or of another platform."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(critjax.patch_score._denoiser, "_on_cpu", lambda: platform == "cpu")
+        yield
+
+
+def platforms_of(kind: str, positions: str | None) -> tuple[str, ...]:
+    """List the platforms whose programs differ."""
+    return ("cpu", "other") if kind == "images" and positions != "same" else ("cpu",)
+
+
 @functools.cache
-def compiled(boundary: str, readout: str, method: str = "auto", block_size: int | None = None):
+def compiled(boundary: str, readout: str, method="auto", block_size=None, platform="cpu"):
     """Jitted ``(bank, x, sigma) -> (denoised, effective)``: one program per shape of the bank."""
 
     def both(bank, x, sigma):
         options = {"boundary": boundary, "readout": readout, "method": method, "block_size": block_size}
-        return patch_denoiser(bank, **options)(x, sigma), effective_patches(bank, **options)(x, sigma)
+        with written_for(platform):
+            return patch_denoiser(bank, **options)(x, sigma), effective_patches(bank, **options)(x, sigma)
 
     return jax.jit(both, compiler_options=HASTY)
 
 
 @functools.cache
-def optimised_denoiser(boundary: str, readout: str, method: str = "auto", block_size: int | None = None):
+def optimised_denoiser(boundary: str, readout: str, method="auto", platform="cpu"):
     """Jitted ``(bank, x, sigma) -> denoised``, compiled as users compile it."""
 
     def denoise(bank, x, sigma):
-        options = {"boundary": boundary, "readout": readout, "method": method, "block_size": block_size}
-        return patch_denoiser(bank, **options)(x, sigma)
+        with written_for(platform):
+            return patch_denoiser(bank, boundary=boundary, readout=readout, method=method)(x, sigma)
 
     return jax.jit(denoise)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from patch_cases import HASTY, LEGAL, Case, with_methods
+from patch_cases import HASTY, LEGAL, Case, with_methods, written_for
 
 from critjax.banks import ImageBank
 from critjax.patch_score import effective_patches, patch_denoiser
@@ -303,6 +303,47 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
         np.testing.assert_allclose(narrow[1][i], wide[1][i], rtol=0, atol=1e-4 * size + rest, err_msg=name)
 
 
+@pytest.mark.parametrize("row", [LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6]], ids="-".join)
+def test_float64_inside_needs_no_float64_outside(row):
+    """Values at little noise are computed in float64 on a CPU, also where JAX itself allows none."""
+    case = Case(*row, count=6)
+    x, data, log_prior = case.arrays(dtype=np.float32)
+    xs, sigmas = np.stack([x, 0.5 * x, x[::-1]]), np.float32([0.1, 0.2, 2.0])
+
+    def results(data, log_prior, xs, sigmas, method="auto"):
+        def denoise(x, sigma):
+            bank = case.bank(data, log_prior)
+            return patch_denoiser(bank, **case.model, method=method, block_size=70)(x, sigma)
+
+        def loss(x, sigma):
+            return jnp.sum(jnp.sin(denoise(x, sigma)))
+
+        def step(x, sigma):
+            x = x + 0.1 * denoise(x, sigma)
+            return x, x
+
+        both = jax.vmap(jax.grad(loss, (0, 1)))(xs, sigmas)
+        product = jax.vmap(lambda x, s, v: jax.jvp(jax.grad(loss), (x, s), (v, s))[1])(xs, sigmas, xs[::-1])
+        return {
+            "each with its own noise": jax.vmap(denoise)(xs, sigmas),
+            "every pair": jax.vmap(jax.vmap(denoise, (None, 0)), (0, None))(xs, sigmas),
+            "gradients": both,
+            "products with the Hessian": product,
+            "many tangents": jax.vmap(jax.linearize(lambda y: denoise(y, sigmas[0]), xs[0])[1])(xs),
+            "in a loop": jax.lax.scan(step, xs[0], sigmas)[1],
+            "under checkpoint": jax.grad(jax.checkpoint(loss))(xs[0], sigmas[0]),
+        }
+
+    with jax.enable_x64(False):
+        found = jax.jit(results, compiler_options=HASTY)(data, log_prior, xs, sigmas)
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    arguments = [jnp.asarray(a, np.float64) for a in (data, log_prior, xs, sigmas)]
+    expected = jax.jit(functools.partial(results, method="product"), compiler_options=HASTY)(*arguments)
+    for name, values in found.items():
+        for one, two in zip(jax.tree.leaves(values), jax.tree.leaves(expected[name]), strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=3e-4 * np.max(np.abs(two)), err_msg=name)
+
+
 def test_gradients_reach_every_member_of_a_stack_of_banks():
     case = CASES[0]
     problems = [case.arrays(seed) for seed in range(2)]
@@ -412,7 +453,8 @@ def test_memory_does_not_grow_with_the_bank_in_blocks_by_default(row, count, mod
     [(7, "value"), (15, "value"), *[pytest.param(p, "grad", marks=pytest.mark.slow) for p in (7, 15)]],
 )
 @pytest.mark.parametrize("each", [False, True], ids=["one noise level", "one each"])
-def test_memory_of_a_batch(size, mode, each):
+@pytest.mark.parametrize("platform", ["cpu", "other"])
+def test_memory_of_a_batch(size, mode, each, platform):
     """64 images of 28 x 28 and 400 training images take less than 1 GiB."""
 
     def batch(images, xs, sigmas):
@@ -422,7 +464,8 @@ def test_memory_of_a_batch(size, mode, each):
                 return denoise(x, sigma)
             return jax.grad(lambda y: jnp.sum(denoise(y, sigma) ** 2))(x)
 
-        return jax.vmap(one, (0, 0 if each else None))(xs, sigmas)
+        with written_for(platform):
+            return jax.vmap(one, (0, 0 if each else None))(xs, sigmas)
 
     shapes = (400, 28, 28, 1), (64, 28, 28, 1), (64,) if each else ()
     lowered = jax.jit(batch).lower(*[jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes])

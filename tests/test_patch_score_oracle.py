@@ -21,7 +21,9 @@ from patch_cases import (
     compiled,
     methods_of,
     optimised_denoiser,
+    platforms_of,
     with_methods,
+    with_platforms,
 )
 
 import critjax
@@ -297,18 +299,18 @@ def test_little_noise_memorises(case, method):
         np.testing.assert_allclose(effective, 1.0, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
-def test_float32_survives_extreme_noise_levels(case, method):
+@pytest.mark.parametrize(("case", "method", "platform"), **with_platforms(base_cases()))
+def test_float32_survives_extreme_noise_levels(case, method, platform):
     x, data, log_prior = case.arrays(dtype=np.float32)
-    fn = compiled(case.boundary, case.readout, method)
+    fn = compiled(case.boundary, case.readout, method, platform=platform)
     for scale, sigma in ((1.0, 1e-3), (1.0, 1e3), (1e3, 1e3)):  # much noise makes a large image, too
         found = fn(case.bank(data, log_prior), np.float32(scale) * x, np.float32(sigma))
         assert found[0].dtype == np.float32 and found[1].dtype == np.float32
         _check(found, case.reference(scale * x, sigma, data, log_prior), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
-def test_float32_ties_at_little_noise_follow_the_prior(case, method):
+@pytest.mark.parametrize(("case", "method", "platform"), **with_platforms(base_cases()))
+def test_float32_ties_at_little_noise_follow_the_prior(case, method, platform):
     """Half-way between two candidates the prior alone decides, whatever the noise level."""
     _, data, log_prior = case.arrays(dtype=np.float32)
     data[1] = data[0] + np.float32(0.25) * data[1]  # two that are alike: no third one comes between
@@ -318,7 +320,8 @@ def test_float32_ties_at_little_noise_follow_the_prior(case, method):
         x = np.tile(x, (3, 2, 1))[: case.grid[0], : case.grid[1]]
         pixel = (1, 1)
     sigma = np.float32(0.003)
-    found = compiled(case.boundary, case.readout, method)(case.bank(data, log_prior), x, sigma)
+    fn = compiled(case.boundary, case.readout, method, platform=platform)
+    found = fn(case.bank(data, log_prior), x, sigma)
     _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-3, atol=1e-3)
     if case.readout == "centre":
         share = np.exp(log_prior[:2]) / np.exp(log_prior[:2]).sum()
@@ -334,12 +337,19 @@ def test_only_differences_of_the_log_prior_matter():
 
 
 # ---- transformations of JAX
-@pytest.mark.parametrize("case", base_cases(), ids=case_id)
-def test_vmap_over_stacked_banks_images_and_noise_levels_equals_the_loop(case):
+@pytest.mark.parametrize(
+    ("case", "platform"),
+    [
+        pytest.param(case, platform, id=f"{case.id}-{platform}")
+        for case in base_cases()
+        for platform in platforms_of(case.kind, case.positions)
+    ],
+)
+def test_vmap_over_stacked_banks_images_and_noise_levels_equals_the_loop(case, platform):
     problems = [case.arrays(seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *[case.bank(data, lp) for _, data, lp in problems])
     xs, sigmas = np.stack([x for x, _, _ in problems]), np.array([0.4, 0.9, 2.0])
-    found = jax.vmap(compiled(case.boundary, case.readout))(stacked, xs, sigmas)
+    found = jax.vmap(compiled(case.boundary, case.readout, platform=platform))(stacked, xs, sigmas)
     for i, (x, data, log_prior) in enumerate(problems):
         _check((found[0][i], found[1][i]), case.reference(x, sigmas[i], data, log_prior))
 
@@ -400,10 +410,12 @@ def _cloth_images(count: int, side: int = 28) -> np.ndarray:
 
 def _check_float32(bank, x, sigma, patches, limit):
     truth = reference.denoise_large(x, np.float32(sigma), patches)
+    kind, positions = ("images", bank.positions) if isinstance(bank, ImageBank) else ("patches", None)
     for method in available_methods(bank):
-        found = optimised_denoiser("periodic", "centre", method)(bank, x, np.float32(sigma))
-        assert found.dtype == np.float32
-        assert np.max(np.abs(found - truth)) < limit * RANGE, (method, sigma)
+        for platform in platforms_of(kind, positions):
+            found = optimised_denoiser("periodic", "centre", method, platform)(bank, x, np.float32(sigma))
+            assert found.dtype == np.float32
+            assert np.max(np.abs(found - truth)) < limit * RANGE, (method, platform, sigma)
 
 
 @pytest.mark.parametrize(
@@ -469,9 +481,10 @@ def test_float32_of_every_image_bank_on_a_noised_picture(row, channels, size):
         truth = case.reference(x, sigma, images[:-1]).denoised
         assert np.std(truth) > 0.05
         for method in methods_of(case):
-            found = optimised_denoiser(case.boundary, case.readout, method)(bank, x, sigma)
-            assert found.dtype == np.float32
-            assert np.max(np.abs(found - truth)) < 2e-5 * RANGE, (method, sigma)
+            for platform in platforms_of(case.kind, case.positions):
+                found = optimised_denoiser(case.boundary, case.readout, method, platform)(bank, x, sigma)
+                assert found.dtype == np.float32
+                assert np.max(np.abs(found - truth)) < 2e-5 * RANGE, (method, platform, sigma)
 
 
 def _halfway_windows(patches, num_pairs):
@@ -513,9 +526,10 @@ def test_float32_half_way_between_two_patches(kind):
         truth = weights @ patches[:, pixel, pixel, 0] / weights.sum(axis=1)
         assert np.mean((weights / weights.sum(axis=1, keepdims=True)).max(axis=1) < 0.75) > 0.5
         for method in available_methods(bank):
-            fn = optimised_denoiser("periodic", "centre", method)
-            found = np.array([fn(bank, x, sigma)[pixel, pixel, 0] for x in xs])
-            assert np.max(np.abs(found - truth)) < limit * RANGE, (method, sigma)
+            for platform in platforms_of(kind, "all"):
+                fn = optimised_denoiser("periodic", "centre", method, platform)
+                found = np.array([fn(bank, x, sigma)[pixel, pixel, 0] for x in xs])
+                assert np.max(np.abs(found - truth)) < limit * RANGE, (method, platform, sigma)
 
 
 # ---- what must raise

@@ -248,8 +248,29 @@ MUTATIONS = [
         ("tests/test_networks.py", "convolution_against_loops"),
     ),
     Mutation(
+        "prior of scores in float64",
+        SCORES,
+        "bank.astype(query.x.dtype), (added[0] + added[1])[None]",
+        "bank.astype(query.x.dtype), added[0][None]",
+        (ORACLE, "ties_at_little_noise"),
+    ),
+    Mutation(
+        "changes of scores in float64 from row to row",
+        SCORES,
+        "bank.astype(query.x.dtype)) + added[0]",
+        "bank.astype(query.x.dtype))",
+        (ORACLE, "float32_on_noised_pictures"),
+    ),
+    Mutation(
+        "what a batch shares, in turn",
+        "critjax/patch_score/_turns.py",
+        "next(rest) if b else a for a, b in zip(arguments",
+        "a[0] if b else a for a, b in zip(arguments",
+        (ORACLE, "vmap_over_stacked_banks"),
+    ),
+    Mutation(
         "shift of the window from row to row",
-        "critjax/patch_score/_scores.py",
+        SCORES,
         "(rows.plain[:, count, None] + added[0])",
         "added[0]",
         ("tests/test_patch_score_oracle.py", "more_rows_than_one_segment"),
@@ -440,8 +461,8 @@ MUTATIONS = [
     Mutation(
         "sigma, compensated",
         POSTERIOR,
-        "+ scores.low) * (1 / sigma**2)",
-        "+ scores.low) * (0.5 / sigma**2)",
+        ".astype(sigma.dtype) * (1 / sigma**2)",
+        ".astype(sigma.dtype) * (0.5 / sigma**2)",
         (ORACLE, "ties and patches and product"),
     ),
     # Edges

@@ -148,7 +148,13 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
     if isinstance(bank, ImageBank):
         num_rows = bank.images.shape[-3] - (bank.size - 1 if bank.positions == "interior" else 0)
     split_limit = SPLIT_FACTORS[chosen] * bank.size**2 * bank.channels
-    return Plan(*variant, chosen, bank.size, block, split_limit, num_rows, mesh, axis)
+    on_cpu = variant[1] in ("all", "interior") and _on_cpu()
+    return Plan(*variant, chosen, bank.size, block, split_limit, num_rows, mesh, axis, on_cpu)
+
+
+def _on_cpu() -> bool:
+    """Tell whether programs are written for a CPU; elsewhere they compute the same, only slower."""
+    return jax.default_backend() == "cpu"
 
 
 def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:
@@ -242,7 +248,9 @@ def patch_denoiser(
     Exact. Cost O(H W M p^2 C) for "product" and "convolution", O(H W M p C) for "box" on image banks, M the number of
     candidates; each derivative costs what "product" does. Memory O(H W) times a block of patches, or times one training
     row of a block of images, independent of M, also in forward and reverse mode. In float32 the scores switch to
-    compensated sums at low noise. Derivatives with respect to image, sigma, patches and prior are exact and nest.
+    compensated sums at low noise, and to float64 for the values of image banks (positions "all" and "interior") on a
+    CPU. There `jax.vmap` evaluates these one image after the other, because one fills the cache.
+    Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.
 

@@ -120,14 +120,14 @@ def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
     entering, leaving = row + plan.size - 1, row - 1
     kept = jnp.isfinite(bank.log_prior)
     change = [jnp.where(kept, part[leaving] - part[entering], 0) for part in bank.energies]
-    if len(change) == 1:
+    if len(change) == 1 or query.wide:
         # One gather, because nothing else is done to the strips: XLA would copy two slices number by number.
         strips = bank.strips[jnp.stack([entering, leaving])].reshape(-1, bank.strips.shape[-1])
-        lowest = excluded_logit(strips.dtype)
-        change = [change[0] / query.sigma**2]
     else:
         strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
-        lowest = EXCLUDED_SCORE
+    lowest = EXCLUDED_SCORE
+    if len(change) == 1:
+        change, lowest = [change[0] / query.sigma**2], excluded_logit(strips.dtype)
     change[0] = change[0] + jnp.where(row == plan.num_rows, lowest, 0)
     height = query.x.shape[0]
     moves = jax.tree.map(lambda a: _cut(a, step - 1, height), query.layout.moves)

@@ -37,6 +37,7 @@ from critjax.banks import POSITIONS
 from critjax.patch_score._blocks import cut_block, least_overlap
 from critjax.patch_score._denoiser import LEGAL
 from critjax.patch_score._scores import excluded_logit, matmul
+from critjax.patch_score._turns import in_turn
 
 #: Pairs of pixels a block, images times H times W: what differences, scores and sums need then stays in the cache.
 PAIR_TARGET = 32768
@@ -244,27 +245,6 @@ def _evaluate(sizes, passes, with_tilt: bool, block_size: int, x: Array, sigma: 
     return means, entropies
 
 
-def _in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `jax.vmap` take queries in turn: batched, differences and sums leave the cache and products are transposed.
-
-    `jax.custom_batching.sequential_vmap` does the same, but fails where only tangents are batched.
-    """
-    mapped = jax.custom_batching.custom_vmap(fn)
-
-    @mapped.def_vmap
-    def rule(_axis_size: int, batched: list[bool], *arguments: Any) -> tuple[Any, Any]:
-        outer = [a for a, is_batched in zip(arguments, batched, strict=True) if is_batched]
-
-        def one(inner: list[Any]) -> Any:
-            rest = iter(inner)
-            return mapped(*[next(rest) if b else a for a, b in zip(arguments, batched, strict=True)])
-
-        out = lax.map(one, outer) if outer else fn(*arguments)
-        return out, jax.tree.map(lambda _: bool(outer), out)
-
-    return mapped
-
-
 def _check_sizes(sizes: Sequence[Any], grid: tuple[int, int]) -> tuple[int, ...]:
     found = tuple(check_window(size) for size in sizes)
     check(len(found) > 0, "sizes", "at least one window size", "none", "pass e.g. (3, 5, 7)")
@@ -364,7 +344,7 @@ def patch_denoisers(
     passes = tuple(
         itertools.product(_axes(height, sizes, positions, boundary), _axes(width, sizes, positions, boundary))
     )
-    evaluate = _in_turn(functools.partial(_evaluate, sizes, passes, with_effective, block))
+    evaluate = in_turn(functools.partial(_evaluate, sizes, passes, with_effective, block))
 
     def denoise(x: Array, sigma: Any) -> Any:
         check_floating("x", x)

@@ -23,6 +23,9 @@ class Plan:
     num_rows: int = 0  # rows of windows that a training image has
     mesh: Any = None
     axis: str | None = None
+    #: Values of a batch are computed one after the other, at low noise by one product in float64 instead of two in
+    #: float32, as suits a CPU.
+    on_cpu: bool = False
 
     @property
     def query_pad(self) -> str:
@@ -45,6 +48,7 @@ class Query(NamedTuple):
     layout: Any  # what `lay_out` made of it
     fixed: Any  # arrays that a reduction reads at each window, leading axes (H, W)
     grid: Any  # `Grid` of the compensated sums, None where sums are never compensated
+    wide: bool = False  # x is float64, and so are the scores
 
 
 def query_shape(plan: Plan, shape: tuple[int, ...]) -> tuple[int, int]:

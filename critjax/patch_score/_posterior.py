@@ -26,6 +26,7 @@ from critjax.patch_score._plan import Plan, Query, query_shape
 from critjax.patch_score._routes import fold, lay_out, prepare
 from critjax.patch_score._scores import EXCLUDED_SCORE, Split, excluded_logit
 from critjax.patch_score._split import grid_steps
+from critjax.patch_score._turns import in_turn
 
 
 class Posterior(NamedTuple):
@@ -65,7 +66,9 @@ def _rows(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
 def _logits(sigma, scores: Array | Split, reference: Any, allowed: Array | None) -> Array:
     """Logits; scores in two parts are taken relative to the reference score."""
     if isinstance(scores, Split):
-        logits = ((scores.high - reference[..., None]) + scores.low) * (1 / sigma**2)
+        difference = scores.high - reference[..., None]
+        difference = difference if scores.low is None else difference + scores.low
+        logits = difference.astype(sigma.dtype) * (1 / sigma**2)
     else:
         logits = scores
     return logits if allowed is None else jnp.where(allowed, logits, excluded_logit(logits.dtype))
@@ -82,9 +85,9 @@ def _snap(values: Array, unit: Array) -> Array:
 def _softmax(sigma, scores: Array | Split, allowed: Array | None, contract) -> _Running:
     """Softmax sums of one block. In compensated arithmetic the reference is so close to the top that it replaces it."""
     if isinstance(scores, Split):
-        both = scores.high + scores.low
+        both = scores.high if scores.low is None else scores.high + scores.low
         reference = jnp.max(both if allowed is None else jnp.where(allowed, both, EXCLUDED_SCORE), axis=-1)
-        reference = _snap(reference, scores.unit)
+        reference = reference.astype(sigma.dtype) if scores.unit is None else _snap(reference, scores.unit)
         # Where all is excluded, no weight may come of it.
         origin = jnp.where(reference > 0.5 * EXCLUDED_SCORE, reference, 0)
         weights = jnp.exp(_logits(sigma, scores, origin, allowed))
@@ -125,6 +128,11 @@ def _over_bank(
         grid = None if split is None else grid_steps(scales[0], scales[1], plan.size, x.shape[-1])
         query = Query(x, sigma, None, fixed, grid)
         query = query._replace(layout=lay_out(plan, query))
+        wide = None
+        if grid is not None and plan.on_cpu:
+            with jax.enable_x64(True):
+                wide = Query(x.astype(jnp.float64), sigma, None, fixed, None, wide=True)
+                wide = wide._replace(layout=lay_out(plan, wide))
         reduce_fn, combine_fn = functools.partial(reduce, sigma), functools.partial(combine, sigma)
         num_blocks = -(-rows[1].shape[0] // plan.block)
 
@@ -133,13 +141,17 @@ def _over_bank(
             block = prepare(plan, flat.reshape(plan.block, *bank[0].shape[1:])), log_prior
             if split is None:
                 return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
-            branches = [
-                lambda s, compensated=compensated: fold(
-                    plan, query, block, s, reduce_fn, combine_fn, compensated
-                )
-                for compensated in (True, False)
-            ]
-            return lax.cond(split, *branches, state), None
+
+            def accurate(state):
+                if wide is None:
+                    return fold(plan, query, block, state, reduce_fn, combine_fn, True)
+                with jax.enable_x64(True):
+                    return fold(plan, wide, block, state, reduce_fn, combine_fn, True)
+
+            def plain(state):
+                return fold(plan, query, block, state, reduce_fn, combine_fn, False)
+
+            return lax.cond(split, accurate, plain, state), None
 
         if num_blocks == 1 and plan.mesh is None and plan.kind == "patches":
             # Nothing to combine: XLA then fuses scores, softmax and readout into one loop.
@@ -170,6 +182,11 @@ def _shapes(plan: Plan, x: Array) -> tuple[tuple[int, int], int]:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def posterior(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> Posterior:
     """Compute the posterior at every window of ``x`` (H, W, C) over ``bank`` = (candidates, log_prior)."""
+    evaluate = functools.partial(_evaluate, plan)
+    return (in_turn(evaluate) if plan.on_cpu else evaluate)(x, sigma, *bank)
+
+
+def _evaluate(plan: Plan, x: Array, sigma: Array, *bank: Array) -> Posterior:
     shape, num_sums = _shapes(plan, x)
 
     def start(split) -> _Running:
@@ -196,6 +213,7 @@ def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, 
     Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh; and it
     needs several arrays of the size of a block, so blocks are halved.
     """
+    plan = dataclasses.replace(plan, on_cpu=False)
     if plan.kind == "images" and plan.positions != "same":
         plan = dataclasses.replace(plan, method="product", block=-(-plan.block // 2))
 

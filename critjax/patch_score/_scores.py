@@ -2,7 +2,7 @@ r"""Scores as matrix products, plain or compensated.
 
 The score of candidate mu at pixel i is ``s = x_i . phi_mu - |phi_mu|^2 / 2``, the logit ``s / sigma^2 + log pi_mu``.
 Everything that is added to the correlations of full scores enters as further features, so that nothing passes over the
-pairs again: plain logits are one product, compensated scores one exact and one small product.
+pairs again: plain logits are one product, compensated scores one exact and one small product, or one in float64.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ EXCLUDED_SCORE = -1e20
 
 
 class Split(NamedTuple):
-    """Scores in an exact and a small part; the prior is in the small part, exclusion in the exact one."""
+    """Scores in an exact and a small part; the prior is in the small part, exclusion in the exact one.
+
+    In float64 the first part is all.
+    """
 
     high: Array  # (..., B), multiples of `unit`
-    low: Array  # (..., B)
-    unit: Array  # ()
+    low: Any  # (..., B); None in float64
+    unit: Any  # (); None in float64
 
 
 class Features(NamedTuple):
     """Windows as rows of a product, with the columns that `scores` expects."""
 
-    plain: Array  # (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one
+    plain: Any  # (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one; None in float64
     high: Any  # (..., K + 1): heads, one; None where sums are never compensated
-    low: Any  # (..., 2 K + 1): heads, tails, one; or None
+    low: Any  # (..., 2 K + 1): heads, tails, one; None where `high` is, and in float64
 
 
 def excluded_logit(dtype) -> float:
@@ -59,13 +62,15 @@ def common_shift(query: Query, windows: Array, size: int) -> Array:
 
 def features(query: Query, windows: Array, shift: Array) -> Features:
     """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g)."""
+    one = jnp.ones_like(windows[..., :1])
+    if query.wide:
+        return Features(None, jnp.concatenate([windows, one], axis=-1), None)
     parts = (windows / query.sigma**2).reshape(*shift.shape, -1)
     plain = jnp.concatenate([parts, shift[..., None], jnp.ones_like(parts[..., :1])], axis=-1)
     plain = plain.reshape(*shift.shape[:-1], -1)
     if query.grid is None:
         return Features(plain, None, None)
     heads = head(windows, query.grid.x)
-    one = jnp.ones_like(windows[..., :1])
     return Features(
         plain,
         jnp.concatenate([heads, one], axis=-1),
@@ -77,6 +82,9 @@ def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array,
     """Sum half squares over ``axis``: one array in plain arithmetic, an exact and a small one in compensated."""
     if not split:
         return (0.5 * jnp.sum(values * values, axis=axis),)
+    if query.wide:
+        half = 0.5 * jnp.sum(jnp.square(values.astype(query.x.dtype)), axis=axis)
+        return half, jnp.zeros_like(half)
     heads = head(values, query.grid.bank)
     tails = (values - heads) * (values + heads)
     return 0.5 * jnp.sum(heads * heads, axis=axis), 0.5 * jnp.sum(tails, axis=axis)
@@ -113,13 +121,19 @@ def score_changes(query: Query, rows: Features, bank: Array, added: tuple[Array,
     A sum passes over the pairs in any case, and what plain logits need besides the product goes with it: columns of the
     bank that would have to be put together first took longer.
     """
+    count = bank.shape[0]
+    if query.wide:
+        change = matmul(rows.high[:, :count], bank.astype(query.x.dtype)) + added[0]
+        return Split(change, None, None)
     if len(added) == 1:
-        count = bank.shape[0]
         return matmul(rows.plain[:, :count], bank) + (rows.plain[:, count, None] + added[0])
     return _compensated(query, rows, bank, added)
 
 
 def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Split:
+    if query.wide:
+        both = jnp.concatenate([bank.astype(query.x.dtype), (added[0] + added[1])[None]])
+        return Split(matmul(rows.high, both), None, None)
     heads = head(bank, query.grid.bank)
     return Split(
         matmul(rows.high, jnp.concatenate([heads, added[0][None]])),
@@ -131,7 +145,8 @@ def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, 
 def add_scores(total: Any, change: Any) -> Any:
     """Add scores of either kind."""
     if isinstance(total, Split):
-        return Split(total.high + change.high, total.low + change.low, total.unit)
+        low = None if total.low is None else total.low + change.low
+        return Split(total.high + change.high, low, total.unit)
     return total + change
 
 
