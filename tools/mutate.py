@@ -534,7 +534,7 @@ MUTATIONS = [
     Mutation(
         "rows that do not exist, box",
         IMAGES,
-        "jnp.where(row == plan.num_rows, lowest, 0)",
+        "jnp.where(beyond, lowest, 0)",
         "0 * lowest",
         (ORACLE, "more_rows_than_one_segment"),
     ),

@@ -96,6 +96,7 @@ class _Bank(NamedTuple):
     strips: Array  # (H', p C, B), B = images times columns
     energies: tuple[Array, ...]  # half squares of the strips, (H', B) each
     log_prior: Array  # (B,)
+    changes: tuple[Array, ...]  # `_row_changes`; empty where every row starts afresh
 
 
 def _cut(array: Array, first, count: int) -> Array:
@@ -115,23 +116,33 @@ def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
     return scores(query, _flat(query.layout.start), window, offsets(query, energies, bank.log_prior))
 
 
+def _row_changes(
+    plan: Plan, query: Query, energies: tuple[Array, ...], log_prior: Array
+) -> tuple[Array, ...]:
+    """Compute what is added to the correlations' changes on the way from each training row to the next, (H' - p, B).
+
+    All at once, because XLA would fold the few operations of one row into the passes over the pairs.
+    """
+    kept = jnp.isfinite(log_prior)
+    change = [jnp.where(kept, part[: -plan.size] - part[plan.size :], 0) for part in energies]
+    lowest = EXCLUDED_SCORE
+    if len(change) == 1:
+        change, lowest = [change[0] / query.sigma**2], excluded_logit(log_prior.dtype)
+    beyond = jnp.arange(change[0].shape[0])[:, None] == plan.num_rows - 1
+    return (change[0] + jnp.where(beyond, lowest, 0), *change[1:])
+
+
 def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
     """Change of all scores on the way to training row ``row``, the one numbered ``step`` of its segment."""
     entering, leaving = row + plan.size - 1, row - 1
-    kept = jnp.isfinite(bank.log_prior)
-    change = [jnp.where(kept, part[leaving] - part[entering], 0) for part in bank.energies]
-    if len(change) == 1 or query.wide:
+    if len(bank.changes) == 1 or query.wide:
         # One gather, because nothing else is done to the strips: XLA would copy two slices number by number.
         strips = bank.strips[jnp.stack([entering, leaving])].reshape(-1, bank.strips.shape[-1])
     else:
         strips = jnp.concatenate([bank.strips[entering], bank.strips[leaving]])
-    lowest = EXCLUDED_SCORE
-    if len(change) == 1:
-        change, lowest = [change[0] / query.sigma**2], excluded_logit(strips.dtype)
-    change[0] = change[0] + jnp.where(row == plan.num_rows, lowest, 0)
     height = query.x.shape[0]
     moves = jax.tree.map(lambda a: _cut(a, step - 1, height), query.layout.moves)
-    return score_changes(query, _flat(moves), strips, tuple(change))
+    return score_changes(query, _flat(moves), strips, tuple(part[leaving] for part in bank.changes))
 
 
 def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: bool):
@@ -141,7 +152,9 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
     columns = strips.shape[-1] // log_prior.shape[0]
     num_rows = plan.num_rows
     length = _segment(plan, split)
-    bank = _Bank(strips, half_squares(query, strips, 1, split), jnp.repeat(log_prior, columns))
+    energies, log_prior_of = half_squares(query, strips, 1, split), jnp.repeat(log_prior, columns)
+    changes = _row_changes(plan, query, energies, log_prior_of) if length > 1 else ()
+    bank = _Bank(strips, energies, log_prior_of, changes)
     allowed = None
     if plan.boundary == "zero":
         by_row = jnp.asarray(allowed_rows(num_rows, size).T)

@@ -186,7 +186,7 @@ def posterior(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> 
     return (in_turn(evaluate) if plan.on_cpu else evaluate)(x, sigma, *bank)
 
 
-def _evaluate(plan: Plan, x: Array, sigma: Array, *bank: Array) -> Posterior:
+def _evaluate(plan: Plan, x: Array, sigma: Array, candidates: Array, log_prior: Array) -> Posterior:
     shape, num_sums = _shapes(plan, x)
 
     def start(split) -> _Running:
@@ -200,9 +200,10 @@ def _evaluate(plan: Plan, x: Array, sigma: Array, *bank: Array) -> Posterior:
     def reduce(sigma, _fixed, scores, allowed, contract) -> _Running:
         return _softmax(sigma, scores, allowed, contract)
 
+    bank = candidates, log_prior
     running = _over_bank(plan, x, sigma, bank, None, start, reduce, _combine, _combine_devices)
     # With every candidate excluded there is no posterior: NaN, not the mean of what was excluded.
-    total = jnp.where(jnp.any(jnp.isfinite(bank[1])), running.sums[..., :1], jnp.nan)
+    total = jnp.where(jnp.any(jnp.isfinite(log_prior)), running.sums[..., :1], jnp.nan)
     log_normaliser = running.top + jnp.log(total[..., 0])
     return Posterior(running.reference, log_normaliser, running.sums[..., 1:] / total)
 
