@@ -21,13 +21,21 @@ from jax import lax
 BARE_COLUMNS = 3136
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
-    """Time several functions in turn, warmed up, and return the median seconds of each."""
+def interleaved(
+    functions: dict[str, Callable[[], object]], repeats: int = 5, *, settle: bool = False
+) -> dict[str, float]:
+    """Time several functions in turn, warmed up, and return the median seconds of each.
+
+    With ``settle`` each also runs untimed right before it is timed, so that it does not pay for what the one before
+    left in caches, memory and idle threads.
+    """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            if settle:
+                jax.block_until_ready(function())
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
