@@ -1,4 +1,4 @@
-"""Float32 error of patch scores against float64 on the same float32 inputs, with and without compensated sums.
+"""Float32 error of patch scores against float64 on the same inputs, with accurate scores at low noise and without.
 
 Noised images: maximum over pixels of images that are not in the bank.
 Half-way: windows set half-way between two bank patches with different centres,
@@ -87,7 +87,7 @@ def main() -> None:
             for factor in (0.0, chosen[method]):
                 _denoiser.SPLIT_FACTORS[method] = factor
                 limit = (chosen[method] * data.shape[-1]) ** 0.5 * size
-                name = f"compensated below sigma = {limit:.2f}" if factor else "plain"
+                name = f"accurate below sigma = {limit:.2f}" if factor else "plain"
                 print(f"p = {size}, {method}, {name}\n  sigma   noised images   half-way")
                 # Where plain sums have to do, down to just above the limit, and below it.
                 levels = [round(limit * ratio, 3) for ratio in (2.0, 1.6, 1.3, 1.15, 1.01)] + sigmas

@@ -335,6 +335,10 @@ def test_float64_inside_needs_no_float64_outside(row):
         }
 
     with jax.enable_x64(False):
+        batched = jax.vmap(patch_denoiser(case.bank(data, log_prior), **case.model, block_size=70), (0, None))
+        program = str(jax.make_jaxpr(batched)(xs, sigmas[0]))
+        assert "f64[35," in program, "float64 is lost"
+        assert "f64[3,7,5," not in program, "images of a batch are not taken in turn"
         found = jax.jit(results, compiler_options=HASTY)(data, log_prior, xs, sigmas)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
     arguments = [jnp.asarray(a, np.float64) for a in (data, log_prior, xs, sigmas)]

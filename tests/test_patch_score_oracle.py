@@ -309,6 +309,17 @@ def test_float32_survives_extreme_noise_levels(case, method, platform):
         _check(found, case.reference(scale * x, sigma, data, log_prior), rtol=2e-4, atol=2e-4)
 
 
+def test_float32_far_below_the_noise_of_any_ladder():
+    """Half a unit in the last place of a score, 3e-5, is thousands of sigma squared: no weight may overflow for it."""
+    images = np.random.default_rng(2).uniform(-1, 1, (6, 16, 16, 1)).astype(np.float32)
+    for size, shrink in ((3, 1.0), (15, 1.0), (15, 0.9)):
+        bank = ImageBank(images, size)
+        for sigma in np.float32([1e-3, 3e-4, 1e-4]):
+            found = compiled("periodic", "centre")(bank, shrink * images[0], sigma)
+            np.testing.assert_allclose(found[0], images[0], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(found[1], 1.0, rtol=3e-5)
+
+
 @pytest.mark.parametrize(("case", "method", "platform"), **with_platforms(base_cases()))
 def test_float32_ties_at_little_noise_follow_the_prior(case, method, platform):
     """Half-way between two candidates the prior alone decides, whatever the noise level."""

@@ -262,6 +262,20 @@ MUTATIONS = [
         (ORACLE, "float32_on_noised_pictures"),
     ),
     Mutation(
+        "float64 of scores",
+        POSTERIOR,
+        "Query(x.astype(jnp.float64)",
+        "Query(x.astype(jnp.float32)",
+        (DERIVATIVES, "float64_inside"),
+    ),
+    Mutation(
+        "top of scores in float64",
+        POSTERIOR,
+        "jnp.where(some, top, 0)",
+        "0 * top",
+        (ORACLE, "far_below_the_noise"),
+    ),
+    Mutation(
         "what a batch shares, in turn",
         "critjax/patch_score/_turns.py",
         "next(rest) if b else a for a, b in zip(arguments",
@@ -534,8 +548,8 @@ MUTATIONS = [
     Mutation(
         "rows that do not exist, box",
         IMAGES,
-        "jnp.where(beyond, lowest, 0)",
-        "0 * lowest",
+        "+ lowest]",
+        "]",
         (ORACLE, "more_rows_than_one_segment"),
     ),
     Mutation(

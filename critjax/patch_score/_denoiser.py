@@ -42,8 +42,9 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
 #: pixels meet at a time: 560 columns fit of images 28 wide and 576 of 32, multiples of 16, without which products slow
 #: down (benchmarks/README.md).
 PATCH_TARGET, SAME_TARGET, ROW_TARGET = 512, 32, 576
-#: In float32 sums are compensated below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on noised images
-#: by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums it carries.
+#: In float32 scores are compensated, or float64, below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on
+#: noised images by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums
+#: it carries.
 SPLIT_FACTORS = {"convolution": 2.2e-3, "product": 2.2e-3, "box": 5.5e-3}
 METHODS = ("auto", "convolution", "product", "box")
 
@@ -153,8 +154,11 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
 
 
 def _on_cpu() -> bool:
-    """Tell whether programs are written for a CPU; elsewhere they compute the same, only slower."""
-    return jax.default_backend() == "cpu"
+    """Tell whether programs are written for one CPU.
+
+    Several devices may share a batch, which evaluation one after the other would gather on each.
+    """
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:
@@ -249,7 +253,8 @@ def patch_denoiser(
     candidates; each derivative costs what "product" does. Memory O(H W) times a block of patches, or times one training
     row of a block of images, independent of M, also in forward and reverse mode. In float32 the scores switch to
     compensated sums at low noise, and to float64 for the values of image banks (positions "all" and "interior") on a
-    CPU. There `jax.vmap` evaluates these one image after the other, because one fills the cache.
+    CPU. There `jax.vmap` evaluates these one image after the other, because one fills the cache. (Not where the
+    CPU is several JAX devices, which may share a batch.)
     Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.

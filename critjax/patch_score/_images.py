@@ -27,7 +27,6 @@ from jax import lax
 from critjax._typing import Array
 from critjax.patch_score._plan import Plan, Query
 from critjax.patch_score._scores import (
-    EXCLUDED_SCORE,
     Features,
     Split,
     add_scores,
@@ -44,7 +43,7 @@ from critjax.patch_score._windows import pad, unfold, unfold_rows
 
 
 def _segment(plan: Plan, split: bool) -> int:
-    """Return how many training rows a segment has; compensated sums do not round, and go through."""
+    """Return how many training rows a segment has; accurate sums hardly round, and go through."""
     if plan.method != "box":
         return 1
     return plan.num_rows if split else -(-plan.num_rows // -(-plan.num_rows // (2 * plan.size + 2)))
@@ -119,17 +118,17 @@ def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
 def _row_changes(
     plan: Plan, query: Query, energies: tuple[Array, ...], log_prior: Array
 ) -> tuple[Array, ...]:
-    """Compute what is added to the correlations' changes on the way from each training row to the next, (H' - p, B).
+    """Compute what is added to the correlations' changes; entry j leads from training row j to the next, (H' - p, B).
 
     All at once, because XLA would fold the few operations of one row into the passes over the pairs.
     """
     kept = jnp.isfinite(log_prior)
-    change = [jnp.where(kept, part[: -plan.size] - part[plan.size :], 0) for part in energies]
-    lowest = EXCLUDED_SCORE
-    if len(change) == 1:
-        change, lowest = [change[0] / query.sigma**2], excluded_logit(log_prior.dtype)
-    beyond = jnp.arange(change[0].shape[0])[:, None] == plan.num_rows - 1
-    return (change[0] + jnp.where(beyond, lowest, 0), *change[1:])
+    changes = [jnp.where(kept, part[: -plan.size] - part[plan.size :], 0) for part in energies]
+    if len(changes) == 1:  # plain sums go in segments, the last of which may reach beyond the rows that exist
+        beyond = jnp.arange(changes[0].shape[0])[:, None] == plan.num_rows - 1
+        lowest = jnp.where(beyond, excluded_logit(log_prior.dtype), 0)
+        changes = [changes[0] / query.sigma**2 + lowest]
+    return tuple(changes)
 
 
 def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:

@@ -19,12 +19,12 @@ class Plan:
     method: str
     size: int
     block: int  # patches or images a block
-    split_limit: float  # sums are compensated below sigma^2 = split_limit * max|phi|^2
+    split_limit: float  # scores are accurate, not plain, below sigma^2 = split_limit * max|phi|^2
     num_rows: int = 0  # rows of windows that a training image has
     mesh: Any = None
     axis: str | None = None
-    #: Values of a batch are computed one after the other, at low noise by one product in float64 instead of two in
-    #: float32, as suits a CPU.
+    #: Values, not their derivatives, as suits a CPU: those of a batch one after the other, accurate scores by one
+    #: product in float64 instead of two in float32.
     on_cpu: bool = False
 
     @property
@@ -47,7 +47,7 @@ class Query(NamedTuple):
     sigma: Array  # ()
     layout: Any  # what `lay_out` made of it
     fixed: Any  # arrays that a reduction reads at each window, leading axes (H, W)
-    grid: Any  # `Grid` of the compensated sums, None where sums are never compensated
+    grid: Any  # `Grid` of the compensated sums, None where sums are not compensated
     wide: bool = False  # x is float64, and so are the scores
 
 

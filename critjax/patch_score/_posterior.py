@@ -86,12 +86,17 @@ def _softmax(sigma, scores: Array | Split, allowed: Array | None, contract) -> _
     """Softmax sums of one block. In compensated arithmetic the reference is so close to the top that it replaces it."""
     if isinstance(scores, Split):
         both = scores.high if scores.low is None else scores.high + scores.low
-        reference = jnp.max(both if allowed is None else jnp.where(allowed, both, EXCLUDED_SCORE), axis=-1)
-        reference = reference.astype(sigma.dtype) if scores.unit is None else _snap(reference, scores.unit)
+        peak = jnp.max(both if allowed is None else jnp.where(allowed, both, EXCLUDED_SCORE), axis=-1)
+        if scores.low is None:
+            reference = peak.astype(sigma.dtype)
+            top = ((peak - reference) / sigma**2).astype(sigma.dtype)
+        else:
+            reference = peak = _snap(peak, scores.unit)
+            top = jnp.zeros_like(reference)
         # Where all is excluded, no weight may come of it.
-        origin = jnp.where(reference > 0.5 * EXCLUDED_SCORE, reference, 0)
-        weights = jnp.exp(_logits(sigma, scores, origin, allowed))
-        return _Running(reference, jnp.zeros_like(reference), contract(weights))
+        some = reference > 0.5 * EXCLUDED_SCORE
+        weights = jnp.exp(_logits(sigma, scores, jnp.where(some, peak, 0), allowed))
+        return _Running(reference, jnp.where(some, top, 0), contract(weights))
     logits = _logits(sigma, scores, None, allowed)
     top = jnp.max(logits, axis=-1)
     return _Running(jnp.zeros_like(top), top, contract(jnp.exp(logits - top[..., None])))
@@ -212,7 +217,8 @@ def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, 
     """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known.
 
     Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh; and it
-    needs several arrays of the size of a block, so blocks are halved.
+    needs several arrays of the size of a block, so blocks are halved. Many tangents share the scores of a pass, and
+    scores are compensated on every processor.
     """
     plan = dataclasses.replace(plan, on_cpu=False)
     if plan.kind == "images" and plan.positions != "same":
@@ -258,6 +264,8 @@ def entropy(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> Ar
     def term(log_weights: Array, _contract) -> Array:
         weights = jnp.exp(log_weights)
         terms = jnp.where(weights > 0, weights * jnp.where(weights > 0, log_weights, 0), 0)
-        return -jnp.sum(terms, axis=-1, keepdims=True)
+        return jnp.stack([jnp.sum(weights, axis=-1), -jnp.sum(terms, axis=-1)], axis=-1)
 
-    return _sum_over_bank(plan, x, sigma, bank, value, 1, term)[..., 0]
+    sums = _sum_over_bank(plan, x, sigma, bank, value, 2, term)
+    # At very low noise the two passes round logits differently, and weights do not quite add up to one.
+    return sums[..., 1] / sums[..., 0] + jnp.log(sums[..., 0])

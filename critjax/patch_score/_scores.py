@@ -21,21 +21,21 @@ EXCLUDED_SCORE = -1e20
 
 
 class Split(NamedTuple):
-    """Scores in an exact and a small part; the prior is in the small part, exclusion in the exact one.
+    """Accurate scores, in an exact and a small part; the prior is in the small part, exclusion in the exact one.
 
-    In float64 the first part is all.
+    In float64 one part is all: ``low`` and ``unit`` are None.
     """
 
     high: Array  # (..., B), multiples of `unit`
-    low: Any  # (..., B); None in float64
-    unit: Any  # (); None in float64
+    low: Any  # (..., B) or None
+    unit: Any  # () or None
 
 
 class Features(NamedTuple):
     """Windows as rows of a product, with the columns that `scores` expects."""
 
     plain: Any  # (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one; None in float64
-    high: Any  # (..., K + 1): heads, one; None where sums are never compensated
+    high: Any  # (..., K + 1): heads, in float64 whole values, and one; None where sums are never compensated
     low: Any  # (..., 2 K + 1): heads, tails, one; None where `high` is, and in float64
 
 
@@ -79,7 +79,7 @@ def features(query: Query, windows: Array, shift: Array) -> Features:
 
 
 def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array, ...]:
-    """Sum half squares over ``axis``: one array in plain arithmetic, an exact and a small one in compensated."""
+    """Sum half squares over ``axis``: one array in plain arithmetic, else an exact and a small one."""
     if not split:
         return (0.5 * jnp.sum(values * values, axis=axis),)
     if query.wide:

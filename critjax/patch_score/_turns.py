@@ -12,7 +12,9 @@ from jax import lax
 def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Let `jax.vmap` call ``fn``, a function of arrays, for one member of the batch after the other.
 
-    A query that fills the cache takes up to twice as long in a batch as alone.
+    Where one query fills the cache, a batch takes up to twice as long a member (benchmarks/README.md): differences and
+    sums leave the cache, and products are transposed. So a batch costs what its members cost, and needs the memory of
+    one.
     `jax.custom_batching.sequential_vmap` does the same, but fails where only tangents are batched.
     """
     mapped = jax.custom_batching.custom_vmap(fn)
