@@ -250,8 +250,8 @@ MUTATIONS = [
     Mutation(
         "prior of scores in float64",
         SCORES,
-        "bank.astype(query.x.dtype), (added[0] + added[1])[None]",
-        "bank.astype(query.x.dtype), added[0][None]",
+        "jnp.where(kept, prior - jnp.sum",
+        "jnp.where(kept, -jnp.sum",
         (ORACLE, "ties_at_little_noise"),
     ),
     Mutation(
@@ -475,8 +475,8 @@ MUTATIONS = [
     Mutation(
         "sigma, compensated",
         POSTERIOR,
-        ".astype(sigma.dtype) * (1 / sigma**2)",
-        ".astype(sigma.dtype) * (0.5 / sigma**2)",
+        "+ scores.low) * (1 / sigma**2)",
+        "+ scores.low) * (0.5 / sigma**2)",
         (ORACLE, "ties and patches and product"),
     ),
     # Edges
@@ -527,8 +527,8 @@ MUTATIONS = [
     Mutation(
         "channel sum, norms of the candidates",
         SCORES,
-        "return (0.5 * jnp.sum(values * values, axis=axis),)",
-        "return (0.5 * jnp.sum(values * values, axis=axis) / query.x.shape[-1],)",
+        "jnp.sum(jnp.square(values.astype(query.x.dtype)), axis=axis)",
+        "jnp.sum(jnp.square(values.astype(query.x.dtype)), axis=axis) / query.x.shape[-1]",
         (ORACLE, f"{AGREES} and all-periodic-centre and p5 and product"),
     ),
     Mutation(

@@ -3,7 +3,8 @@
 ``_denoiser`` holds the public functions and the table of legal variants, ``_nested`` all window sizes in one pass,
 ``_schedule`` denoisers that change with the noise, ``_plan`` what is static about an evaluation,
 ``_posterior`` the streaming softmax and its derivative, ``_routes`` the ways to compute scores, ``_images`` the one for
-all patches of training images, ``_scores`` and ``_split`` plain and compensated products, ``_windows`` the geometry.
+all patches of training images, ``_scores`` and ``_split`` plain and accurate products, ``_turns`` batches one query
+after the other, ``_windows`` the geometry.
 """
 
 from critjax.patch_score._denoiser import LEGAL, available_methods, effective_patches, patch_denoiser

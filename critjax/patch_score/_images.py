@@ -29,6 +29,7 @@ from critjax.patch_score._plan import Plan, Query
 from critjax.patch_score._scores import (
     Features,
     Split,
+    Wide,
     add_scores,
     common_shift,
     excluded_logit,
@@ -107,7 +108,7 @@ def _flat(rows: Features) -> Features:
     return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), rows)
 
 
-def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split:
+def _full(plan: Plan, query: Query, bank: _Bank, row) -> Array | Split | Wide:
     """Score all windows against training row ``row``, from nothing."""
     size = plan.size
     window = _cut(bank.strips, row, size).reshape(-1, bank.strips.shape[-1])
@@ -124,17 +125,18 @@ def _row_changes(
     """
     kept = jnp.isfinite(log_prior)
     changes = [jnp.where(kept, part[: -plan.size] - part[plan.size :], 0) for part in energies]
-    if len(changes) == 1:  # plain sums go in segments, the last of which may reach beyond the rows that exist
+    if not query.wide and len(changes) == 1:
+        # Plain sums go in segments, the last of which may reach beyond the rows that exist.
         beyond = jnp.arange(changes[0].shape[0])[:, None] == plan.num_rows - 1
         lowest = jnp.where(beyond, excluded_logit(log_prior.dtype), 0)
         changes = [changes[0] / query.sigma**2 + lowest]
     return tuple(changes)
 
 
-def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split:
+def _step(plan: Plan, query: Query, bank: _Bank, row, step) -> Array | Split | Wide:
     """Change of all scores on the way to training row ``row``, the one numbered ``step`` of its segment."""
     entering, leaving = row + plan.size - 1, row - 1
-    if len(bank.changes) == 1 or query.wide:
+    if len(bank.changes) == 1:
         # One gather, because nothing else is done to the strips: XLA would copy two slices number by number.
         strips = bank.strips[jnp.stack([entering, leaving])].reshape(-1, bank.strips.shape[-1])
     else:
@@ -160,7 +162,7 @@ def fold_images(plan: Plan, query: Query, block, state, reduce, combine, split: 
         by_column = jnp.repeat(jnp.asarray(allowed_rows(columns, size))[:, None], log_prior.shape[0], axis=1)
         allowed = by_row[:, :, None, None], by_column.reshape(columns, -1)
 
-    def consume(state, logits: Array | Split, row, step):
+    def consume(state, logits: Array | Split | Wide, row, step):
         logits = jax.tree.map(lambda a: a.reshape(*shape[:2], -1) if a.ndim else a, logits)
         if plan.readout == "average":
             values = _cut(bank.strips, row, size).reshape(size * size * channels, -1)

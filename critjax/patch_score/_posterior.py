@@ -24,7 +24,7 @@ from critjax._typing import Array
 from critjax.patch_score._blocks import cut_block
 from critjax.patch_score._plan import Plan, Query, query_shape
 from critjax.patch_score._routes import fold, lay_out, prepare
-from critjax.patch_score._scores import EXCLUDED_SCORE, Split, excluded_logit
+from critjax.patch_score._scores import EXCLUDED_SCORE, Split, Wide, excluded_logit
 from critjax.patch_score._split import grid_steps
 from critjax.patch_score._turns import in_turn
 
@@ -63,12 +63,12 @@ def _rows(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
     return candidates.reshape(candidates.shape[0], -1), log_prior
 
 
-def _logits(sigma, scores: Array | Split, reference: Any, allowed: Array | None) -> Array:
-    """Logits; scores in two parts are taken relative to the reference score."""
+def _logits(sigma, scores: Array | Split | Wide, reference: Any, allowed: Array | None) -> Array:
+    """Logits; accurate scores are taken relative to the reference score."""
     if isinstance(scores, Split):
-        difference = scores.high - reference[..., None]
-        difference = difference if scores.low is None else difference + scores.low
-        logits = difference.astype(sigma.dtype) * (1 / sigma**2)
+        logits = ((scores.high - reference[..., None]) + scores.low) * (1 / sigma**2)
+    elif isinstance(scores, Wide):
+        logits = (scores.values - reference[..., None]).astype(sigma.dtype) * (1 / sigma**2)
     else:
         logits = scores
     return logits if allowed is None else jnp.where(allowed, logits, excluded_logit(logits.dtype))
@@ -82,17 +82,17 @@ def _snap(values: Array, unit: Array) -> Array:
     )
 
 
-def _softmax(sigma, scores: Array | Split, allowed: Array | None, contract) -> _Running:
+def _softmax(sigma, scores: Array | Split | Wide, allowed: Array | None, contract) -> _Running:
     """Softmax sums of one block. In compensated arithmetic the reference is so close to the top that it replaces it."""
-    if isinstance(scores, Split):
-        both = scores.high if scores.low is None else scores.high + scores.low
-        peak = jnp.max(both if allowed is None else jnp.where(allowed, both, EXCLUDED_SCORE), axis=-1)
-        if scores.low is None:
-            reference = peak.astype(sigma.dtype)
-            top = ((peak - reference) / sigma**2).astype(sigma.dtype)
-        else:
-            reference = peak = _snap(peak, scores.unit)
-            top = jnp.zeros_like(reference)
+    if isinstance(scores, Split | Wide):
+        values = scores.values if isinstance(scores, Wide) else scores.high + scores.low
+        peak = jnp.max(values if allowed is None else jnp.where(allowed, values, EXCLUDED_SCORE), axis=-1)
+        if isinstance(scores, Split):
+            peak = _snap(peak, scores.unit)
+        reference = peak.astype(sigma.dtype)
+        top = ((peak - reference) / sigma**2).astype(
+            sigma.dtype
+        )  # what rounding the reference to float32 left
         # Where all is excluded, no weight may come of it.
         some = reference > 0.5 * EXCLUDED_SCORE
         weights = jnp.exp(_logits(sigma, scores, jnp.where(some, peak, 0), allowed))

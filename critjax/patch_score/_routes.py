@@ -13,7 +13,7 @@ to a *reduction* (the softmax of the block, or its derivative), whose results *c
 A reduction takes ``(fixed, scores, allowed, contract)`` and returns arrays with leading axes (H, W):
 
 - ``fixed``: the arrays of `Query.fixed`, at the windows that the scores belong to;
-- ``scores`` (H, W, B): logits in plain arithmetic, a `Split` of scores in compensated arithmetic;
+- ``scores`` (H, W, B): logits in plain arithmetic, else accurate scores, a `Split` or `Wide`;
 - ``allowed``: None or a boolean array that broadcasts to (H, W, B);
 - ``contract``: weights (H, W, B) -> (H, W, 1 + R), their sum and their sum times the readout values.
 """
@@ -32,6 +32,7 @@ from critjax.patch_score._plan import Plan, Query
 from critjax.patch_score._scores import (
     EXCLUDED_SCORE,
     Split,
+    Wide,
     common_shift,
     excluded_logit,
     features,
@@ -44,7 +45,7 @@ from critjax.patch_score._scores import (
 from critjax.patch_score._split import head
 from critjax.patch_score._windows import box_sum, pad, unfold
 
-Reduce = Callable[[Any, Array | Split, Array | None, Callable[[Array], Array]], Any]
+Reduce = Callable[[Any, Array | Split | Wide, Array | None, Callable[[Array], Array]], Any]
 Combine = Callable[[Any, Any], Any]
 
 
@@ -77,7 +78,7 @@ def fold(
     combine: Combine,
     split: bool,
 ) -> Any:
-    """Feed one prepared block of the bank through the reduction; ``split`` selects the compensated arithmetic.
+    """Feed one prepared block of the bank through the reduction; ``split`` selects accurate scores.
 
     A ``state`` of None stands for nothing yet: the block's own result is returned.
     """
@@ -102,7 +103,7 @@ def _patches(plan: Plan, query: Query, patches: Array, log_prior: Array, split: 
     return logits, lambda weights: matmul(weights, table)
 
 
-def _convolution(query: Query, patches: Array, added: tuple[Array, ...]) -> Array | Split:
+def _convolution(query: Query, patches: Array, added: tuple[Array, ...]) -> Array | Split | Wide:
     """Score a padded image (H', W', C) against patches (B, p, p, C)."""
 
     def correlate(a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-r"""Scores as matrix products, plain or compensated.
+r"""Scores as matrix products: plain, compensated, or in float64.
 
 The score of candidate mu at pixel i is ``s = x_i . phi_mu - |phi_mu|^2 / 2``, the logit ``s / sigma^2 + log pi_mu``.
 Everything that is added to the correlations of full scores enters as further features, so that nothing passes over the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -21,22 +22,27 @@ EXCLUDED_SCORE = -1e20
 
 
 class Split(NamedTuple):
-    """Accurate scores, in an exact and a small part; the prior is in the small part, exclusion in the exact one.
-
-    In float64 one part is all: ``low`` and ``unit`` are None.
-    """
+    """Scores in an exact and a small part; the prior is in the small part, exclusion in the exact one."""
 
     high: Array  # (..., B), multiples of `unit`
-    low: Any  # (..., B) or None
-    unit: Any  # () or None
+    low: Array  # (..., B)
+    unit: Array  # ()
+
+
+class Wide(NamedTuple):
+    """Scores in float64, the prior included."""
+
+    values: Array  # (..., B)
 
 
 class Features(NamedTuple):
     """Windows as rows of a product, with the columns that `scores` expects."""
 
-    plain: Any  # (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one; None in float64
-    high: Any  # (..., K + 1): heads, in float64 whole values, and one; None where sums are never compensated
-    low: Any  # (..., 2 K + 1): heads, tails, one; None where `high` is, and in float64
+    #: (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one. In float64 (..., K + 1):
+    #: values, one.
+    plain: Array
+    high: Any  # (..., K + 1): heads, one; None where sums are not compensated
+    low: Any  # (..., 2 K + 1): heads, tails, one; or None
 
 
 def excluded_logit(dtype) -> float:
@@ -64,7 +70,7 @@ def features(query: Query, windows: Array, shift: Array) -> Features:
     """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g)."""
     one = jnp.ones_like(windows[..., :1])
     if query.wide:
-        return Features(None, jnp.concatenate([windows, one], axis=-1), None)
+        return Features(jnp.concatenate([windows, one], axis=-1), None, None)
     parts = (windows / query.sigma**2).reshape(*shift.shape, -1)
     plain = jnp.concatenate([parts, shift[..., None], jnp.ones_like(parts[..., :1])], axis=-1)
     plain = plain.reshape(*shift.shape[:-1], -1)
@@ -79,12 +85,9 @@ def features(query: Query, windows: Array, shift: Array) -> Features:
 
 
 def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array, ...]:
-    """Sum half squares over ``axis``: one array in plain arithmetic, else an exact and a small one."""
-    if not split:
-        return (0.5 * jnp.sum(values * values, axis=axis),)
-    if query.wide:
-        half = 0.5 * jnp.sum(jnp.square(values.astype(query.x.dtype)), axis=axis)
-        return half, jnp.zeros_like(half)
+    """Sum half squares over ``axis``: an exact and a small array in compensated arithmetic, else one."""
+    if query.wide or not split:
+        return (0.5 * jnp.sum(jnp.square(values.astype(query.x.dtype)), axis=axis),)
     heads = head(values, query.grid.bank)
     tails = (values - heads) * (values + heads)
     return 0.5 * jnp.sum(heads * heads, axis=axis), 0.5 * jnp.sum(tails, axis=axis)
@@ -93,20 +96,24 @@ def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array,
 def offsets(query: Query, energies: tuple[Array, ...], log_prior: Array) -> tuple[Array, ...]:
     """Compute what is added to the correlations of each candidate, from `half_squares` (g, B) and prior (B,).
 
-    Plain logits get it part by part, the prior with the first; compensated scores at once. Excluded candidates get a
+    Plain logits get it part by part, the prior with the first; other scores at once. Excluded candidates get a
     large finite number: the derivative multiplies it by zero, which -inf would not survive.
     """
+    kept = jnp.isfinite(log_prior)
+    prior = jnp.where(kept, log_prior, 0) * query.sigma**2
+    if query.wide:
+        return (jnp.where(kept, prior - jnp.sum(energies[0], axis=0), EXCLUDED_SCORE),)
     if len(energies) == 1:
         added = -energies[0] / query.sigma**2
         return (added.at[0].set(jnp.maximum(log_prior + added[0], excluded_logit(log_prior.dtype))),)
-    kept = jnp.isfinite(log_prior)
     high, low = (jnp.sum(part, axis=0) for part in energies)
-    low = jnp.where(kept, log_prior, 0) * query.sigma**2 - low
-    return jnp.where(kept, -high, EXCLUDED_SCORE), low
+    return jnp.where(kept, -high, EXCLUDED_SCORE), prior - low
 
 
-def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split:
-    """Multiply windows by a bank (K, B), with `offsets` (g, B) or two of (B,): logits, or scores in two parts."""
+def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split | Wide:
+    """Multiply windows by a bank (K, B), with `offsets`: logits, or accurate scores."""
+    if query.wide:
+        return Wide(matmul(rows.plain, jnp.concatenate([bank.astype(query.x.dtype), added[0][None]])))
     if len(added) == 1:
         own = added[0][:, None]
         parts = bank.reshape(own.shape[0], -1, bank.shape[-1])
@@ -115,7 +122,9 @@ def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) 
     return _compensated(query, rows, bank, added)
 
 
-def score_changes(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split:
+def score_changes(
+    query: Query, rows: Features, bank: Array, added: tuple[Array, ...]
+) -> Array | Split | Wide:
     """`scores` that are added to others, with ``added`` one or two of (B,).
 
     A sum passes over the pairs in any case, and what plain logits need besides the product goes with it: columns of the
@@ -123,17 +132,13 @@ def score_changes(query: Query, rows: Features, bank: Array, added: tuple[Array,
     """
     count = bank.shape[0]
     if query.wide:
-        change = matmul(rows.high[:, :count], bank.astype(query.x.dtype)) + added[0]
-        return Split(change, None, None)
+        return Wide(matmul(rows.plain[:, :count], bank.astype(query.x.dtype)) + added[0])
     if len(added) == 1:
         return matmul(rows.plain[:, :count], bank) + (rows.plain[:, count, None] + added[0])
     return _compensated(query, rows, bank, added)
 
 
 def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Split:
-    if query.wide:
-        both = jnp.concatenate([bank.astype(query.x.dtype), (added[0] + added[1])[None]])
-        return Split(matmul(rows.high, both), None, None)
     heads = head(bank, query.grid.bank)
     return Split(
         matmul(rows.high, jnp.concatenate([heads, added[0][None]])),
@@ -145,9 +150,8 @@ def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, 
 def add_scores(total: Any, change: Any) -> Any:
     """Add scores of either kind."""
     if isinstance(total, Split):
-        low = None if total.low is None else total.low + change.low
-        return Split(total.high + change.high, low, total.unit)
-    return total + change
+        return Split(total.high + change.high, total.low + change.low, total.unit)
+    return jax.tree.map(jnp.add, total, change)
 
 
 def matmul(a: Array, b: Array) -> Array:
