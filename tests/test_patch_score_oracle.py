@@ -1,5 +1,6 @@
 """Patch scores against the brute-force oracle, exact identities and limits: every legal row, every route."""
 
+import dataclasses
 import zlib
 
 import hypothesis
@@ -24,13 +25,14 @@ from patch_cases import (
     platforms_of,
     with_methods,
     with_platforms,
+    written_for,
 )
 
 import critjax
 import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank, extract_patches, select, two_pattern_bank
 from critjax.data import embedded_fashion_mnist
-from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+from critjax.patch_score import _images, available_methods, effective_patches, patch_denoiser
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -150,6 +152,60 @@ TALL = [
 def test_images_of_more_rows_than_one_segment_of_box_sums(case):
     """Three segments of seven or six rows, the last one with rows that do not exist."""
     test_agrees_with_the_oracle(case, "box")
+
+
+STRIPS = [  # case, width of the strips: one to three of them, with and without a rest
+    (Case("images", "all", "periodic", "centre", 3, (9, 5), 1, 3), 2),
+    (Case("images", "all", "periodic", "centre", 5, (14, 6), 2, 3, prior="excluded"), 2),
+    (Case("images", "all", "periodic", "centre", 3, (9, 4), 3, 3, (5, 6)), 1),
+    (Case("images", "interior", "periodic", "centre", 7, (8, 9), 1, 2), 3),
+    (Case("images", "interior", "periodic", "centre", 5, (6, 7), 1, 3, (18, 8), prior="excluded"), 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "width", "platform"),
+    [
+        pytest.param(case, width, platform, id=f"{case.id}-strips{width}-{platform}")
+        for case, width in STRIPS
+        for platform in platforms_of(case.kind, case.positions)
+    ],
+)
+def test_short_strips_change_nothing(case, width, platform):
+    """In float64, in plain float32, and where float32 would show rounding."""
+
+    def both(bank, x, sigma):
+        with written_for(platform), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(critjax.patch_score._denoiser, "strip_width", lambda *_: width)
+            return (fn(bank, method="box")(x, sigma) for fn in (patch_denoiser, effective_patches))
+
+    fn = jax.jit(lambda *args: tuple(both(*args)), compiler_options=HASTY)
+    x, data, log_prior = case.arrays()
+    _check(fn(case.bank(data, log_prior), x, case.sigma()), case.reference(x, case.sigma(), data, log_prior))
+    x, data, log_prior = case.arrays(dtype=np.float32)
+    limit = np.sqrt(5.5e-3 * case.size**2 * case.channels) * np.abs(data).max()
+    for sigma in np.float32([1.05 * limit, 0.95 * limit, 0.2 * limit]):
+        found = fn(case.bank(data, log_prior), x, sigma)
+        assert found[0].dtype == np.float32
+        _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "width"), STRIPS)
+def test_strips_cover_each_column_of_the_window_once(case, width):
+    plan = critjax.patch_score._denoiser._make_plan(
+        case.bank(case.arrays()[1]), "periodic", "centre", "box", None, None, None
+    )
+    parts = _images.covers(dataclasses.replace(plan, strip=width))
+    columns = [part.first + shift + k for part in parts for shift in part.shifts for k in range(part.width)]
+    assert columns == list(range(case.size))
+
+
+def test_strips_are_short_where_products_are_long():
+    """Whole strips of small grey windows; with colour, or p = 15, at most a third of the window."""
+    assert [_images.strip_width(p, 1, 28) for p in (3, 7, 11)] == [3, 7, 11]
+    assert _images.strip_width(15, 1, 28) <= 5 and _images.strip_width(15, 3, 32) <= 5
+    # One pixel meets 64 others: nothing is shared that could be added up.
+    assert _images.strip_width(5, 1, 1) == 5
 
 
 OTHER_GRIDS = [

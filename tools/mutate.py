@@ -250,15 +250,15 @@ MUTATIONS = [
     Mutation(
         "prior of scores in float64",
         SCORES,
-        "jnp.where(kept, prior - jnp.sum",
-        "jnp.where(kept, -jnp.sum",
+        "jnp.where(kept, prior, EXCLUDED_SCORE)",
+        "jnp.where(kept, 0 * prior, EXCLUDED_SCORE)",
         (ORACLE, "ties_at_little_noise"),
     ),
     Mutation(
-        "changes of scores in float64 from row to row",
+        "changes of scores from row to row",
         SCORES,
-        "bank.astype(query.x.dtype)) + added[0]",
-        "bank.astype(query.x.dtype))",
+        "lambda values: values + added[0], scores",
+        "lambda values: values, scores",
         (ORACLE, "float32_on_noised_pictures"),
     ),
     Mutation(
@@ -284,9 +284,9 @@ MUTATIONS = [
     ),
     Mutation(
         "shift of the window from row to row",
-        SCORES,
-        "(rows.plain[:, count, None] + added[0])",
-        "added[0]",
+        IMAGES,
+        "(added[0] + _cut(layout.shifts, first, shape[0])[..., None],)",
+        "(added[0] + 0 * _cut(layout.shifts, first, shape[0])[..., None],)",
         ("tests/test_patch_score_oracle.py", "more_rows_than_one_segment"),
     ),
     Mutation(
@@ -372,8 +372,8 @@ MUTATIONS = [
     Mutation(
         "prior weight, correlations",
         SCORES,
-        "jnp.maximum(log_prior + added[0]",
-        "jnp.maximum(0.5 * log_prior + added[0]",
+        "jnp.maximum(log_prior, excluded_logit",
+        "jnp.maximum(0.5 * log_prior, excluded_logit",
         (ORACLE, f"{AGREES} and patches and p3 and product"),
     ),
     Mutation(
@@ -422,8 +422,8 @@ MUTATIONS = [
     Mutation(
         "window offset, readout of images",
         IMAGES,
-        "bank.strips[row + middle,",
-        "bank.strips[row + middle - 1,",
+        "row + middle, within",
+        "row + middle - 1, within",
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and product"),
     ),
     # Factors of sigma^2
@@ -437,8 +437,8 @@ MUTATIONS = [
     Mutation(
         "sigma, product",
         SCORES,
-        "(windows / query.sigma**2)",
-        "(windows / (2 * query.sigma**2))",
+        "plain = windows / query.sigma**2",
+        "plain = windows / (2 * query.sigma**2)",
         (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
@@ -558,6 +558,41 @@ MUTATIONS = [
         "strips[plan.size - 1][None]",
         "strips[plan.size - 2][None]",
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
+    ),
+    Mutation(
+        "noisy image of fewer rows than the training images, box",
+        IMAGES,
+        "first = (step - 1) % shape[0]",
+        "first = step - 1",
+        (ORACLE, "short_strips"),
+    ),
+    Mutation(
+        "noisy columns of short strips, box",
+        IMAGES,
+        "(np.arange(shape[1]) + shift) %",
+        "(np.arange(shape[1]) - shift) %",
+        (ORACLE, "short_strips"),
+    ),
+    Mutation(
+        "narrower strips at the end of the window, box",
+        IMAGES,
+        "first, used = cover.first - missing,",
+        "first, used = cover.first,",
+        (ORACLE, "short_strips"),
+    ),
+    Mutation(
+        "prior of windows of short strips, box",
+        IMAGES,
+        "return total if alone else add_offsets(total, prior)",
+        "return total",
+        (ORACLE, "short_strips"),
+    ),
+    Mutation(
+        "common shift on the way of short strips, box",
+        IMAGES,
+        "jnp.roll(change, -shift, axis=1)",
+        "jnp.roll(change, shift, axis=1)",
+        (ORACLE, "short_strips"),
     ),
     Mutation(
         "turning of the slots, box",

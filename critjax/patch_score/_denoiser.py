@@ -20,6 +20,7 @@ from critjax._checks import (
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import least_overlap
+from critjax.patch_score._images import strip_width
 from critjax.patch_score._plan import Plan
 from critjax.patch_score._posterior import entropy, posterior
 from critjax.patch_score._windows import overlap_mean
@@ -103,7 +104,7 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
         return methods[0]
     if isinstance(bank, PatchBank):
         return "convolution" if bank.patches.shape[-4] <= PATCH_TARGET else "product"
-    return "box" if bank.size**2 * bank.channels > 40 else "product"
+    return "box" if bank.size**2 * bank.channels > 20 else "product"
 
 
 def _choose_block(bank: PatchBank | ImageBank, block_size: int | None) -> int:
@@ -145,12 +146,15 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
     if mesh is not None:
         count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
         block = min(block, -(-count // mesh.shape[axis]))
-    num_rows = 0
-    if isinstance(bank, ImageBank):
-        num_rows = bank.images.shape[-3] - (bank.size - 1 if bank.positions == "interior" else 0)
-    split_limit = SPLIT_FACTORS[chosen] * bank.size**2 * bank.channels
     on_cpu = variant[1] in ("all", "interior") and _on_cpu()
-    return Plan(*variant, chosen, bank.size, block, split_limit, num_rows, mesh, axis, on_cpu)
+    num_rows, strip = 0, bank.size
+    if isinstance(bank, ImageBank):
+        lost = bank.size - 1 if bank.positions == "interior" else 0
+        num_rows = bank.images.shape[-3] - lost
+        if chosen == "box" and on_cpu:
+            strip = strip_width(bank.size, bank.channels, bank.images.shape[-2] - lost)
+    split_limit = SPLIT_FACTORS[chosen] * bank.size**2 * bank.channels
+    return Plan(*variant, chosen, bank.size, block, split_limit, strip, num_rows, mesh, axis, on_cpu)
 
 
 def _on_cpu() -> bool:
@@ -249,12 +253,13 @@ def patch_denoiser(
 
     Notes
     -----
-    Exact. Cost O(H W M p^2 C) for "product" and "convolution", O(H W M p C) for "box" on image banks, M the number of
-    candidates; each derivative costs what "product" does. Memory O(H W) times a block of patches, or times one training
-    row of a block of images, independent of M, also in forward and reverse mode. In float32 the scores switch to
-    compensated sums at low noise, and to float64 for the values of image banks (positions "all" and "interior") on a
-    CPU. There `jax.vmap` evaluates these one image after the other, because one fills the cache. (Not where the
-    CPU is several JAX devices, which may share a batch.)
+    Exact. Cost O(H W M p^2 C) for "product" and "convolution", M the number of candidates; for "box" on image banks
+    O(H W M p C), or on a CPU O(H W M (w C + p / w)), with strips of training rows w <= p pixels wide, chosen for least
+    cost, so that it hardly depends on p; each derivative costs what "product" does.
+    Memory O(H W) times a block of patches, or times one training row of a block of images, independent of M, also in
+    forward and reverse mode. In float32 the scores switch to compensated sums at low noise, and to float64 for the
+    values of image banks (positions "all" and "interior") on a CPU. There `jax.vmap` evaluates these one image after
+    the other, because one fills the cache. (Not where the CPU is several JAX devices, which may share a batch.)
     Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.

@@ -20,11 +20,12 @@ class Plan:
     size: int
     block: int  # patches or images a block
     split_limit: float  # scores are accurate, not plain, below sigma^2 = split_limit * max|phi|^2
+    strip: int  # columns of the strips into which training images are cut: ``size``, or fewer with "box" on a CPU
     num_rows: int = 0  # rows of windows that a training image has
     mesh: Any = None
     axis: str | None = None
     #: Values, not their derivatives, as suits a CPU: those of a batch one after the other, accurate scores by one
-    #: product in float64 instead of two in float32.
+    #: product in float64 instead of two in float32, and products over few numbers instead of few additions.
     on_cpu: bool = False
 
     @property

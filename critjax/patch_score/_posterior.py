@@ -222,7 +222,7 @@ def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, 
     """
     plan = dataclasses.replace(plan, on_cpu=False)
     if plan.kind == "images" and plan.positions != "same":
-        plan = dataclasses.replace(plan, method="product", block=-(-plan.block // 2))
+        plan = dataclasses.replace(plan, method="product", strip=plan.size, block=-(-plan.block // 2))
 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)

@@ -7,7 +7,8 @@ to a *reduction* (the softmax of the block, or its derivative), whose results *c
 ``"convolution"``  few patches: scores by one convolution with the patches as filters
 ``"product"``      blocked matrix product of unfolded windows and unfolded patches
 ``"box"``          image banks: scores of one training row follow from those of the row above by adding one strip of
-                   the window and removing one (`_images`); for ``positions="same"`` box sums of squared differences
+                   the window and removing one, and strips are sums of shorter ones (`_images`); for
+                   ``positions="same"`` box sums of squared differences
 ================  =========================================================================================
 
 A reduction takes ``(fixed, scores, allowed, contract)`` and returns arrays with leading axes (H, W):
@@ -39,6 +40,7 @@ from critjax.patch_score._scores import (
     half_squares,
     matmul,
     offsets,
+    prior_offsets,
     scores,
     unit,
 )
@@ -92,7 +94,8 @@ def fold(
 def _patches(plan: Plan, query: Query, patches: Array, log_prior: Array, split: bool):
     """Score patches (B, p, p, C) at every pixel."""
     count = patches.shape[0]
-    added = offsets(query, half_squares(query, jnp.moveaxis(patches, 0, -1), (1, 2), split), log_prior)
+    energies = half_squares(query, jnp.moveaxis(patches, 0, -1), (1, 2), split)
+    added = offsets(query, energies, prior_offsets(query, log_prior, split))
     if plan.method == "convolution":
         logits = _convolution(query, patches, added)
     else:

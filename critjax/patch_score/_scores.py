@@ -7,6 +7,7 @@ pairs again: plain logits are one product, compensated scores one exact and one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class Wide(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Windows as rows of a product, with the columns that `scores` expects."""
+    """Windows as rows of a product, with the columns that `scores` expects, or with the values alone."""
 
     #: (..., K + 2 g): of each of g parts, divided by sigma^2: values, a common shift, one. In float64 (..., K + 1):
     #: values, one.
@@ -66,14 +67,19 @@ def common_shift(query: Query, windows: Array, size: int) -> Array:
     return 0.5 * rows.shape[-1] - jnp.sum(rows**2, axis=-1) / (2 * query.sigma**2)
 
 
-def features(query: Query, windows: Array, shift: Array) -> Features:
-    """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g)."""
-    one = jnp.ones_like(windows[..., :1])
+def features(query: Query, windows: Array, shift: Array | None = None) -> Features:
+    """Prepare windows (..., K) of g equal parts for products with a bank; each part shifts the logits (..., g).
+
+    Without ``shift`` there are the values alone, as for `correlations`.
+    """
+    one = jnp.ones_like(windows[..., : 0 if shift is None else 1])
     if query.wide:
         return Features(jnp.concatenate([windows, one], axis=-1), None, None)
-    parts = (windows / query.sigma**2).reshape(*shift.shape, -1)
-    plain = jnp.concatenate([parts, shift[..., None], jnp.ones_like(parts[..., :1])], axis=-1)
-    plain = plain.reshape(*shift.shape[:-1], -1)
+    plain = windows / query.sigma**2
+    if shift is not None:
+        parts = plain.reshape(*shift.shape, -1)
+        plain = jnp.concatenate([parts, shift[..., None], jnp.ones_like(parts[..., :1])], axis=-1)
+        plain = plain.reshape(*shift.shape[:-1], -1)
     if query.grid is None:
         return Features(plain, None, None)
     heads = head(windows, query.grid.x)
@@ -93,21 +99,30 @@ def half_squares(query: Query, values: Array, axis, split: bool) -> tuple[Array,
     return 0.5 * jnp.sum(heads * heads, axis=axis), 0.5 * jnp.sum(tails, axis=axis)
 
 
-def offsets(query: Query, energies: tuple[Array, ...], log_prior: Array) -> tuple[Array, ...]:
-    """Compute what is added to the correlations of each candidate, from `half_squares` (g, B) and prior (B,).
+def prior_offsets(query: Query, log_prior: Array, split: bool) -> tuple[Array, ...]:
+    """Compute what the prior (B,) adds to the scores of each candidate, in the form of `half_squares`.
 
-    Plain logits get it part by part, the prior with the first; other scores at once. Excluded candidates get a
-    large finite number: the derivative multiplies it by zero, which -inf would not survive.
+    Excluded candidates get a large finite number: the derivative multiplies it by zero, which -inf would not survive.
     """
+    if not query.wide and not split:
+        return (jnp.maximum(log_prior, excluded_logit(log_prior.dtype)),)
     kept = jnp.isfinite(log_prior)
     prior = jnp.where(kept, log_prior, 0) * query.sigma**2
     if query.wide:
-        return (jnp.where(kept, prior - jnp.sum(energies[0], axis=0), EXCLUDED_SCORE),)
-    if len(energies) == 1:
+        return (jnp.where(kept, prior, EXCLUDED_SCORE),)
+    return jnp.where(kept, 0, EXCLUDED_SCORE), prior
+
+
+def offsets(query: Query, energies: tuple[Array, ...], prior: tuple[Array, ...] | None) -> tuple[Array, ...]:
+    """Compute what is added to the correlations of each candidate, from `half_squares` (g, B) and `prior_offsets`.
+
+    Plain logits get it part by part, the prior with the first; other scores at once.
+    """
+    if not query.wide and len(energies) == 1:
         added = -energies[0] / query.sigma**2
-        return (added.at[0].set(jnp.maximum(log_prior + added[0], excluded_logit(log_prior.dtype))),)
-    high, low = (jnp.sum(part, axis=0) for part in energies)
-    return jnp.where(kept, -high, EXCLUDED_SCORE), prior - low
+        return (added if prior is None else added.at[0].add(prior[0]),)
+    added = tuple(-jnp.sum(part, axis=0) for part in energies)
+    return added if prior is None else tuple(map(jnp.add, added, prior))
 
 
 def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Array | Split | Wide:
@@ -122,20 +137,26 @@ def scores(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) 
     return _compensated(query, rows, bank, added)
 
 
-def score_changes(
-    query: Query, rows: Features, bank: Array, added: tuple[Array, ...]
-) -> Array | Split | Wide:
-    """`scores` that are added to others, with ``added`` one or two of (B,).
-
-    A sum passes over the pairs in any case, and what plain logits need besides the product goes with it: columns of the
-    bank that would have to be put together first took longer.
-    """
-    count = bank.shape[0]
+def correlations(query: Query, rows: Features, bank: Array, split: bool) -> Array | Split | Wide:
+    """Multiply windows by a bank (K, B), with nothing added."""
     if query.wide:
-        return Wide(matmul(rows.plain[:, :count], bank.astype(query.x.dtype)) + added[0])
-    if len(added) == 1:
-        return matmul(rows.plain[:, :count], bank) + (rows.plain[:, count, None] + added[0])
-    return _compensated(query, rows, bank, added)
+        return Wide(matmul(rows.plain, bank.astype(query.x.dtype)))
+    if not split:
+        return matmul(rows.plain, bank)
+    heads = head(bank, query.grid.bank)
+    return Split(
+        matmul(rows.high, heads), matmul(rows.low, jnp.concatenate([bank - heads, bank])), unit(query)
+    )
+
+
+def add_offsets(scores: Any, added: tuple[Array, ...]) -> Any:
+    """Add what `offsets` or `prior_offsets` computed, in a pass over the pairs.
+
+    Where there is such a pass anyway, columns of the bank that would have to be put together first took longer.
+    """
+    if isinstance(scores, Split):
+        return Split(scores.high + added[0], scores.low + added[1], scores.unit)
+    return map_scores(lambda values: values + added[0], scores)
 
 
 def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, ...]) -> Split:
@@ -147,8 +168,15 @@ def _compensated(query: Query, rows: Features, bank: Array, added: tuple[Array, 
     )
 
 
+def map_scores(fn: Callable[[Array], Array], scores: Any) -> Any:
+    """Apply a function to all numbers a pair, of scores of any kind."""
+    if isinstance(scores, Split):
+        return Split(fn(scores.high), fn(scores.low), scores.unit)
+    return jax.tree.map(fn, scores)
+
+
 def add_scores(total: Any, change: Any) -> Any:
-    """Add scores of either kind."""
+    """Add scores of one kind."""
     if isinstance(total, Split):
         return Split(total.high + change.high, total.low + change.low, total.unit)
     return jax.tree.map(jnp.add, total, change)

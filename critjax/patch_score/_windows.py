@@ -56,9 +56,12 @@ def _runs(array: Array, size: int, axis: int) -> Array:
     return array.at[index].get(mode="promise_in_bounds")
 
 
-def unfold(image: Array, size: int) -> Array:
-    """Stack all windows of a padded image: ``(..., H, W, C)`` to ``(..., Ho, Wo, P C)``; rows lead."""
-    windows = jnp.swapaxes(_runs(unfold_rows(image, size), size, -3), -3, -2)
+def unfold(image: Array, size: int, width: int | None = None) -> Array:
+    """Stack all windows of ``size`` rows and ``width`` (or ``size``) columns of a padded image.
+
+    ``(..., H, W, C)`` to ``(..., Ho, Wo, size width C)``; rows lead.
+    """
+    windows = jnp.swapaxes(_runs(unfold_rows(image, width or size), size, -3), -3, -2)
     return windows.reshape(*windows.shape[:-2], -1)
 
 
