@@ -92,6 +92,7 @@ _LAZY = (
     "sampling",
     "spectra",
     "studies",
+    "sweeps",
 )
 
 __all__ = [
