@@ -177,9 +177,9 @@ def test_short_strips_change_nothing(case, width, platform):
     def both(bank, x, sigma):
         with written_for(platform), pytest.MonkeyPatch.context() as patch:
             patch.setattr(critjax.patch_score._denoiser, "strip_width", lambda *_: width)
-            return (fn(bank, method="box")(x, sigma) for fn in (patch_denoiser, effective_patches))
+            return tuple(fn(bank, method="box")(x, sigma) for fn in (patch_denoiser, effective_patches))
 
-    fn = jax.jit(lambda *args: tuple(both(*args)), compiler_options=HASTY)
+    fn = jax.jit(both, compiler_options=HASTY)
     x, data, log_prior = case.arrays()
     _check(fn(case.bank(data, log_prior), x, case.sigma()), case.reference(x, case.sigma(), data, log_prior))
     x, data, log_prior = case.arrays(dtype=np.float32)
