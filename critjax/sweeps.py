@@ -133,16 +133,17 @@ def sweep(
 
     Example
     -------
-    The critical noise of random-pattern banks; averaged over draws sigma^2 = 1 + (P-1)/(M+1) = 3:
+    The critical noise of the uniform mode of random-pattern banks. Over all draws the mean of sigma^2 is
+    1 + (P-1)/(M+1) = 3 exactly (THEORY section 3), here to 0.2:
 
     >>> from critjax import critical_point, geometric_sigmas, random_pattern_bank, symbol
     >>> def critical_noise(point):
     ...     bank = random_pattern_bank(jax.random.key(point["seed"]), 3, 3)
     ...     sigmas = geometric_sigmas(8.0, 0.5, 16)
-    ...     return critical_point(lambda sigma: symbol(bank, sigma, (4, 4)), sigmas).sigma
+    ...     return critical_point(lambda sigma: symbol(bank, sigma, (1, 1)), sigmas).sigma
     >>> sigma = sweep(critical_noise, grid_points(seed=range(40)), batch_size=20)
     >>> round(float(np.mean(sigma**2)), 1)
-    3.1
+    2.9
     """
     names, leaves, point_fn = _unpack(fn, points)
     num_points = len(leaves[0])

@@ -172,7 +172,7 @@ STRIPS = [  # case, width of the strips: one to three of them, with and without 
     ],
 )
 def test_short_strips_change_nothing(case, width, platform):
-    """In float64, in plain float32, and where float32 would show rounding."""
+    """In float64, in plain float32, and where float32 would show rounding. Other platforms keep whole strips."""
 
     def both(bank, x, sigma):
         with written_for(platform), pytest.MonkeyPatch.context() as patch:
@@ -204,7 +204,7 @@ def test_strips_are_short_where_products_are_long():
     """Whole strips of small grey windows; with colour, or p = 15, at most a third of the window."""
     assert [_images.strip_width(p, 1, 28) for p in (3, 7, 11)] == [3, 7, 11]
     assert _images.strip_width(15, 1, 28) <= 5 and _images.strip_width(15, 3, 32) <= 5
-    # One pixel meets 64 others: nothing is shared that could be added up.
+    # A single column of windows shares nothing with a neighbour: short strips would need four more columns.
     assert _images.strip_width(5, 1, 1) == 5
 
 
