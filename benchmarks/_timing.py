@@ -22,19 +22,20 @@ BARE_COLUMNS = 3136
 
 
 def interleaved(
-    functions: dict[str, Callable[[], object]], repeats: int = 5, *, settle: bool = False
+    functions: dict[str, Callable[[], object]], repeats: int = 5, *, settle: float = 0.0
 ) -> dict[str, float]:
     """Time several functions in turn, warmed up, and return the median seconds of each.
 
-    With ``settle`` each also runs untimed right before it is timed, so that it does not pay for what the one before
-    left in caches, memory and idle threads.
+    Each also runs untimed for at least ``settle`` seconds right before it is timed, so that it does not pay for what
+    the one before left in caches, memory and idle threads.
     """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            if settle:
+            began = time.perf_counter()
+            while time.perf_counter() - began < settle:
                 jax.block_until_ready(function())
             start = time.perf_counter()
             jax.block_until_ready(function())

@@ -1,10 +1,10 @@
 """One ELS evaluation against convolution filters in PyTorch, the way published scripts compute patch scores.
 
 The baseline pads the noisy image, correlates it with blocks of training patches as filters, and folds each block
-into a running softmax; float32, all threads. Its unfolded patches are made beforehand and not timed. Each runs once
-untimed before every timed run: right after the other, critjax took 10 to 15 per cent longer. Prints medians of five,
-both speeds as fractions of this machine's matrix product, and the peak resident memory of each above the imports
-in fresh processes. Needs the ``benchmark`` extra.
+into a running softmax; float32, all threads. Its unfolded patches are made beforehand and not timed. Each runs untimed
+for a second before every timed run: right after PyTorch, which frees gigabytes, critjax took up to a third longer.
+Prints medians of five, both speeds as fractions of this machine's matrix product, and the peak resident memory of each
+above the imports in fresh processes. Needs the ``benchmark`` extra.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
             filters = filters or images.shape[0] * side**2
             baseline = torch_evaluation(images, x, size, options.sigma, filters)
             difference = np.abs(np.asarray(ours()) - baseline()).max()
-            taken, seconds = interleaved({"torch": baseline, "critjax": ours}, settle=True).values()
+            taken, seconds = interleaved({"torch": baseline, "critjax": ours}, settle=1.0).values()
             name = f"{side} x {side} x {channels}"
             row = [name, size, filters, f"{taken:.2f}", f"{seconds:.3f}", f"{taken / seconds:.1f}", 10]
             row += [f"{difference:.0e}", *(f"{work / t / speed:.2f}" for t in (taken, seconds))]

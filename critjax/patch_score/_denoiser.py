@@ -43,6 +43,8 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
 #: pixels meet at a time: 560 columns fit of images 28 wide and 576 of 32, multiples of 16, without which products slow
 #: down (benchmarks/README.md).
 PATCH_TARGET, SAME_TARGET, ROW_TARGET = 512, 32, 576
+#: As many times those columns suit values by box sums on a CPU, where strips are not sums of short ones.
+WHOLE_STRIPS = 2
 #: In float32 scores are compensated, or float64, below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on
 #: noised images by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums
 #: it carries.
@@ -107,8 +109,8 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
     return "box" if bank.size**2 * bank.channels > 20 else "product"
 
 
-def _choose_block(bank: PatchBank | ImageBank, block_size: int | None) -> int:
-    """Translate a number of candidates a block into patches or images a block."""
+def _choose_block(bank: PatchBank | ImageBank, block_size: int | None, times: int = 1) -> int:
+    """Translate a number of candidates a block into patches or images a block; without one, ``times`` the target."""
     if isinstance(bank, PatchBank):
         count, per_item, target = bank.patches.shape[-4], 1, PATCH_TARGET
     elif bank.positions == "same":
@@ -117,7 +119,7 @@ def _choose_block(bank: PatchBank | ImageBank, block_size: int | None) -> int:
         count, height, width = bank.images.shape[-4:-1]
         lost = bank.size - 1 if bank.positions == "interior" else 0
         # All pixels meet one training row of the block at a time.
-        per_item, target = (height - lost) * (width - lost), ROW_TARGET * (height - lost)
+        per_item, target = (height - lost) * (width - lost), times * ROW_TARGET * (height - lost)
     if block_size is None:
         return least_overlap(count, target) if per_item == 1 else min(count, max(1, target // per_item))
     good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
@@ -142,19 +144,23 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
         check(
             axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it"
         )
-    block = _choose_block(bank, block_size)
-    if mesh is not None:
-        count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
-        block = min(block, -(-count // mesh.shape[axis]))
     on_cpu = variant[1] in ("all", "interior") and _on_cpu()
     num_rows, strip = 0, bank.size
-    if isinstance(bank, ImageBank):
+    block = derivative_block = _choose_block(bank, block_size)
+    if variant[1] in ("all", "interior"):
         lost = bank.size - 1 if bank.positions == "interior" else 0
         num_rows = bank.images.shape[-3] - lost
+        derivative_block = -(-block // 2)
         if chosen == "box" and on_cpu:
             strip = strip_width(bank.size, bank.channels, bank.images.shape[-2] - lost)
+            if strip == bank.size:
+                block = _choose_block(bank, block_size, WHOLE_STRIPS)
+    if mesh is not None:
+        count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
+        block, derivative_block = (min(n, -(-count // mesh.shape[axis])) for n in (block, derivative_block))
     split_limit = SPLIT_FACTORS[chosen] * bank.size**2 * bank.channels
-    return Plan(*variant, chosen, bank.size, block, split_limit, strip, num_rows, mesh, axis, on_cpu)
+    blocks = block, derivative_block
+    return Plan(*variant, chosen, bank.size, *blocks, split_limit, strip, num_rows, mesh, axis, on_cpu)
 
 
 def _on_cpu() -> bool:

@@ -216,13 +216,12 @@ def _evaluate(plan: Plan, x: Array, sigma: Array, candidates: Array, log_prior: 
 def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, term) -> Array:
     """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known.
 
-    Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh; and it
-    needs several arrays of the size of a block, so blocks are halved. Many tangents share the scores of a pass, and
-    scores are compensated on every processor.
+    Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh. Many tangents
+    share the scores of a pass, and scores are compensated on every processor.
     """
-    plan = dataclasses.replace(plan, on_cpu=False)
+    plan = dataclasses.replace(plan, on_cpu=False, block=plan.derivative_block)
     if plan.kind == "images" and plan.positions != "same":
-        plan = dataclasses.replace(plan, method="product", strip=plan.size, block=-(-plan.block // 2))
+        plan = dataclasses.replace(plan, method="product", strip=plan.size)
 
     def start(_split) -> Array:
         return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)
