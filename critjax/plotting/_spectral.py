@@ -188,7 +188,7 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
             shown.append(values)
     if shown:
         top, bottom = max(float(np.nanmax(v)) for v in shown), min(float(np.nanmin(v)) for v in shown)
-        axes.set_ylim(max(bottom, 1e-4) / 1.6, top * 4)
+        axes.set_ylim(max(bottom, 1e-4) / 1.6, top * 1.6)
     axes.set_yscale("log")
     named_level(axes, 1.0, "white noise", below=True)
     axes.set_xlabel(r"wavenumber $|k|$ (rad per pixel)")
@@ -199,7 +199,7 @@ def structure_factor_figure(dataset: xr.Dataset) -> Figure:
         axes.plot([], [], color=GREY, linewidth=1.5, linestyle=":", label="the same, uniform state unstable")
     if closure is not None:
         axes.plot([], [], color=GREY, linewidth=1.5, linestyle="--", label="Gaussian closure")
-    axes.legend(loc="upper right", title=r"points: simulation" if shown else None)
+    figure.legend(loc="outside lower center", ncols=3, title="points: simulation" if shown else None)
     return figure
 
 
