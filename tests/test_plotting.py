@@ -111,11 +111,17 @@ def test_figures_of_bare_theory_are_shaded_where_the_uniform_state_is_unstable(k
     assert shaded(draw(drop(study(), "homogeneous_growth_rate")).axes[0]) == ([], [])
 
 
+def legend_names(figure):
+    """Names in the legend below a figure."""
+    return {text.get_text() for text in figure.legends[0].get_texts()}
+
+
 def test_structure_factors_of_an_unstable_state_are_dotted():
     def styles(dataset):
-        axes = plotting.structure_factor_figure(dataset).axes[0]
-        drawn = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
-        return [line.get_linestyle() for line in drawn], {t.get_text() for t in axes.get_legend().get_texts()}
+        figure = plotting.structure_factor_figure(dataset)
+        lines = figure.axes[0].lines
+        drawn = [line for line in lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
+        return [line.get_linestyle() for line in drawn], legend_names(figure)
 
     dotted = "the same, uniform state unstable"
     kinds, names = styles(study())  # levels at sigma^2/16 = 4, 2, about 1, 0.5, 0.2
@@ -167,7 +173,8 @@ def test_structure_factor_compares_like_with_like():
 
 def test_closure_is_dashed_beside_linear_theory():
     dataset = study()
-    axes = plotting.structure_factor_figure(dataset).axes[0]
+    figure = plotting.structure_factor_figure(dataset)
+    axes = figure.axes[0]
     dashed = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "--"]
     solid = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
     assert len(dashed) == len(solid) >= 4
@@ -175,8 +182,7 @@ def test_closure_is_dashed_beside_linear_theory():
         assert closure.get_color() is not None and np.array_equal(closure.get_color(), linear.get_color())
         expected = dataset.structure_factor_closure[0] / dataset.structure_factor_linear[0]
         np.testing.assert_allclose(closure.get_ydata() / linear.get_ydata(), expected)
-    names = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert {"linear theory", "Gaussian closure"} <= names
+    assert {"linear theory", "Gaussian closure"} <= legend_names(figure)
     check = plotting.linear_check_figure(dataset).axes[0]
     curves = [line for line in check.lines if len(line.get_xdata()) == 24 and line.get_linestyle() == "--"]
     assert len(curves) == 10
@@ -186,9 +192,7 @@ def test_closure_is_dashed_beside_linear_theory():
     np.testing.assert_allclose(swept.get_ydata(), dataset.xi_second_moment_closure)
     assert swept.get_linestyle() == "--"
     without = drop(dataset, "structure_factor_closure", "closure_ratio")
-    assert "Gaussian closure" not in {
-        text.get_text() for text in plotting.structure_factor_figure(without).axes[0].get_legend().get_texts()
-    }
+    assert "Gaussian closure" not in legend_names(plotting.structure_factor_figure(without))
 
 
 def test_equilibrium_length_is_measured_beside_its_theory():
