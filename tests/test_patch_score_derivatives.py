@@ -299,7 +299,7 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
     sizes = jax.jit(terms, compiler_options=HASTY)(point, cotangent)
     assert np.abs(point[2]).max() * np.sqrt(2.2e-3 * 9) > 0.1  # sums are compensated
     for i, name in enumerate(NAMES):
-        # What may remain is the round-off of a covariance, along x divided by sigma^2.
+        # What may remain is the round-off of a covariance of values near one, along x divided by sigma^2.
         rest = {"x": 8 / 0.1**2, "log_prior": 2.0}.get(name, 0.0) * np.finfo(np.float32).eps
         size = np.max(np.abs(wide[0][i]))
         assert narrow[0].dtype == narrow[1][i].dtype == np.float32 and size > 1e-4, name

@@ -43,8 +43,9 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
 #: pixels meet at a time: 560 columns fit of images 28 wide and 576 of 32, multiples of 16, without which products slow
 #: down (benchmarks/README.md).
 PATCH_TARGET, SAME_TARGET, ROW_TARGET = 512, 32, 576
-#: As many times those columns suit values by box sums on a CPU, where strips are not sums of short ones.
-WHOLE_STRIPS = 2
+#: How many times those columns box sums of whole strips take on a CPU: a step is short there, and starting it costs as
+#: much as in a longer one (benchmarks/README.md).
+WHOLE_STRIP_FACTOR = 2
 #: In float32 scores are compensated, or float64, below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on
 #: noised images by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums
 #: it carries.
@@ -110,7 +111,7 @@ def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str
 
 
 def _choose_block(bank: PatchBank | ImageBank, block_size: int | None, times: int = 1) -> int:
-    """Translate a number of candidates a block into patches or images a block; without one, ``times`` the target."""
+    """Translate a number of candidates a block into patches or images a block; by default ``times`` the target."""
     if isinstance(bank, PatchBank):
         count, per_item, target = bank.patches.shape[-4], 1, PATCH_TARGET
     elif bank.positions == "same":
@@ -154,7 +155,7 @@ def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
         if chosen == "box" and on_cpu:
             strip = strip_width(bank.size, bank.channels, bank.images.shape[-2] - lost)
             if strip == bank.size:
-                block = _choose_block(bank, block_size, WHOLE_STRIPS)
+                block = _choose_block(bank, block_size, WHOLE_STRIP_FACTOR)
     if mesh is not None:
         count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
         block, derivative_block = (min(n, -(-count // mesh.shape[axis])) for n in (block, derivative_block))

@@ -19,7 +19,7 @@ class Plan:
     method: str
     size: int
     block: int  # patches or images a block
-    derivative_block: int  # the same for derivatives, which need several arrays of the size of a block
+    derivative_block: int  # the same for derivatives, fewer of images: they need several arrays of that size
     split_limit: float  # scores are accurate, not plain, below sigma^2 = split_limit * max|phi|^2
     strip: int  # columns of the strips into which training images are cut: ``size``, or fewer with "box" on a CPU
     num_rows: int = 0  # rows of windows that a training image has
