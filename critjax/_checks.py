@@ -6,7 +6,7 @@ checked only on concrete arrays: under ``jit``, ``vmap`` or ``grad`` they cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -172,6 +172,32 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
 def check_integer(settings: Any, name: str, low: int, advice: str, *, optional: bool = True) -> None:
     """Raise `ValueError` unless a setting is an integer from ``low`` on, or None if that is allowed; True is none."""
     value: Any = getattr(settings, name)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    good = value >= low if whole else optional and value is None
-    check(good, name, f"an integer >= {low}", repr(value), advice)
+    if value is not None or not optional:
+        check_count(name, value, least=low, advice=advice)
+
+
+def check_count(name: str, value: Any, *, least: int = 0, advice: str) -> int:
+    """Return a static integer >= ``least`` as an ``int`` or raise `ValueError`; True is none."""
+    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
+    check(good, name, f"an integer >= {least}", repr(value), advice)
+    return int(value)
+
+
+def as_scalar(
+    name: str, value: Any, expected: str, advice: str, *, good: Callable[[float], bool] | None = None
+) -> Any:
+    """Return a real number as a host scalar that no JAX operation made, or a tracer as it is.
+
+    A concrete value must be a finite real number for which ``good`` holds. A tracer must be a real scalar. The result
+    is an argument of a program: of one dtype whether the caller passed 1, 1.0 or an array.
+    """
+    if not is_concrete(value):
+        check(value.shape == (), name, expected, f"shape {value.shape}", advice)
+        return value
+    number = np.asarray(value)
+    real = number.ndim == 0 and number.dtype.kind in "iuf" or number.dtype.name in ("bfloat16", "float16")
+    check(real and number.ndim == 0, name, expected, repr(value), advice)
+    check(bool(np.isfinite(number)) and (good is None or good(float(number))), name, expected, value, advice)
+    if number.dtype.kind == "f" and hasattr(value, "dtype"):
+        return number
+    return float(number)

@@ -5,13 +5,20 @@ import tempfile
 
 import jax
 import pytest
+from compile_count import CompileCount, pytest_addoption
 from jaxtyping import install_import_hook
+
+__all__ = ["pytest_addoption"]
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "critjax-test-jit-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 install_import_hook("critjax", "beartype.beartype")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(CompileCount(config), "compile-count")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,7 +9,8 @@ import critjax
 
 PACKAGE = Path(critjax.__file__).parent
 ROWS = [
-    ("_typing", "_checks"),
+    ("_typing", "_checks", "_status"),
+    ("_programs",),
     ("_stored",),
     ("noise",),
     ("fourier",),

@@ -9,7 +9,7 @@ NaN, and say so, where a quantity does not exist (no crossing, negative stiffnes
 from __future__ import annotations
 
 from critjax.observables.curves import first_crossing, interior_minimum
-from critjax.observables.errors import bootstrap_error, bootstrap_values, jackknife_error
+from critjax.observables.errors import Estimate, bootstrap_error, bootstrap_values, jackknife_error
 from critjax.observables.features import (
     feature_variance,
     feature_variance_change,
@@ -29,6 +29,7 @@ from critjax.observables.order import binder_cumulant, order_parameter, wall_den
 from critjax.observables.structure import radial_average, sample_spectra, structure_factor
 
 __all__ = [
+    "Estimate",
     "GapFit",
     "binder_cumulant",
     "bootstrap_error",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,19 @@ import numpy as np
 
 from critjax._checks import check
 from critjax._typing import Array, PRNGKey
+
+
+class Estimate(NamedTuple):
+    """A measured value with its standard error, both of one shape; NaN where there is none.
+
+    Attributes
+    ----------
+    value : the estimate.
+    error : one standard error, in the unit of the value.
+    """
+
+    value: Any
+    error: Any
 
 
 def _num_samples(samples: Any) -> int:

@@ -1,0 +1,64 @@
+"""Functions as arguments of compiled programs.
+
+A public function of critjax with the work of more than a few operations is one program: ``jax.jit`` at module level,
+with hashable static options. Functions that it takes, such as denoisers, enter as arguments. What critjax returns is a
+pytree over its arrays, so that one program serves every bank of a shape; a function of the user's has no arrays that
+JAX can see, and is part of the program: the same object compiles once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.tree_util import Partial
+
+from critjax._checks import check
+
+
+class _ByIdentity:
+    """A callable without a hash, told from others by identity."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return id(self.function)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.function is other.function
+
+
+def as_pytree(name: str, function: Any) -> Any:
+    """Return a callable that can be an argument of a jitted function.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the error.
+    function : callable
+        A registered pytree, such as `jax.tree_util.Partial`, is returned as it is; its arrays are arguments of the
+        program. Anything else becomes a `Partial` without arrays, equal to that of the same object.
+
+    Returns
+    -------
+    callable
+        A pytree.
+
+    Raises
+    ------
+    ValueError
+        If ``function`` is not callable.
+    """
+    check(callable(function), name, "a function", type(function).__name__, "pass a callable")
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(function)):
+        return function
+    try:
+        hash(function)
+    except TypeError:
+        function = _ByIdentity(function)
+    return Partial(function)
