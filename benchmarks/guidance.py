@@ -14,8 +14,8 @@ from _timing import compiled, interleaved, machine, table
 from critjax import geometric_sigmas, guided, pulse, sample, susceptibility
 from critjax.guidance import constant, guidance_window
 from critjax.networks import load_network, network_denoiser
-from critjax.studies._guide_settings import GuideSettings
-from critjax.studies._guide_systems import pattern_system
+from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.systems import pattern_system
 
 LEVELS = 40
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from critjax import __version__, cli
 from critjax.studies import _settings, _storage
-from critjax.studies._compare_settings import CompareSettings
-from critjax.studies._ensemble import BatchSums, Kept
+from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.criticality.ensemble import BatchSums, Kept
 
 TINY = [
     *("criticality", "--bank", "two-pattern", "--size", "3", "--grid", "8x10", "--num-samples", "48"),

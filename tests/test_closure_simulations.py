@@ -10,7 +10,7 @@ import pytest
 from critjax.closed_form import two_pattern_denoiser
 from critjax.fluctuations import gaussian_closure, transformed_closure, two_pattern_closure
 from critjax.sampling import sample
-from critjax.studies._ensemble import mode_groups
+from critjax.studies.criticality.ensemble import mode_groups
 from critjax.studies.criticality import CriticalitySettings, run
 
 SIZE, GRID, PIXELS = 9, (64, 64), 81

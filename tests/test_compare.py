@@ -22,9 +22,9 @@ from critjax.patch_score import patch_denoiser
 from critjax.plotting import available_figures
 from critjax.report import _compare as sentences
 from critjax.studies import compare
-from critjax.studies._compare_nearest import nearest_patch_models
-from critjax.studies._compare_patches import PATCH_FIELDS, _probe
-from critjax.studies._compare_problem import load
+from critjax.studies.compare.nearest import nearest_patch_models
+from critjax.studies.compare.patches import PATCH_FIELDS, _probe
+from critjax.studies.compare.problem import load
 from critjax.studies.compare import CompareSettings, run, settings_of
 
 GRID = (10, 8)

@@ -14,7 +14,7 @@ from critjax.data import load_dataset
 from critjax.sampling import sample
 from critjax.studies import _prediction as theory
 from critjax.studies import criticality
-from critjax.studies._ensemble import (
+from critjax.studies.criticality.ensemble import (
     BatchSums,
     Estimator,
     Kept,
@@ -24,9 +24,9 @@ from critjax.studies._ensemble import (
     mode_groups,
     statistics,
 )
-from critjax.studies._film import reduced_film
-from critjax.studies._instruments import nonreciprocal_estimate
-from critjax.studies._problem import build_problem
+from critjax.studies.criticality.film import reduced_film
+from critjax.studies.measure.instruments import nonreciprocal_estimate
+from critjax.studies.criticality.problem import build_problem
 from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
 
 TINY = CriticalitySettings(

@@ -23,7 +23,7 @@ from critjax.guidance._window import FOUND, OPEN
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.observables import frechet_distance
 from critjax.report import content
-from critjax.report._guide import (
+from critjax.studies.guide.findings import (
     diversity_sentences,
     peak_sentences,
     units_sentence,
@@ -32,7 +32,7 @@ from critjax.report._guide import (
 )
 from critjax.sampling import sample
 from critjax.studies import guide
-from critjax.studies._guide_arms import (
+from critjax.studies.guide.arms import (
     first_step,
     fixed_arms,
     ladder,
@@ -44,21 +44,21 @@ from critjax.studies._guide_arms import (
     sample_seeds,
     searched_arms,
 )
-from critjax.studies._guide_gaussian import (
+from critjax.studies.guide.gaussian import (
     _affine,
     _patch_models,
     gaussian_patch_response,
     gaussian_response,
 )
-from critjax.studies._guide_settings import GuideSettings
-from critjax.studies._guide_summary import _real_distances, peaks_of, spread_of, summarise
-from critjax.studies._guide_systems import JUDGE_SIGMA, load_system
-from critjax.studies._guide_theory import (
+from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.summary import _real_distances, peaks_of, spread_of, summarise
+from critjax.studies.guide.systems import JUDGE_SIGMA, load_system
+from critjax.studies.guide.theory import (
     closure_response,
     predict,
     small_push_samples,
 )
-from critjax.studies._storage import open_store
+from critjax.studies._engine.storage import open_store
 from critjax.studies.guide import _player, _susceptibilities
 
 SMALL = GuideSettings(
@@ -689,8 +689,8 @@ def test_exact_models_need_no_network_library_and_networks_say_that_they_do(tmp_
     program = (
         "import sys; sys.modules['flax'] = None\n"
         "from critjax.cli import main\n"
-        "from critjax.studies._guide_settings import GuideSettings\n"
-        "from critjax.studies._storage import open_store\n"
+        "from critjax.studies.guide.settings import GuideSettings\n"
+        "from critjax.studies._engine.storage import open_store\n"
         "from pathlib import Path\n"
         f"open_store(Path({str(tmp_path / 'a')!r}), GuideSettings(), overwrite=False, resume=False)\n"
         f"sys.exit(main(['guide', 'unet-classes', '--no-progress', '--out', {str(tmp_path / 'b')!r}]))"
@@ -732,7 +732,7 @@ def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
 def test_a_network_is_judged_by_the_classifier(tiny_network, monkeypatch):
     known = embedded_fashion_mnist()
     few = known.images[:200], known.labels[:200], "200 images"
-    monkeypatch.setattr("critjax.studies._guide_systems._references", lambda: few)
+    monkeypatch.setattr("critjax.studies.guide.systems._references", lambda: few)
     settings = GuideSettings(
         model=tiny_network(num_classes=10),
         budgets=(1.0,),

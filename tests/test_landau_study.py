@@ -17,7 +17,7 @@ from critjax.plotting import available_figures
 from critjax.report import _landau as sentences
 from critjax.sampling import sample
 from critjax.studies import landau
-from critjax.studies._walls import wall_width
+from critjax.studies.landau.walls import wall_width
 from critjax.studies.landau import LandauSettings, holds_to, run, settings_of
 
 TINY = LandauSettings(
@@ -248,7 +248,7 @@ def test_settings_of_another_study_are_refused(result):
 
 def test_settings_are_read_without_anything_heavy():
     code = (
-        "import sys, critjax.cli._parser, critjax.studies._landau_settings as s; s.LandauSettings();"
+        "import sys, critjax.cli._parser, critjax.studies.landau.settings as s; s.LandauSettings();"
         "print('xarray' in sys.modules)"
     )
     run = subprocess.run(

@@ -26,9 +26,9 @@ ROWS = [
     ("eigenmodes",),
     ("data", "sweeps"),
     ("networks",),
-    ("studies",),
     ("plotting",),
     ("report",),
+    ("studies",),
     ("cli",),
     ("__main__",),
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from critjax.closed_form import gaussian_denoiser
-from critjax.studies._instruments import crossing, minimum, regression_and_resamples
+from critjax.studies.measure.instruments import crossing, minimum, regression_and_resamples
 from critjax.studies.measure import ENSEMBLES, measure
 
 GRID = (8, 10)

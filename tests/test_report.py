@@ -10,7 +10,7 @@ import xarray as xr
 
 from critjax import report
 from critjax.report import _findings as f
-from critjax.report._numbers import Measured, in_units, noise, plain, text, with_error
+from critjax.report.numbers import Measured, in_units, noise, plain, text, with_error
 
 SIGMA = np.geomspace(9.8, 0.4, 24)
 PROBES = SIGMA[::4]

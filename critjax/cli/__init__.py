@@ -8,41 +8,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import io
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from critjax._checks import message
 from critjax.cli._parser import build_parser, fail
-from critjax.studies import _storage
-from critjax.studies._compare_settings import CompareSettings
-from critjax.studies._guide_settings import GuideSettings
-from critjax.studies._landau_settings import LandauSettings
-from critjax.studies._settings import CriticalitySettings
+from critjax.report import format_table
+from critjax.studies import study
+from critjax.studies._engine.runner import Interrupted, execute
+from critjax.studies._engine.storage import Store, read_settings
+from critjax.studies._engine.study import Study
 
 __all__ = ["build_parser", "configure_jax", "main"]
-
-
-class _Study(NamedTuple):
-    """What a command needs to know of its study."""
-
-    settings: type
-    part: str
-    """What is saved as it comes, in the plural."""
-
-
-_STUDIES = {
-    "criticality": _Study(CriticalitySettings, "batches"),
-    "landau": _Study(LandauSettings, "banks"),
-    "compare": _Study(CompareSettings, "parts"),
-    "guide": _Study(GuideSettings, "parts"),
-}
 
 
 def _settings(kind: Any, options: dict[str, Any]) -> Any:
@@ -53,7 +35,7 @@ def _settings(kind: Any, options: dict[str, Any]) -> Any:
     elif "quick" in options:
         raise ValueError("--quick: expected no --from beside it, got both; a stored run has its own sizes")
     else:
-        settings = dataclasses.replace(_storage.read_settings(source, kind), **options)
+        settings = dataclasses.replace(read_settings(source, kind), **options)
     advice = "leave it out, or choose what uses it"
     for name in sorted(options.keys() & settings.unused.keys()):
         option = f"--{name.replace('_', '-')}"
@@ -102,37 +84,10 @@ class _Bar:
             self._bar = None
 
 
-def _study(command: str) -> Any:
-    """Import the study of a command, which imports JAX."""
-    return importlib.import_module(f"critjax.studies.{command}")
-
-
-def _describe(command: str, full: Any) -> str:
-    """Tell in two lines what a run would do, from resolved settings."""
-    if command == "landau":
-        return (
-            f"banks               {', '.join(full.banks)}, p = {full.size}\n"
-            f"samples             {full.num_samples} a bank, {full.num_levels} noise levels"
-        )
-    if command == "compare":
-        return (
-            f"network             {full.network}\n"
-            f"patch models        {full.num_images} images, windows {', '.join(map(str, full.sizes))}"
-        )
-    if command == "guide":
-        return (
-            f"model               {full.model}\n"
-            f"images              {full.num_samples} a schedule, budgets {', '.join(map(str, full.budgets))}"
-        )
-    return (
-        f"bank                {full.label}, p = {full.size}\n"
-        f"samples             {full.num_samples} in batches of {full.batch_size}, {full.num_levels} noise levels"
-    )
-
-
-def _print_estimate(command: str, settings: Any) -> None:
-    cost = _study(command).estimate_cost(settings)
-    print(_describe(command, settings.resolved()))
+def _print_estimate(study: Study, settings: Any) -> None:
+    cost = study.estimate_cost(settings)
+    for name, text in study.describe(settings.resolved()):
+        print(f"{name:<20}{text}")
     print(f"one evaluation      {1e3 * cost['seconds_per_evaluation']:.1f} ms a batch, measured now")
     print(f"evaluations         {cost['evaluations']:.0f} batches")
     print(
@@ -142,60 +97,46 @@ def _print_estimate(command: str, settings: Any) -> None:
     print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
 
 
-def _launch(command: str, settings: Any, store: _storage.Store, bar: _Bar) -> Any:
-    """Run the study of a command, saving as it goes: batches of one simulation, or parts that are datasets."""
-    save, load = (store.save, store.load) if command == "criticality" else (store.save_part, store.load_parts)
-    return _study(command).run(settings, progress=bar, on_checkpoint=save, saved=load())
-
-
-def _run(options: argparse.Namespace) -> int:
+def _run(study: Study, options: argparse.Namespace) -> int:
     values = vars(options)
-    command = values.pop("command")
-    study = _STUDIES[command]
     out, overwrite, resume = values.pop("out"), values.pop("overwrite"), values.pop("resume")
     dry_run, bar = values.pop("dry_run"), _Bar(not values.pop("no_progress"))
     settings = _settings(study.settings, values)
-    folder = out if out is not None else Path("critjax-runs") / f"{command}-{settings.label}"
-    if dry_run:
-        configure_jax(settings.precision)
-        _print_estimate(command, settings)
-        return 0
-    store = _storage.open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume)
-    if store.num_saved:
-        print(
-            f"going on with {store.num_saved} {study.part} of an interrupted run in {folder}", file=sys.stderr
-        )
-    started = time.perf_counter()
+    folder = out if out is not None else Path("critjax-runs") / f"{study.name}-{settings.label}"
     configure_jax(settings.precision)
-    from critjax import report
+    if dry_run:
+        _print_estimate(study, settings)
+        return 0
+
+    def say_what_is_there(store: Store) -> None:
+        if store.num_saved:
+            what = f"{store.num_saved} {study.parts} of an interrupted run in {folder}"
+            print(f"going on with {what}", file=sys.stderr)
 
     try:
-        dataset = _launch(command, settings, store, bar)
-    except KeyboardInterrupt:
+        found = execute(
+            study,
+            settings,
+            folder,
+            overwrite=overwrite,
+            resume=resume,
+            progress=bar,
+            on_open=say_what_is_there,
+        )
+    except Interrupted as stop:
         bar.close()
-        count = store.count()
-        kept = f"{count} {study.part} are kept, the same command goes on from there"
-        print(f"critjax: interrupted; {kept if count else 'nothing to report'}", file=sys.stderr)
-        store.discard()
+        kept = f"{stop.num_parts} {study.parts} are kept, the same command goes on from there"
+        print(f"critjax: interrupted; {kept if stop.num_parts else 'nothing to report'}", file=sys.stderr)
         return 130
-    except Exception:
-        store.discard()
-        raise
     finally:
         bar.close()
-    complete = dataset.attrs["status"] == "complete"
-    result = report.save_dataset(dataset, folder / "results.nc")
-    page = report.write_report(dataset, folder, progress=bar)
-    bar.close()
-    if complete:
-        store.clear()
-    content = report.content(dataset)
-    print("\n" + report.format_table(content.rows) + "\n")
-    for text in (*report.labels(dataset), *content.sentences):
+    content = study.content(found.dataset)
+    print("\n" + format_table(content.rows) + "\n")
+    for text in (*content.labels, *content.sentences):
         print(f"* {text}")
-    print(f"\n{time.perf_counter() - started:.0f} s; data {result}, figures {folder / 'figures'}")
-    print(f"report {page.resolve()}")
-    return 0 if complete else 130
+    print(f"\n{found.seconds:.0f} s; data {found.result}, figures {folder / 'figures'}")
+    print(f"report {found.report.resolve()}")
+    return 0 if found.complete else 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             configure_jax("float32")
             words = sys.argv[1:] if arguments is None else list(arguments)
             return run(options, shlex.join(["critjax", *words]))
-        return _run(options)
+        return _run(study(options.__dict__.pop("command")), options)
     except (ValueError, TypeError, OSError) as error:
         return fail(str(error))
     except ImportError as error:

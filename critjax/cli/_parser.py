@@ -21,7 +21,7 @@ from critjax.cli._network_options import (
     add_guide_settings,
     add_training,
 )
-from critjax.studies._settings import (
+from critjax.studies.criticality.settings import (
     FRAMES,
     IMAGE_BANKS,
     PATTERN_BANKS,

@@ -1,0 +1,1 @@
+"""What every study shares: the runner, its folder, results and costs."""

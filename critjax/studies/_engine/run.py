@@ -1,0 +1,96 @@
+"""What every run of a study does: stages with a clock and progress, parts that are saved, interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+#: ``(stage, done, total)``, for a progress bar.
+Progress = Callable[[str, int, int], None]
+#: ``(name, part)``, called after every part: a dataset, or a dictionary of arrays.
+Checkpoint = Callable[[str, Any], None]
+
+
+class Run:
+    """One run while it goes on.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        ``(stage, done, total)``.
+    on_checkpoint : callable, optional
+        ``(name, part)`` after every part that was computed, for saving.
+    saved : mapping, optional
+        Parts of an earlier, identical run by name; they are not computed again.
+
+    Attributes
+    ----------
+    status : "complete", or "interrupted" once a KeyboardInterrupt ended `parts` or an `optional` stage.
+    seconds : wall time of every stage.
+    """
+
+    def __init__(
+        self,
+        progress: Progress | None = None,
+        on_checkpoint: Checkpoint | None = None,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.status = "complete"
+        self.seconds: dict[str, float] = {}
+        self.report: Progress = progress or (lambda stage, done, total: None)
+        self._save: Checkpoint = on_checkpoint or (lambda name, part: None)
+        self._saved = dict(saved or {})
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether nothing has been interrupted so far."""
+        return self.status == "complete"
+
+    @contextlib.contextmanager
+    def stage(self, name: str, *, optional: bool = False) -> Iterator[None]:
+        """Time a stage and show that it has begun.
+
+        An ``optional`` stage may be interrupted: the run goes on without what it would have computed, and is called
+        interrupted. Of any other stage the KeyboardInterrupt goes through.
+        """
+        self.report(name, 0, 1)
+        began = time.perf_counter()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not optional:
+                raise
+            self.status = "interrupted"
+        finally:
+            self.seconds[name] = round(time.perf_counter() - began, 2)
+
+    def part(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return a saved part, or compute and save it."""
+        if name not in self._saved:
+            part = compute()
+            self._save(name, part)
+            return part
+        return self._saved[name]
+
+    def parts(self, stage: str, names: Sequence[str], compute: Callable[[int], Any]) -> Iterator[Any]:
+        """Yield part after part of a stage, saved ones or ``compute(index)``; end early when interrupted.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If interrupted before the first part was there.
+        """
+        began, done = time.perf_counter(), 0
+        self.report(stage, 0, len(names))
+        try:
+            for done, name in enumerate(names):
+                yield self.part(name, lambda done=done: compute(done))
+                self.report(stage, done + 1, len(names))
+        except KeyboardInterrupt:
+            if done == 0:
+                raise
+            self.status = "interrupted"
+        finally:
+            self.seconds[stage] = round(time.perf_counter() - began, 2)

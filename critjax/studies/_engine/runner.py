@@ -1,0 +1,100 @@
+"""One runner for every study: folder, checkpoints, resumption, interruption, result and report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from critjax.report import save_dataset
+from critjax.studies._engine.run import Progress
+from critjax.studies._engine.storage import RESULT, Store, open_store
+from critjax.studies._engine.study import Study
+
+
+class Finished(NamedTuple):
+    """What a run has left behind."""
+
+    dataset: xr.Dataset
+    result: Path
+    report: Path
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether nothing was interrupted."""
+        return self.dataset.attrs["status"] == "complete"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was interrupted before there was anything to report; ``num_parts`` of it are kept."""
+
+    def __init__(self, num_parts: int) -> None:
+        super().__init__()
+        self.num_parts = num_parts
+
+
+def execute(
+    study: Study,
+    settings: Any,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    on_open: Callable[[Store], None] | None = None,
+) -> Finished:
+    """Run a study into a folder: ``results.nc``, ``figures/*.png`` and ``report.html``.
+
+    Parameters
+    ----------
+    study : Study
+        What to run.
+    settings : settings of the study
+        Not resolved, or resolved.
+    folder : pathlib.Path
+        New or empty, or that of an identical run that was interrupted: the run goes on from its saved parts.
+    overwrite : bool
+        Replace what a run has left in the folder.
+    resume : bool
+        Insist on going on with an interrupted run.
+    progress : callable, optional
+        ``(stage, done, total)``.
+    on_open : callable, optional
+        Called with the store once the folder is known to be right, before anything is computed.
+
+    Returns
+    -------
+    Finished
+        Result, files and seconds. An interrupted run returns what was done, with its label; its parts stay in the
+        folder, and the same call goes on.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the folder holds something else or cannot be written, or a setting is illegal.
+    Interrupted
+        If the run was interrupted before there was anything to report.
+    """
+    started = time.perf_counter()
+    store = open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume)
+    try:
+        if on_open is not None:
+            on_open(store)
+        dataset = study.run(settings, progress=progress, on_checkpoint=store.save, saved=store.load())
+    except KeyboardInterrupt:
+        kept = store.count()
+        store.discard()
+        raise Interrupted(kept) from None
+    except BaseException:
+        store.discard()
+        raise
+    result = save_dataset(dataset, folder / RESULT)
+    report = study.write_report(dataset, folder, progress=progress)
+    finished = Finished(dataset, result, report, time.perf_counter() - started)
+    if finished.complete:
+        store.clear()
+    return finished

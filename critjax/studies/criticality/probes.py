@@ -1,0 +1,106 @@
+"""The mean Jacobian and the condensation along simulated trajectories, at a few noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from critjax._typing import Array
+from critjax.fourier import kernel_to_symbol, symbol_to_kernel
+from critjax.patch_score import effective_patches, patch_denoiser
+from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.studies.criticality.ensemble import Kept, shells
+from critjax.studies.criticality.prediction import Prediction, Variables
+from critjax.studies.criticality.problem import Problem
+from critjax.studies.criticality.settings import CriticalitySettings
+from critjax.studies.measure.instruments import minimum, nonreciprocal_estimate
+
+NUM_PROBE_LEVELS = 12
+_PROBES_PER_SAMPLE = 2
+_CONDENSATION_SAMPLES = 2
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over samples (axis 1) and its standard error."""
+    return values.mean(1), values.std(1, ddof=1) / np.sqrt(values.shape[1])
+
+
+def probe(
+    problem: Problem,
+    settings: CriticalitySettings,
+    prediction: Prediction,
+    kept: Kept,
+    levels: np.ndarray,
+    key: Array,
+    report: Callable[[str, int, int], None],
+) -> Variables:
+    """Probe the Jacobian of every kept sample and count effective patches on a few."""
+    grid, size = problem.grid, min(problem.bank.size, *problem.grid)
+    denoise, count_fn = patch_denoiser(problem.bank), effective_patches(problem.bank)
+    sigmas = np.asarray(prediction.sigmas)[levels]
+    num_samples = min(settings.probe_samples or 0, len(kept.x))
+
+    @jax.jit
+    def one_level(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
+        def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, key = pair
+            symbol, _ = measured_symbol(denoise, x, sigma, key, num_probes=_PROBES_PER_SAMPLE)
+            kernel = symbol_to_kernel(symbol, size)
+            # Its support is the window, so the projection cuts nothing but noise.
+            return leading_eigenvalue(kernel_to_symbol(kernel, grid)), kernel
+
+        return jax.lax.map(one, (x, jax.random.split(key, num_samples)))
+
+    @jax.jit
+    def condensation(x: Array, sigma: Array) -> Array:
+        return jax.lax.map(lambda one: jnp.exp(jnp.log(count_fn(one, sigma)).mean()), x)
+
+    symbols, kernels, effective = [], [], []
+    for i, sigma in enumerate(sigmas):
+        report("probes", i, len(sigmas))
+        x = jnp.asarray(kept.x)[:num_samples, i]
+        symbol, kernel = one_level(x, jnp.asarray(sigma), jax.random.fold_in(key, i))
+        symbols.append(np.asarray(symbol))
+        kernels.append(np.asarray(kernel, np.float64))
+        effective.append(np.asarray(condensation(x[:_CONDENSATION_SAMPLES], jnp.asarray(sigma))))
+    report("probes", len(sigmas), len(sigmas))
+    symbols = np.real(np.stack(symbols))
+    result = _summary(symbols, np.stack(kernels), np.stack(effective), sigmas, grid, prediction)
+    softest = symbols[:, :, *prediction.softest].T
+    for name, (value, error) in minimum(sigmas, softest, jax.random.fold_in(key, len(sigmas))).items():
+        result[name], result[f"{name}_error"] = ((), value), ((), error)
+    return result
+
+
+def _summary(
+    symbols: np.ndarray,
+    kernels: np.ndarray,
+    effective: np.ndarray,
+    sigmas: np.ndarray,
+    grid: tuple[int, int],
+    prediction: Prediction,
+) -> Variables:
+    """Average over samples: symbols (L, K, H, W), kernels (L, K, p, p, C, C), effective numbers (L, K')."""
+    row, column = prediction.softest
+    flat = jnp.asarray(symbols.reshape(-1, *grid))
+    per_shell = np.asarray(shells(flat, grid[1])).reshape(*symbols.shape[:2], -1)
+    result: Variables = {"probe_sigma": (("probe_sigma",), sigmas)}
+    measured: dict[str, tuple[tuple[str, ...], Any]] = {
+        "mean_jacobian": (("probe_sigma", "wavenumber"), per_shell),
+        "mean_jacobian_softest": (("probe_sigma",), symbols[:, :, row, column]),
+        "mean_jacobian_uniform": (("probe_sigma",), symbols[:, :, 0, 0]),
+        "effective_patches": (("probe_sigma",), np.log(effective)),
+    }
+    for name, (dims, values) in measured.items():
+        mean, error = _mean_and_error(values)
+        if name == "effective_patches":  # geometric mean, error by propagation
+            mean, error = np.exp(mean), np.exp(mean) * error
+        result[name], result[f"{name}_error"] = (dims, mean), (dims, error)
+    fractions = np.array([nonreciprocal_estimate(k) for k in kernels])
+    result["nonreciprocal"] = (("probe_sigma",), fractions[:, 0])
+    result["nonreciprocal_error"] = (("probe_sigma",), fractions[:, 1])
+    return result

@@ -1,0 +1,337 @@
+r"""The Landau study: the exact dynamics of a bank beside its Ginzburg-Landau reduction, from the same noise.
+
+For every bank three comparisons down one ladder of noise levels, always of the slow modes |k| <= pi/p:
+
+- ``bare``: the exact run against the reduced equation with bare coefficients;
+- ``renormalised``: the same exact run against coefficients averaged over the modes left out;
+- ``slow``: an exact run that starts without those modes, against bare coefficients: what truncating the expansion
+  costs, apart from fluctuations.
+
+>>> settings = LandauSettings(banks="two-pattern", size=5)
+>>> settings.resolved().num_levels
+80
+
+THEORY section 4.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from critjax._typing import Array
+from critjax.banks import PatchBank
+from critjax.fluctuations import gaussian_closure
+from critjax.landau import (
+    ReducedModel,
+    integrate,
+    low_pass,
+    reduced_model,
+    renormalised_model,
+    stable_substeps,
+)
+from critjax.noise import geometric_sigmas
+from critjax.patch_score import patch_denoiser
+from critjax.sampling import sample
+from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
+from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
+from critjax.studies._engine.results import attributes
+from critjax.studies._engine.run import Checkpoint, Progress
+from critjax.studies.criticality.problem import build_problem, check_precision, largest_sigma
+from critjax.studies.landau.reduction import (
+    COMPARISONS,
+    TOLERANCES,
+    Runs,
+    coefficients,
+    compare,
+    film,
+    holds_to,
+    slow_shells,
+)
+from critjax.studies.landau.settings import LandauSettings
+from critjax.studies.landau.walls import DEPTHS, pattern_states, uniform_states
+
+__all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "holds_to", "run"]
+
+#: Samples simulated at once.
+_BATCH = 8
+#: Evaluations per closure sample and level: the closure's own, the probes' and three nested derivatives.
+_CLOSURE_EVALUATIONS = 15
+_SCAN_LEVELS = 96
+#: First letters of a variable's name -> unit.
+_UNITS = {
+    "sigma": "image units (data in [-1, 1])",
+    "critical_sigma": "image units (data in [-1, 1])",
+    "quench_sigma": "image units (data in [-1, 1])",
+    "holds_to_sigma": "image units (data in [-1, 1])",
+    "escapes_at_sigma": "image units (data in [-1, 1])",
+    "film": "image units (data in [-1, 1])",
+    "slow_wavenumber": "rad per pixel",
+    "critical_wavenumber": "rad per pixel",
+    "wall_width": "pixels",
+    "stiffness": "pixels^2",
+    "drift": "pixels per e-fold of sigma",
+    "structure_factor": "image units^2",
+    "plateau_squared": "image units^2",
+}
+
+
+def run(
+    settings: LandauSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Checkpoint | None = None,
+    saved: Mapping[str, xr.Dataset] | None = None,
+) -> xr.Dataset:
+    """Run the study and return everything as one labelled dataset.
+
+    Parameters
+    ----------
+    settings : LandauSettings, optional
+        What to do; default: three pattern banks.
+    progress : callable, optional
+        ``(stage, done, total)``, for a progress bar.
+    on_checkpoint : callable, optional
+        ``(bank, dataset)`` after every bank, for saving.
+    saved : mapping, optional
+        Banks of an earlier, identical run; they are not run again.
+
+    Returns
+    -------
+    xarray.Dataset
+        Axes ``bank``, ``level`` (with ``sigma`` per bank), ``comparison``, ``error_limit``, ``slow_wavenumber``,
+        ``quench``, and those of the film: ``film_row``, ``film_level``, ``y``, ``x``. Interrupted after
+        the first bank it holds the banks that are done, and says so in its ``status``.
+
+    Raises
+    ------
+    ValueError
+        If a setting is illegal.
+    KeyboardInterrupt
+        If interrupted before the first bank was done.
+
+    Notes
+    -----
+    Per bank ``4 num_samples num_levels`` denoiser evaluations for two exact runs by Heun's method, and
+    ``15 closure_samples num_levels`` for the closure and the renormalised coefficients. All slow fields of a bank are
+    in memory: ``5 num_samples num_levels H W`` numbers.
+    """
+    settings = (settings or LandauSettings()).resolved()
+    check_precision(settings.precision)
+    report = progress or (lambda stage, done, total: None)
+    parts: list[xr.Dataset] = []
+    status, started = "complete", time.perf_counter()
+    for name in settings.banks:
+        try:
+            if saved and name in saved:
+                part = saved[name]
+            else:
+                part = _one_bank(name, settings, report)
+                if on_checkpoint is not None:
+                    on_checkpoint(name, part)
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            status = "interrupted"
+            break
+        parts.append(part)
+    result = xr.concat(parts, dim="bank", combine_attrs="drop", join="exact", data_vars="all", coords="all")
+    rows = ["exact, denoised", "exact, slow", "bare", "renormalised"]
+    result = result.assign_coords(comparison=list(COMPARISONS), error_limit=list(TOLERANCES), film_row=rows)
+    for name in result.variables:
+        unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
+        if unit is not None:
+            result[name].attrs["units"] = unit
+    seconds = {"all banks": round(time.perf_counter() - started, 1)}
+    result.attrs = attributes("landau", "exact and reduced dynamics", settings, status, seconds)
+    return result
+
+
+def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Dataset:
+    grid, eta = settings.grid or (64, 64), settings.eta
+    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+    steps = num_samples + 4
+
+    def done(count: int) -> None:
+        report(name, count, steps)
+
+    done(0)
+    problem = build_problem(settings.of_bank(name))
+    bank, dtype = problem.bank, jnp.dtype(settings.precision)
+    if not isinstance(bank, PatchBank):
+        raise TypeError("banks: expected pattern banks, got images; use the criticality study for those")
+    softest, uniform = _critical_points(bank, grid, largest_sigma(problem), eta, dtype)
+    found = math.isfinite(float(softest.sigma))
+    reference = float(softest.sigma) if found else largest_sigma(problem) / np.sqrt(6)
+    ladder = geometric_sigmas(np.sqrt(6) * reference, np.sqrt(0.1) * reference, num_levels - 1, dtype=dtype)
+    key = jax.random.fold_in(jax.random.key(settings.seed), 2)
+    closure_key, fast_key, sample_key = jax.random.split(key, 3)
+    bare = jax.jit(lambda bank: reduced_model(bank, ladder, grid, eta=eta))(bank)
+    done(1)
+    renormalised = _renormalised(bank, ladder, grid, settings, closure_key, fast_key)
+    runs = _simulate(
+        bank, bare, renormalised, ladder, grid, settings, sample_key, lambda count: done(2 + count)
+    )
+    variables = compare(runs, ladder, grid, bank.size)
+    variables.update(coefficients(bare, renormalised))
+    done(steps - 1)
+    variables.update(_ordered_states(bank, softest, grid))
+    done(steps)
+    variables.update(film(runs, ladder))
+    variables["critical_sigma"] = ((), float(softest.sigma))
+    variables["critical_sigma_uniform"] = ((), float(uniform.sigma))
+    variables["critical_wavenumber"] = ((), float(np.linalg.norm(np.asarray(softest.wavevector))))
+    shells, inside = slow_shells(grid, bank.size)
+    coordinates = {
+        "sigma": (("level",), np.asarray(ladder)),
+        "slow_wavenumber": (("slow_wavenumber",), shells[inside]),
+        "instability": ((), instability_kind(softest)),
+    }
+    return xr.Dataset(variables, coordinates).expand_dims(bank=[name])
+
+
+def _critical_points(bank: PatchBank, grid: tuple[int, int], top: float, eta: float, dtype: Any):
+    scan = geometric_sigmas(top, 0.02 * top, _SCAN_LEVELS - 1, dtype=dtype)
+
+    @jax.jit
+    def find(bank: PatchBank):
+        symbol_fn = bank_symbol_fn(bank, grid)
+        return (
+            critical_point(symbol_fn, scan, eta=eta),
+            critical_point(lambda sigma: symbol_fn(sigma)[:1, :1], scan, eta=eta),
+        )
+
+    return find(bank)
+
+
+def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> ReducedModel:
+    @jax.jit
+    def build(bank: PatchBank) -> ReducedModel:
+        denoise, size = patch_denoiser(bank), bank.size
+        closure = gaussian_closure(
+            denoise,
+            closure_key,
+            ladder,
+            grid,
+            eta=settings.eta,
+            num_samples=settings.closure_samples,
+            window=size,
+        )
+        # The bank is symmetric: what is left of the mean is sampling noise.
+        return renormalised_model(
+            denoise,
+            fast_key,
+            ladder,
+            0 * closure.mean,
+            closure.structure_factor,
+            size=size,
+            num_samples=settings.closure_samples,
+        )
+
+    return build(bank)
+
+
+def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> Runs:
+    """Run everything from the same noise, sample by sample; keep slow fields."""
+    shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
+    counts = [stable_substeps(model, eta=eta) for model in (bare, renormalised)]
+    substeps = np.where(np.min(counts, 0) > 0, np.max(counts, 0), 0)
+
+    def slow(fields: Array) -> Array:
+        return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
+
+    @jax.jit
+    def every(keys: Array, bank: PatchBank, models: ReducedModel) -> Runs:
+        denoise = patch_denoiser(bank)
+
+        def one(key: Array) -> Runs:
+            start_key, noise_key = jax.random.split(key)
+            start = ladder[0] * jax.random.normal(start_key, shape, ladder.dtype)
+            calm = low_pass(start[..., 0], cutoff)[..., None]
+            # Pairs of runs as batches of two: half the compilation.
+            exact = jax.vmap(lambda x: sample(denoise, key, shape, ladder, eta=eta, x_init=x))(
+                jnp.stack([start, calm])
+            )
+            reduced = jax.vmap(
+                lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff, num_substeps=substeps)
+            )(models)
+            fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
+            exact_field, exact_slow, bare_field, renormalised_field = fields
+            return Runs(exact_field, exact_slow, bare_field, renormalised_field, exact.denoised[0, ..., 0])
+
+        return jax.vmap(one)(keys)
+
+    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), bare, renormalised)
+    chunks, size = [], _BATCH
+    for first in range(0, settings.num_samples, size):
+        report(first)
+        # Keys by number: the first samples of a longer run are those of a shorter one.
+        numbers = range(first, min(first + size, settings.num_samples))
+        keys = jnp.stack([jax.random.fold_in(key, number) for number in numbers])
+        chunks.append(jax.tree.map(np.asarray, every(keys, bank, models)))
+    report(settings.num_samples)
+    joined = Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+    return joined._replace(film=joined.film[:1])
+
+
+def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, int]) -> dict[str, Any]:
+    """Plateau and wall width below the softest mode's critical noise, where there is one."""
+    names = (
+        "depth",
+        "quench_sigma",
+        "plateau_squared",
+        "plateau_squared_reduced",
+        "wall_width",
+        "wall_width_reduced",
+    )
+    values = {name: np.full(len(DEPTHS), np.nan) for name in names}
+    if math.isfinite(float(softest.sigma)):
+        vector = np.asarray(softest.wavevector)
+        if np.any(vector):
+            values = jax.jit(lambda b, s: pattern_states(b, s, vector, grid))(bank, softest.sigma)
+        else:
+            values = jax.jit(uniform_states)(bank, softest.sigma)
+    return {name: (("quench",), np.asarray(values[name], np.float64)) for name in names}
+
+
+def estimate_cost(settings: LandauSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing the compiled denoisers of its banks.
+
+    Parameters
+    ----------
+    settings : LandauSettings
+        The run to be estimated.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch (mean over banks), ``evaluations`` (of batches),
+        ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+    """
+    settings = settings.resolved()
+    grid, dtype = settings.grid or (64, 64), jnp.dtype(settings.precision)
+    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+    batch = min(_BATCH, num_samples)
+    times = []
+    for name in settings.banks:
+        denoise = patch_denoiser(build_problem(settings.of_bank(name)).bank)
+        times.append(time_evaluation(denoise, (batch, *grid, 1), dtype))
+    trajectories = 4 * (num_levels - 1) + 2
+    extra = _CLOSURE_EVALUATIONS * (settings.closure_samples or 0) * num_levels / batch
+    per_bank = -(-num_samples // batch) * trajectories + extra
+    overhead = 35.0 * len(settings.banks)
+    fields = float(np.prod(grid)) * dtype.itemsize * num_levels * num_samples
+    return {
+        "seconds": overhead + per_bank * sum(times),
+        "seconds_per_evaluation": sum(times) / len(times),
+        "evaluations": per_bank * len(times),
+        "bytes": RUNTIME_BYTES + 12 * fields,
+        "overhead": overhead,
+    }
