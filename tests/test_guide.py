@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import math
 import subprocess
@@ -22,16 +23,9 @@ from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, w
 from critjax.guidance._window import FOUND, OPEN
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.observables import frechet_distance
-from critjax.report import content
-from critjax.studies.guide.findings import (
-    diversity_sentences,
-    peak_sentences,
-    units_sentence,
-    verdict_sentences,
-    window_sentence,
-)
 from critjax.sampling import sample
 from critjax.studies import guide
+from critjax.studies._engine.storage import open_store
 from critjax.studies.guide.arms import (
     first_step,
     fixed_arms,
@@ -43,6 +37,14 @@ from critjax.studies.guide.arms import (
     resolved_edges,
     sample_seeds,
     searched_arms,
+)
+from critjax.studies.guide.findings import (
+    content,
+    diversity_sentences,
+    peak_sentences,
+    units_sentence,
+    verdict_sentences,
+    window_sentence,
 )
 from critjax.studies.guide.gaussian import (
     _affine,
@@ -58,8 +60,9 @@ from critjax.studies.guide.theory import (
     predict,
     small_push_samples,
 )
-from critjax.studies._engine.storage import open_store
-from critjax.studies.guide import _player, _susceptibilities
+
+this = importlib.import_module("critjax.studies.guide.run")
+_player, _susceptibilities = this._player, this._susceptibilities
 
 SMALL = GuideSettings(
     size=3,
@@ -116,7 +119,7 @@ def test_a_chosen_schedule_that_is_a_pulse_has_the_images_of_the_pulse(small, mo
 
         return counted
 
-    monkeypatch.setattr(guide, "_player", player)
+    monkeypatch.setattr(this, "_player", player)
     chosen = {"window", "theory", "susceptibility"}
     # The pulse that the search chose is recommended, too.
     best = parts["0-best-interval"]
@@ -286,8 +289,8 @@ def test_an_interrupted_run_goes_on_to_the_same_result(small, tmp_path):
     store = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=False)
     for name, part in parts.items():
         if name not in ("theory", "1-constant", "0-search-01"):
-            store.save_part(name, part)
-    kept = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=True).load_parts()
+            store.save(name, part)
+    kept = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=True).load()
     again = []
     other = guide.run(SMALL, saved=kept, on_checkpoint=lambda name, part: again.append(name))
     assert again == ["theory", "0-search-01", "1-constant"]
@@ -655,7 +658,6 @@ def test_a_missing_window_is_said_and_no_timestep_invented():
 
 def test_the_report_of_a_run_has_verdict_and_table(small):
     page = content(small[0])
-    assert page.study == "guide"
     assert any("best interval" in row.quantity for row in page.rows)
     assert any("theory predicts the peak" in sentence for sentence in page.sentences)
 
