@@ -19,8 +19,7 @@ from critjax import susceptibility
 from critjax.cli import main
 from critjax.closed_form import gaussian_denoiser
 from critjax.data import embedded_fashion_mnist
-from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, weights_on, with_budget
-from critjax.guidance._window import FOUND, OPEN
+from critjax.guidance import WindowStatus, guided, pulse, quadrature_weights, weights_on, with_budget
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.observables import frechet_distance
 from critjax.sampling import sample
@@ -549,9 +548,9 @@ def test_a_window_is_told_in_every_unit_and_a_truncated_one_is_called_so():
     data = {"window_sigma_low": 1.0, "window_sigma_high": 3.0, "window_centre": 2.0, "window_softest": np.nan}
     cost = '{"evaluations": 7, "jacobian_products": 9}'
     dataset = xr.Dataset(data, {"sigma": np.geomspace(16.0, 1.0, 5)})
-    dataset.attrs = {"cost": cost, "window_status": WINDOW_STATUS[FOUND]}
+    dataset.attrs = {"cost": cost, "window_status": WindowStatus.FOUND.message}
     assert "cuts it off" not in window_sentence(dataset)
-    dataset.attrs["window_status"] = WINDOW_STATUS[OPEN]
+    dataset.attrs["window_status"] = WindowStatus.OPEN.message
     assert "to 1.000, where the ladder cuts it off," in window_sentence(dataset)
     sentence = units_sentence(dataset)
     for piece in (
@@ -602,7 +601,7 @@ def test_what_is_left_where_a_mode_is_softest_is_said_only_below_the_centre(soft
     values = {"sigma_low": 1.0, "sigma_high": 4.0, "centre": 2.0, "softest": softest}
     dataset = xr.Dataset(
         {f"window_{n}": v for n, v in values.items()},
-        attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": WINDOW_STATUS[FOUND]},
+        attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": WindowStatus.FOUND.message},
     )
     assert ("less of it is left to decide" in window_sentence(dataset)) == less
 

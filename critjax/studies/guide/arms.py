@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -51,7 +52,12 @@ def _arm(
 ) -> Arm:
     sigmas = ladder(settings)
     fixed = with_budget(weight_fn, sigmas, budget, baseline=settings.baseline, solver=settings.solver)
-    return Arm(name, kind, low, high, np.asarray(jax.vmap(fixed)(sigmas)))
+    return Arm(name, kind, low, high, np.asarray(_on_levels(fixed, sigmas)))
+
+
+@jax.jit
+def _on_levels(weight_fn: WeightFn, sigmas: jax.Array) -> jax.Array:
+    return jax.vmap(weight_fn)(sigmas)
 
 
 def window_arm(
@@ -123,7 +129,12 @@ def pulse_positions(settings: GuideSettings) -> np.ndarray:
 def sample_seeds(settings: GuideSettings, purpose: str, count: int) -> jax.Array:
     """Return the keys of images for a purpose: "test", "search", "window", "theory"; no two share one."""
     number = ("test", "search", "window", "theory").index(purpose)
-    return jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), number), count)
+    return _split(jax.random.key(settings.seed), number, count)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _split(key: jax.Array, number: int, count: int) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(key, number), count)
 
 
 def resolved_edges(low: float, high: float, sigma: np.ndarray) -> tuple[float, float] | None:

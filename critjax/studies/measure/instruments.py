@@ -353,7 +353,7 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
                 sigmas,
                 (height, width),
                 num_samples=count,
-                window=window,
+                size=window,
                 centre="ensemble",
                 channels=channels,
             )
