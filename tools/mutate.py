@@ -866,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "freeze-out, noise level of a Langevin step",
         "critjax/sampling.py",
-        "amplitude = jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * sigma",
-        "amplitude = jnp.sqrt(jnp.asarray(step_size, x.dtype)) * sigma",
+        "amplitude = jnp.sqrt(2 * step_size) * sigma",
+        "amplitude = jnp.sqrt(step_size) * sigma",
         (FREEZE, "ensemble_of_the_sampler or pure_langevin"),
     ),
     # Guidance
