@@ -12,11 +12,7 @@ from critjax.banks import PatchBank, random_pattern_bank, select, stripe_bank, t
 from critjax.closed_form import gaussian_symbol, mixture_denoiser
 from critjax.fourier import wavevectors
 from critjax.spectra import (
-    ALWAYS_GROWING,
-    CROSSING,
-    NOT_FINITE,
-    STABLE,
-    UNSTABLE_AT_MAX,
+    CriticalStatus,
     bank_symbol_fn,
     critical_point,
     critical_sigmas,
@@ -25,6 +21,7 @@ from critjax.spectra import (
     measured_symbol,
 )
 
+CROSSING, STABLE, UNSTABLE_AT_MAX, NOT_FINITE, ALWAYS_GROWING = CriticalStatus
 LADDER = np.geomspace(30.0, 0.5, 20)
 
 
@@ -102,8 +99,8 @@ def test_two_gaussians_by_probing_their_denoiser():
 
         def symbol_fn(sigma, denoise=denoise):
             return measured_symbol(
-                denoise, jnp.zeros((*grid, 1)), sigma, jax.random.key(0), num_probes=2
-            ).symbol
+                denoise, jax.random.key(0), jnp.zeros((*grid, 1)), sigma, num_probes=2
+            ).value
 
         point = jax.jit(lambda symbol_fn=symbol_fn: critical_point(symbol_fn, np.geomspace(8, 0.3, 12)))()
         np.testing.assert_allclose(point.sigma, np.sqrt(0.16 * 24 - std**2), rtol=1e-10)
