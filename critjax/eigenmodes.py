@@ -97,8 +97,9 @@ def leading_modes(
     Notes
     -----
     Runs on the host, not under `jax.jit`; the product is one program for all denoisers of one kind and shape, and
-    keeps no more memory than one forward derivative. About 50 to 300 products, and 4 num_modes + 20 vectors of H W C. ARPACK (Lehoucq, Sorensen & Yang
-    1998) works in float64 also where x is float32: the Krylov basis then loses no orthogonality of its own, and the
+    keeps no more memory than one forward derivative. About 50 to 300 products, and 4 num_modes + 20 vectors of H W C.
+    ARPACK (Lehoucq, Sorensen & Yang 1998) works in float64 also where x is float32: the Krylov basis then loses no
+    orthogonality of its own, and the
     residual is left with the rounding of the products alone. A Krylov space holds one vector of a degenerate
     eigenspace, so the search is repeated with what was found projected out, until nothing leads the last mode;
     eigenpairs are then those of J within all that was found (Rayleigh-Ritz). Images of few pixels are solved

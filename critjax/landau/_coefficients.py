@@ -353,9 +353,7 @@ def amplitude_coefficients(
 
 
 @jax.jit
-def _amplitude_coefficients(
-    bank: Bank, wavevector: Array, sigma: Any, state: Array
-) -> AmplitudeCoefficients:
+def _amplitude_coefficients(bank: Bank, wavevector: Array, sigma: Any, state: Array) -> AmplitudeCoefficients:
     dtype = working_dtype(bank)
     carrier = wavevector.astype(dtype)
     kernel = response_kernel(bank, sigma, state=state)

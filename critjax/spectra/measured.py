@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_count, check_floating, check_grid, check_option, check_rank, check_window
+from critjax._checks import (
+    check,
+    check_count,
+    check_floating,
+    check_grid,
+    check_option,
+    check_rank,
+    check_window,
+)
 from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to_kernel
@@ -245,7 +253,10 @@ def measured_symbol(
     if batch_size is not None:
         advice = "count samples evaluated together"
         batch_size = check_count("batch_size", batch_size, least=1, advice=advice)
-    denoise, options = as_pytree("denoise_fn", denoise_fn), {"num_probes": num_probes, "batch_size": batch_size}
+    denoise, options = (
+        as_pytree("denoise_fn", denoise_fn),
+        {"num_probes": num_probes, "batch_size": batch_size},
+    )
     return _measured_symbol(denoise, key, x, as_sigma(sigma), **options)
 
 
