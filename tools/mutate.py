@@ -208,8 +208,8 @@ MUTATIONS = [
     Mutation(
         "centre of the closure's regression",
         "critjax/fluctuations/_closure.py",
-        "regression_symbol(x, denoised, centre=centre, window=window)",
-        "regression_symbol(x, denoised, centre='spatial', window=window)",
+        "regression_symbol(x, denoised, centre=centre, size=window)",
+        "regression_symbol(x, denoised, centre='spatial', size=window)",
         ("tests/test_fluctuations.py", "picture_of_its_own"),
     ),
     Mutation(
@@ -796,7 +796,7 @@ MUTATIONS = [
     Mutation(
         "fast modes only",
         "critjax/landau/_renormalised.py",
-        "** 2, axis=-1) > cutoff**2",
+        "** 2, axis=-1) > squared_cutoff",
         "** 2, axis=-1) >= 0",
         (RENORMALISED, "two_patterns_among_white_noise"),
     ),

@@ -15,7 +15,7 @@ from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.closed_form import gaussian_fields
 from critjax.fluctuations._linear import NODES, adjoint, is_quiet, magnus_step
-from critjax.spectra import project_symbol, regression_symbol
+from critjax.spectra import regression_symbol
 from critjax.spectra.measured import CENTRES
 
 
@@ -212,8 +212,7 @@ def _gaussian_closure(
         def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
             x = mean + gaussian_fields(white_hat, spectrum)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
-            symbol = regression_symbol(x, denoised, centre=centre)
-            symbol = symbol if size is None else project_symbol(symbol, size)
+            symbol = regression_symbol(x, denoised, centre=centre, size=size)
             psi, target = soft_field(x), soft_field(denoised)
             moments = [jnp.mean(psi**2), jnp.mean(psi * target), jnp.mean(psi**4), jnp.mean(psi**3 * target)]
             return symbol.astype(dtype), denoised.mean((0, 1, 2)), jnp.stack(moments)
