@@ -159,8 +159,8 @@ MUTATIONS = [
     Mutation(
         "the same resamples at all levels",
         "critjax/studies/measure/run.py",
-        "regression(x, denoised, keys[2])",
-        "regression(x, denoised, jax.random.fold_in(keys[2], level))",
+        "regression_and_resamples(x, denoised, keys[2])",
+        "regression_and_resamples(x, denoised, jax.random.fold_in(keys[2], level))",
         ("tests/test_measure.py", "levels_err_together"),
     ),
     Mutation(
@@ -221,9 +221,9 @@ MUTATIONS = [
     ),
     Mutation(
         "smallest gap of resampled fields",
-        "critjax/studies/measure/instruments.py",
-        "interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols.mean(0))",
-        "interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols[0])",
+        "critjax/studies/measure/ladder.py",
+        "interior_minimum(jnp.log(ladder), 1 - symbols.mean(0))",
+        "interior_minimum(jnp.log(ladder), 1 - symbols[0])",
         ("tests/test_measure.py", "smallest_gap_against"),
     ),
     Mutation(

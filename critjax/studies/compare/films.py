@@ -31,18 +31,14 @@ def follow(problem: Problem, settings: CompareSettings, patches: xr.Dataset, rep
     denoisers = {"network": problem.denoise, "ELS at p*": following, "ideal": ideal_denoiser(problem.bank)}
     sigmas = geometric_sigmas(FILM_MAX, FILM_MIN, FILM_STEPS, dtype=problem.bank.dtype)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 3000), settings.num_films or 0)
-    height, width, channels = problem.bank.shape[1:]
-    rows = []
-    for row, (_, denoise) in enumerate(denoisers.items()):
-        one = jax.jit(
-            lambda key, denoise=denoise: sample(denoise, key, (height, width, channels), sigmas).denoised
-        )
+    rows, total = [], len(denoisers) * len(keys)
+    for row, denoise in enumerate(denoisers.values()):
         found = []
         for number, key in enumerate(keys):
-            report("films", row * len(keys) + number, len(denoisers) * len(keys))
-            found.append(np.asarray(one(key)))
+            report("films", row * len(keys) + number, total)
+            found.append(np.asarray(sample(denoise, key, problem.bank.shape[1:], sigmas).denoised))
         rows.append(np.stack(found))
-    report("films", len(denoisers) * len(keys), len(denoisers) * len(keys))
+    report("films", total, total)
     films = np.stack(rows)  # denoiser, sample, level, H, W, C
     flat = films.reshape(*films.shape[:3], -1)
     flat = flat - flat.mean(-1, keepdims=True)

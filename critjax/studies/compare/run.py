@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,11 +21,12 @@ import numpy as np
 import xarray as xr
 
 from critjax._typing import DenoiseFn
+from critjax.banks import ImageBank
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoisers
 from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._engine.results import attributes
-from critjax.studies._engine.run import Checkpoint, Progress
+from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.compare.films import FILM_STEPS, follow
 from critjax.studies.compare.patches import MODELS, PATCH_FIELDS, compare_patches, els_denoiser
 from critjax.studies.compare.problem import Problem, load
@@ -46,7 +46,7 @@ def run(
     settings: CompareSettings | None = None,
     denoise_fn: DenoiseFn | None = None,
     *,
-    window: int | None = None,
+    size: int | None = None,
     progress: Progress | None = None,
     on_checkpoint: Checkpoint | None = None,
     saved: Mapping[str, xr.Dataset] | None = None,
@@ -60,7 +60,7 @@ def run(
     denoise_fn : DenoiseFn, optional
         Your own denoiser ``(x (H, W, C), sigma) -> (H, W, C)`` with forward derivatives; default the network of the
         settings, whose name is otherwise a mere title.
-    window : int, optional
+    size : int, optional
         Side of the receptive field of your own denoiser, pixels, if it is bounded: helps the closure.
     progress : callable, optional
         ``(stage, done, total)``, for a progress bar.
@@ -106,33 +106,25 @@ def run(
     THEORY section 7.
     """
     settings = (settings or CompareSettings()).resolved()
-    report = progress or (lambda stage, done, total: None)
-    started = time.perf_counter()
+    run = Run(progress, on_checkpoint, saved)
     if denoise_fn is not None and settings.network == CompareSettings.network:
         settings = dataclasses.replace(settings, network="own-denoiser")
-    problem = load(settings, denoise_fn, window)
+    with run.stage("images"):
+        problem = load(settings, denoise_fn, size)
     parts: dict[str, xr.Dataset] = {}
-    status, seconds = "complete", {}
     steps: dict[str, Callable[[], xr.Dataset]] = {
-        "measurement": lambda: _measurement(problem, settings, report),
-        "patches": lambda: compare_patches(problem, settings, report),
-        "films": lambda: follow(problem, settings, parts["patches"], report),
+        "measurement": lambda: _measurement(problem, settings, run.report),
+        "patches": lambda: compare_patches(problem, settings, run.report),
+        "films": lambda: follow(problem, settings, parts["patches"], run.report),
     }
-    for name, step in steps.items():
-        try:
-            if saved and name in saved:
-                parts[name] = saved[name]
-                continue
-            began = time.perf_counter()
-            parts[name] = step()
-            seconds[name] = round(time.perf_counter() - began, 1)
-            if on_checkpoint is not None:
-                on_checkpoint(name, parts[name])
-        except KeyboardInterrupt:
-            if not parts:
-                raise
-            status = "interrupted"
-            break
+    names = list(steps)
+
+    def compute(number: int) -> xr.Dataset:
+        with run.stage(names[number]):
+            return steps[names[number]]()
+
+    for name, part in zip(names, run.parts("parts", names, compute), strict=False):
+        parts[name] = part
     result = xr.merge(parts.values(), combine_attrs="drop", join="exact", compat="no_conflicts")
     for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):
         if name in result:
@@ -142,8 +134,8 @@ def run(
         "compare",
         settings.label,
         settings,
-        status,
-        {**seconds, "all": round(time.perf_counter() - started, 1)},
+        run.status,
+        run.seconds,
         network=problem.description,
         seen=int(problem.seen),
         cost=json.dumps(cost),
@@ -159,7 +151,7 @@ def _measurement(problem: Problem, settings: CompareSettings, report: Progress) 
         num_samples=settings.num_samples or 0,
         probe_samples=settings.probe_samples or 0,
         closure_samples=settings.closure_samples,
-        window=problem.window,
+        size=problem.size,
         seed=settings.seed,
         progress=report,
     )
@@ -173,11 +165,12 @@ def _measurement(problem: Problem, settings: CompareSettings, report: Progress) 
 def _modes(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
     """Leading eigenmodes at one noised image, from high noise to low."""
     sigmas = np.geomspace(5.0, 0.2, _MODE_LEVELS)
-    noise = jax.random.normal(jax.random.key(settings.seed), problem.queries.shape[1:])
+    image = problem.queries[0]
+    noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), image.shape, image.dtype))
     found = []
     for number, sigma in enumerate(sigmas):
         report("eigenmodes", number, _MODE_LEVELS)
-        x = problem.queries[0] + float(sigma) * noise
+        x = image + sigma.astype(image.dtype) * noise
         found.append(leading_modes(problem.denoise, x, float(sigma), num_modes=settings.num_modes))
     report("eigenmodes", _MODE_LEVELS, _MODE_LEVELS)
     modes = np.stack([np.real(np.asarray(f.mode)).mean(-1) for f in found])
@@ -206,7 +199,9 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     problem, sizes = load(settings), tuple(settings.sizes)
     shape, dtype = problem.bank.shape[1:], problem.bank.dtype
     network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
-    patches = time_evaluation(patch_denoisers(problem.bank, sizes), (1, *shape), dtype)
+    patches = time_evaluation(
+        patch_denoisers(ImageBank(problem.bank, sizes[0]), sizes, boundary="zero"), (1, *shape), dtype
+    )
     middle = els_denoiser(problem.bank, sizes[len(sizes) // 2])
     single = time_evaluation(middle, (1, *shape), dtype)
     levels, queries = settings.num_levels or 0, settings.num_queries or 0

@@ -58,7 +58,11 @@ def window_sentence(dataset: xr.Dataset) -> str:
     price = f"({cost['jacobian_products']} Jacobian-vector products, {cost['evaluations']} evaluations)"
     if not (low.known and high.known):
         return f"The softening of the uniform mode recommends no window: {dataset.attrs['window_status']} {price}."
-    cut = "" if dataset.attrs["window_status"] == WindowStatus.FOUND.message else ", where the ladder cuts it off,"
+    cut = (
+        ""
+        if dataset.attrs["window_status"] == WindowStatus.FOUND.message
+        else ", where the ladder cuts it off,"
+    )
     return (
         f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}{cut} or a "
         f"pulse at σ = {text(read(dataset, 'window_centre'))} {price}. {_softest(dataset)}"

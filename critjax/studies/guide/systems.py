@@ -13,10 +13,10 @@ import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import check
-from critjax._programs import as_pytree
+from critjax._programs import Static
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank, select
-from critjax.closed_form import ideal_denoiser
+from critjax.closed_form import ideal_denoiser, ideal_log_weights
 from critjax.guidance import constant, guided
 from critjax.patch_score import patch_denoiser
 from critjax.studies.guide.settings import GuideSettings
@@ -86,38 +86,22 @@ class System(NamedTuple):
     """What those images are, and whether the model was trained on them."""
     homogeneous: bool = False
     """Whether linear theory about the uniform state x = 0 applies."""
-    window: int | None = None
-    """Width of the kernel, if it is bounded."""
+    size: int | None = None
+    """Side of the kernel, if it is bounded."""
 
 
-def _periodic(bank: PatchBank, x: Array, sigma: Any) -> Array:
-    return patch_denoiser(bank)(x, sigma)
+def _patches_of(boundary: str, bank: PatchBank | ImageBank, label: Any) -> DenoiseFn:
+    return patch_denoiser(select(bank, label), boundary=boundary)
 
 
-def _periodic_class(bank: PatchBank, label: Any) -> DenoiseFn:
-    return Partial(_periodic, select(bank, label))
+def _images_of(images: Array, of: Array, label: Any) -> DenoiseFn:
+    return ideal_denoiser(images, log_prior=jnp.where(of == label, 0.0, -jnp.inf))
 
 
-def _padded(bank: ImageBank, x: Array, sigma: Any) -> Array:
-    return patch_denoiser(bank, boundary="zero")(x, sigma)
+def _network_of(config: Any, params: Any, label: Any) -> DenoiseFn:
+    from critjax.networks import network_denoiser
 
-
-def _padded_class(bank: ImageBank, label: Any) -> DenoiseFn:
-    return Partial(_padded, select(bank, label))
-
-
-def _ideal(images: Array, log_prior: Array, x: Array, sigma: Any) -> Array:
-    return ideal_denoiser(images, log_prior=log_prior)(x, sigma)
-
-
-def _ideal_class(images: Array, of: Array, label: Any) -> DenoiseFn:
-    return Partial(_ideal, images, jnp.where(of == label, 0.0, -jnp.inf))
-
-
-def image_weights(images: Array, x: Array, sigma: Any, kept: Any = True) -> Array:
-    """Return the posterior weights (N,) of whole images, those of `ideal_denoiser`, of all or of some of them."""
-    logits = -0.5 * jnp.sum((images - x) ** 2, axis=(1, 2, 3)) / sigma**2
-    return jax.nn.softmax(jnp.where(kept, logits, -jnp.inf))
+    return network_denoiser(config, params, label)
 
 
 def _magnetisation(sign: Array, x: Array, label: Any) -> Array:
@@ -134,7 +118,7 @@ def _pixels(x: Array) -> Array:
 
 def class_posterior(images: Array, members: Array, sigma: Any, x: Array) -> Array:
     """Return the posterior (classes,) of an image at a bandwidth; members (classes, N) tell the class of each image."""
-    return jnp.matmul(members, image_weights(images, x, sigma), precision="highest")
+    return jnp.matmul(members, jnp.exp(ideal_log_weights(images, x, sigma)), precision="highest")
 
 
 def _class_probability(images: Array, members: Array, sigma: Any, x: Array, label: Any) -> Array:
@@ -161,8 +145,8 @@ def pattern_system(settings: GuideSettings) -> System:
     shape = (side, side, 1)
     sign = np.asarray([1.0, -1.0], np.float32)
     model = Model(
-        unconditional=Partial(_periodic, bank),
-        conditional=Partial(_periodic_class, bank),
+        unconditional=patch_denoiser(bank),
+        conditional=Partial(Static(_patches_of, "periodic"), bank),
         respond=Partial(_magnetisation, jnp.asarray(sign)),
         classify=Partial(_negative),
         features=Partial(_pixels),
@@ -172,7 +156,7 @@ def pattern_system(settings: GuideSettings) -> System:
         baseline=float(settings.baseline),
     )
     name = "magnetisation along the target"
-    return System(model, ("plus", "minus"), name, homogeneous=True, window=size)
+    return System(model, ("plus", "minus"), name, homogeneous=True, size=size)
 
 
 def _pooled(images: np.ndarray, block: int) -> np.ndarray:
@@ -204,13 +188,13 @@ def image_system(settings: GuideSettings) -> System:
     images, labels = _pooled(np.asarray(found.images)[order], block), every[order]
     data, of = jnp.asarray(images, jnp.float32), jnp.asarray(labels)
     if settings.kind == "ideal":
-        window = None
-        unconditional = Partial(_ideal, data, jnp.zeros(len(labels), jnp.float32))
-        conditional = Partial(_ideal_class, data, of)
+        size = None
+        unconditional, conditional = ideal_denoiser(data), Partial(_images_of, data, of)
     else:
-        window = settings.size or 0
-        bank = ImageBank(data, window, positions="all", labels=labels)
-        unconditional, conditional = Partial(_padded, bank), Partial(_padded_class, bank)
+        size = settings.size or 0
+        bank = ImageBank(data, size, positions="all", labels=labels)
+        unconditional = patch_denoiser(bank, boundary="zero")
+        conditional = Partial(Static(_patches_of, "zero"), bank)
     # Pooling averages noise and distances alike: the bandwidth keeps its meaning per pixel.
     members = (labels == np.arange(len(names))[:, None]).astype(np.float32)
     judge = data, jnp.asarray(members), JUDGE_SIGMA / block
@@ -225,87 +209,51 @@ def image_system(settings: GuideSettings) -> System:
         denoised_end=True,
         baseline=float(settings.baseline),
     )
-    return System(model, names, "posterior of the target class", bank=(images, labels), window=window)
+    return System(model, names, "posterior of the target class", bank=(images, labels), size=size)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
-@dataclasses.dataclass(frozen=True)
-class _Networks:
-    """The denoisers of the classes of one network, by label; without a label that of all."""
+def _judged(config: Any, params: Any, temperature: Any, x: Array) -> Array:
+    from critjax.networks import Classifier, classify
 
-    params: Any
-    config: Any
-
-    def __call__(self, label: Any) -> DenoiseFn:
-        from critjax.networks import network_denoiser
-
-        return network_denoiser(self.config, self.params, label)
+    return classify(Classifier(config, params, temperature, {}), x[None])[0]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params", "temperature"], meta_fields=["config"]
-)
-@dataclasses.dataclass(frozen=True)
-class _Judge:
-    """A classifier without its notes, for programs."""
-
-    params: Any
-    temperature: Any
-    config: Any
-
-    @property
-    def classifier(self) -> Any:
-        """Return what `classify` and `classifier_features` take."""
-        from critjax.networks import Classifier
-
-        return Classifier(self.config, self.params, self.temperature, {})
+def _judged_probability(config: Any, params: Any, temperature: Any, x: Array, label: Any) -> Array:
+    return _judged(config, params, temperature, x)[label]
 
 
-def _judged_probability(judge: _Judge, x: Array, label: Any) -> Array:
-    from critjax.networks import classify
-
-    return classify(judge.classifier, x[None])[0, label]
+def _judged_class(config: Any, params: Any, temperature: Any, x: Array) -> Array:
+    return jnp.argmax(_judged(config, params, temperature, x)).astype(jnp.int32)
 
 
-def _judged_class(judge: _Judge, x: Array) -> Array:
-    from critjax.networks import classify
+def _judged_features(config: Any, params: Any, temperature: Any, x: Array) -> Array:
+    from critjax.networks import Classifier, classifier_features
 
-    return jnp.argmax(classify(judge.classifier, x[None])[0]).astype(jnp.int32)
-
-
-def _judged_features(judge: _Judge, x: Array) -> Array:
-    return _features(judge, x[None])[0]
-
-
-@jax.jit
-def _features(judge: _Judge, images: Array) -> Array:
-    from critjax.networks import classifier_features
-
-    return classifier_features(judge.classifier, images)
+    return classifier_features(Classifier(config, params, temperature, {}), x[None])[0]
 
 
 def network_system(settings: GuideSettings) -> System:
     """Return a class-conditional network; response: an independent classifier's probability of the target class."""
     from critjax.data import FASHION_MNIST_CLASSES, load_dataset
-    from critjax.networks import load_classifier, load_network, network_denoiser
+    from critjax.networks import classifier_features, load_classifier, load_network, network_denoiser
 
     stored = load_network(settings.model)
     config, params = stored.config, stored.params
     got = "an unconditional network" if config.num_classes == 0 else f"{config.num_classes} classes"
     advice = "train one with critjax train --conditional"
     check(config.num_classes == len(FASHION_MNIST_CLASSES), "model", "a network of ten classes", got, advice)
-    found = load_classifier()
-    judge = _Judge(found.params, float(found.temperature), found.config)
+    judge = load_classifier()
+    weights = judge.params, float(judge.temperature)
     known = load_dataset("fashion-mnist", num_images=1000)
     images, labels = np.asarray(known.images), np.asarray(known.labels)
     real, real_labels, reference_name = _references()
-    height, width, channels = found.config.image_shape
+    height, width, channels = judge.config.image_shape
     model = Model(
-        as_pytree("unconditional", network_denoiser(config, params)),
-        _Networks(params, config),
-        respond=Partial(_judged_probability, judge),
-        classify=Partial(_judged_class, judge),
-        features=Partial(_judged_features, judge),
+        unconditional=network_denoiser(config, params),
+        conditional=Partial(Static(_network_of, config), params),
+        respond=Partial(Static(_judged_probability, judge.config), *weights),
+        classify=Partial(Static(_judged_class, judge.config), *weights),
+        features=Partial(Static(_judged_features, judge.config), *weights),
         direction=jnp.asarray(_directions(images, labels, len(FASHION_MNIST_CLASSES))),
         shape=(height, width, channels),
         denoised_end=True,
@@ -315,10 +263,12 @@ def network_system(settings: GuideSettings) -> System:
         model,
         tuple(FASHION_MNIST_CLASSES),
         "classifier's probability of the target class",
-        references=np.concatenate([_features(judge, batch) for batch in np.split(real, len(real) // 50)]),
+        references=np.concatenate(
+            [classifier_features(judge, batch) for batch in np.split(real, len(real) // 50)]
+        ),
         reference_labels=real_labels,
         reference_name=reference_name,
-        window=config.receptive_field,
+        size=config.receptive_field,
     )
 
 

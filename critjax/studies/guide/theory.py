@@ -43,6 +43,7 @@ import xarray as xr
 
 from critjax._checks import message
 from critjax._typing import Array
+from critjax.closed_form import ideal_log_weights
 from critjax.fluctuations import gaussian_closure
 from critjax.guidance import linear_response
 from critjax.observables import bootstrap_means, bootstrap_values
@@ -51,7 +52,7 @@ from critjax.studies._engine.run import Progress
 from critjax.studies.guide.arms import ladder, sample_seeds
 from critjax.studies.guide.gaussian import gaussian_patch_response, gaussian_response
 from critjax.studies.guide.settings import GuideSettings
-from critjax.studies.guide.systems import Model, System, image_weights
+from critjax.studies.guide.systems import Model, System
 
 _NUM_RESAMPLES = 200
 #: Fields a level of the closure.
@@ -179,9 +180,9 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
     sigmas, (height, width, _) = ladder(settings), system.model.shape
     # Classes of a symmetric bank, whose mean is zero, respond alike: one will do.
     num_classes = 1 if system.homogeneous else len(system.class_names)
-    window = system.window if system.homogeneous else None
+    size = system.size if system.homogeneous else None
     key = jax.random.key(settings.seed)
-    found = _closure(system.model, key, sigmas, settings.eta, window, num_classes, system.homogeneous)
+    found = _closure(system.model, key, sigmas, settings.eta, size, num_classes, system.homogeneous)
     symbols, shifts = (np.asarray(a, np.complex128) for a in found)
     modes = np.fft.fft2(np.asarray(system.model.direction, np.float64)[:num_classes, ..., 0])
     source = shifts * modes.conj() / (height * width)  # level, class, H, W
@@ -199,13 +200,13 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
     }
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "window", "num_classes", "homogeneous"))
+@functools.partial(jax.jit, static_argnames=("eta", "size", "num_classes", "homogeneous"))
 def _closure(
     model: Model,
     key: Array,
     sigmas: Array,
     eta: float,
-    window: int | None,
+    size: int | None,
     num_classes: int,
     homogeneous: bool,
 ) -> tuple[Array, Array]:
@@ -219,7 +220,7 @@ def _closure(
         (height, width),
         eta=eta,
         num_samples=_CLOSURE_FIELDS,
-        size=window,
+        size=size,
         centre="spatial" if homogeneous else "ensemble",
         channels=channels,
     )
@@ -280,6 +281,7 @@ def _small_pushes(
     """Return what images contribute (image, level, 2), see `small_push_samples`."""
     flat = images.reshape(len(of), -1)
     squares = (flat * flat).sum(1)
+    only = jnp.where(of == jnp.arange(len(model.direction))[:, None], 0.0, -jnp.inf)  # class, image
     dot = functools.partial(jnp.matmul, precision="highest")
 
     def samples(x0: Array, label: Array, key: Array) -> Array:
@@ -293,9 +295,10 @@ def _small_pushes(
 
         def level(state: tuple[Array, Array]) -> Array:
             x, sigma = state[0].reshape(-1), state[1]
-            weights = image_weights(images, state[0], sigma)
+            weights, own_weights = (
+                jnp.exp(ideal_log_weights(images, state[0], sigma, log_prior=p)) for p in (None, only[label])
+            )
             probability = jnp.where(of == label, weights, 0).sum()
-            own_weights = image_weights(images, state[0], sigma, of == label)
             free, own = dot(weights, flat), dot(own_weights, flat)
             push = own - free
             # sigma^2 v.J u
@@ -329,10 +332,10 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
     elif system.bank is not None and settings.baseline == 0:
         bank, directions, eta = system.bank, np.asarray(system.model.direction), float(settings.eta)
-        if system.window is None:
+        if system.size is None:
             values["chi_linear"] = gaussian_response(*bank, directions, levels, eta)
         else:
-            values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.window)
+            values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.size)
         values |= closure_response(system, settings)
     if num_small_pushes(settings):
         found = small_push_samples(system, settings, num_small_pushes(settings), report)
