@@ -20,7 +20,7 @@ from critjax.spectra.measured import jacobian_products, probe_symbol, probe_tang
 from critjax.studies._engine.run import Progress
 from critjax.studies.compare.nearest import nearest_indices
 from critjax.studies.compare.problem import Problem
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import ResolvedCompare
 from critjax.studies.measure.instruments import (
     fit_fields,
     gap_stiffness_length,
@@ -40,11 +40,11 @@ PATCH_FIELDS = 3
 NESTED_FROM = 9
 
 
-def compare_patches(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def compare_patches(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     """Put the same noised images through the network, all patch models and the ideal denoiser."""
-    sizes, bank = tuple(settings.sizes), problem.bank
+    sizes, bank = settings.sizes, problem.bank
     clean = np.asarray(problem.queries[: settings.num_queries])
-    levels = np.geomspace(SIGMA_MAX, SIGMA_MIN, settings.num_levels or 0)
+    levels = np.geomspace(SIGMA_MAX, SIGMA_MIN, settings.num_levels)
     models = {
         name: patch_denoisers(ImageBank(bank, sizes[0], positions=p), sizes, boundary="zero")
         for p, name in MODELS.items()

@@ -11,7 +11,7 @@ from critjax._checks import check
 from critjax._programs import as_pytree
 from critjax._typing import Array, DenoiseFn
 from critjax.data import load_dataset
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import ResolvedCompare
 
 
 class Problem(NamedTuple):
@@ -54,10 +54,10 @@ def _images(data: str, wanted: int, label: int | None) -> tuple[np.ndarray, str]
     return np.asarray(images[:wanted]), which
 
 
-def load(settings: CompareSettings, denoise_fn: DenoiseFn | None = None, size: int | None = None) -> Problem:
+def load(settings: ResolvedCompare, denoise_fn: DenoiseFn | None = None, size: int | None = None) -> Problem:
     """Load network and images."""
-    count, fewest = settings.num_images or 0, settings.num_queries or 0
-    wanted = count + max(fewest, settings.num_samples or 0)
+    count, fewest = settings.num_images, settings.num_queries
+    wanted = count + max(fewest, settings.num_samples)
     images, which = _images(settings.data, wanted, settings.class_label)
     least = count + fewest
     advice = "lower num_images or pass more images"

@@ -30,7 +30,7 @@ from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.compare.films import FILM_STEPS, follow
 from critjax.studies.compare.patches import MODELS, PATCH_FIELDS, compare_patches, els_denoiser
 from critjax.studies.compare.problem import Problem, load
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import CompareSettings, ResolvedCompare
 from critjax.studies.measure import measure
 
 __all__ = ["MODELS", "CompareSettings", "estimate_cost", "run"]
@@ -105,17 +105,17 @@ def run(
     -----
     THEORY section 7.
     """
-    settings = (settings or CompareSettings()).resolved()
+    full = (settings or CompareSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
-    if denoise_fn is not None and settings.network == CompareSettings.network:
-        settings = dataclasses.replace(settings, network="own-denoiser")
+    if denoise_fn is not None and full.network == CompareSettings.network:
+        full = dataclasses.replace(full, network="own-denoiser")
     with run.stage("images"):
-        problem = load(settings, denoise_fn, size)
+        problem = load(full, denoise_fn, size)
     parts: dict[str, xr.Dataset] = {}
     steps: dict[str, Callable[[], xr.Dataset]] = {
-        "measurement": lambda: _measurement(problem, settings, run.report),
-        "patches": lambda: compare_patches(problem, settings, run.report),
-        "films": lambda: follow(problem, settings, parts["patches"], run.report),
+        "measurement": lambda: _measurement(problem, full, run.report),
+        "patches": lambda: compare_patches(problem, full, run.report),
+        "films": lambda: follow(problem, full, parts["patches"], run.report),
     }
     names = list(steps)
 
@@ -132,8 +132,8 @@ def run(
     cost = {n: int(parts["measurement"].attrs[n]) for n in ("evaluations", "jacobian_products")}
     result.attrs = attributes(
         "compare",
-        settings.label,
-        settings,
+        full.label,
+        full,
         run.status,
         run.seconds,
         network=problem.description,
@@ -143,13 +143,13 @@ def run(
     return result
 
 
-def _measurement(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def _measurement(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     found = measure(
         problem.denoise,
         problem.queries,
         sigmas=np.geomspace(*_SPAN, _NUM_QUICK if settings.quick else _NUM_LADDER),
-        num_samples=settings.num_samples or 0,
-        probe_samples=settings.probe_samples or 0,
+        num_samples=settings.num_samples,
+        probe_samples=settings.probe_samples,
         closure_samples=settings.closure_samples,
         size=problem.size,
         seed=settings.seed,
@@ -162,7 +162,7 @@ def _measurement(problem: Problem, settings: CompareSettings, report: Progress) 
     return found
 
 
-def _modes(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def _modes(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     """Leading eigenmodes at one noised image, from high noise to low."""
     sigmas = np.geomspace(5.0, 0.2, _MODE_LEVELS)
     image = problem.queries[0]
@@ -195,8 +195,8 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch of the network, ``evaluations`` (of batches of the
         network), ``bytes`` resident at most, ``overhead`` seconds (compilation, figures), the last from experience.
     """
-    settings = settings.resolved()
-    problem, sizes = load(settings), tuple(settings.sizes)
+    full = settings.resolved()
+    problem, sizes = load(full), tuple(full.sizes)
     shape, dtype = problem.bank.shape[1:], problem.bank.dtype
     network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
     patches = time_evaluation(
@@ -204,15 +204,15 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     )
     middle = els_denoiser(problem.bank, sizes[len(sizes) // 2])
     single = time_evaluation(middle, (1, *shape), dtype)
-    levels, queries = settings.num_levels or 0, settings.num_queries or 0
-    samples, probes = settings.num_samples or 0, settings.probe_samples or 0
-    ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
+    levels, queries = full.num_levels, full.num_queries
+    samples, probes = full.num_samples, full.probe_samples
+    ladder = _NUM_QUICK if full.quick else _NUM_LADDER
     # `measure` takes 12 products a field by default, three evaluations each, and 36 for the lowest modes of a square
     # image, which share passes and cost little more than one.
     products = 3 * 12 + 1.3 * 36
-    evaluations = ladder * (3 * samples + settings.closure_samples + products * probes) / _COST_BATCH
+    evaluations = ladder * (3 * samples + full.closure_samples + products * probes) / _COST_BATCH
     # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
-    films = 2 * FILM_STEPS * (settings.num_films or 0)
+    films = 2 * FILM_STEPS * full.num_films
     seconds = levels * queries * patches + (films + 14 * PATCH_FIELDS * levels) * single
     overhead = 40.0
     pairs = float(np.prod(problem.bank.shape))

@@ -37,7 +37,7 @@ from critjax.studies.guide.arms import (
     window_arm,
 )
 from critjax.studies.guide.sampled import arm_attributes, player, recommend, susceptibilities
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import GuideSettings, ResolvedGuide
 from critjax.studies.guide.summary import summarise
 from critjax.studies.guide.systems import load_system
 from critjax.studies.guide.theory import num_small_pushes, num_trajectories, predict
@@ -82,7 +82,7 @@ def run(
     -----
     THEORY section 8.
     """
-    settings = (settings or GuideSettings()).resolved()
+    full = (settings or GuideSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
     parts: dict[str, xr.Dataset] = {}
 
@@ -91,26 +91,26 @@ def run(
             parts[name] = run.part(name, step)
         return parts[name]
 
-    once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(settings))}))
+    once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(full))}))
     with run.stage("model"):
-        system = load_system(settings)
+        system = load_system(full)
     with run.stage("window"):
-        window = once("window", lambda: recommend(system.model, settings))
+        window = once("window", lambda: recommend(system.model, full))
     with run.stage("theory"):
-        theory = once("theory", lambda: predict(system, settings, run.report))
-    if settings.susceptibility_samples:
+        theory = once("theory", lambda: predict(system, full, run.report))
+    if full.susceptibility_samples:
         with run.stage("derivatives"):
-            once("susceptibility", lambda: susceptibilities(system, settings, run.report))
-    play = player(system, settings)
-    for number, budget in enumerate(settings.budgets or ()):
+            once("susceptibility", lambda: susceptibilities(system, full, run.report))
+    play = player(system, full)
+    for number, budget in enumerate(full.budgets):
         with run.stage(f"budget {budget:g}"):
-            _compare(number, budget, once, play, settings, window, theory, run.report)
+            _compare(number, budget, once, play, full, window, theory, run.report)
     with run.stage("statistics"):
-        result = summarise(parts, system, settings)
+        result = summarise(parts, system, full)
     result.attrs = attributes(
         "guide",
-        settings.label,
-        settings,
+        full.label,
+        full,
         run.status,
         run.seconds,
         plan=parts["plan"].attrs["plan"],
@@ -130,7 +130,7 @@ def _compare(
     budget: float,
     once: Callable[..., xr.Dataset],
     play: Callable[[Arm, str], xr.Dataset],
-    settings: GuideSettings,
+    settings: ResolvedGuide,
     window: xr.Dataset,
     theory: xr.Dataset,
     report: Progress,
@@ -179,27 +179,27 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch, ``evaluations`` (of batches), ``bytes`` resident at
         most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
     """
-    settings = settings.resolved()
-    model, size = load_system(settings).model, settings.batch_size or 1
+    full = settings.resolved()
+    model, size = load_system(full).model, full.batch_size
     seconds = time_evaluation(model.unconditional, (size, *model.shape), np.dtype(np.float32))
-    per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
-    num_samples, num_search = settings.num_samples or 0, settings.num_search or 0
+    per_image = full.num_levels * (2 if full.solver == "heun" else 1) + 1
+    num_samples, num_search = full.num_samples, full.num_search
     total, evaluations = num_samples + num_search, 0.0
-    for budget in settings.budgets or ():
-        fixed = sum(num_evaluations(arm, settings) for arm in fixed_arms(settings, budget)[1:])
-        searched = [num_evaluations(arm, settings) for arm in searched_arms(settings, budget)]
+    for budget in full.budgets:
+        fixed = sum(num_evaluations(arm, full) for arm in fixed_arms(full, budget)[1:])
+        searched = [num_evaluations(arm, full) for arm in searched_arms(full, budget)]
         # Best interval, critical pulse and two windows are chosen during the run: at most what four searched ones cost.
         fixed += 4 * sum(searched) / len(searched)
         evaluations += num_samples * fixed + num_search * sum(searched)
     # No guidance, once for each purpose; theory, which asks the other model at every level, too. A reverse pass for two
     # responses costs six samples of two models, a trajectory of small pushes as much again in moments of the bank.
-    passes = total + 1.5 * num_trajectories(settings) + 2 * num_small_pushes(settings)
-    passes += 12 * (settings.susceptibility_samples or 0) + 4 * settings.window_samples
+    passes = total + 1.5 * num_trajectories(full) + 2 * num_small_pushes(full)
+    passes += 12 * full.susceptibility_samples + 4 * full.window_samples
     evaluations = (evaluations + passes * per_image) / size
-    path = (settings.num_levels or 0) * float(np.prod(model.shape)) * np.dtype(np.float32).itemsize
-    overhead = 100.0 if settings.kind == "els" else 60.0
-    if settings.kind == "network":
-        overhead = 120.0 + (60.0 if settings.susceptibility_samples else 0.0)
+    path = full.num_levels * float(np.prod(model.shape)) * np.dtype(np.float32).itemsize
+    overhead = 100.0 if full.kind == "els" else 60.0
+    if full.kind == "network":
+        overhead = 120.0 + (60.0 if full.susceptibility_samples else 0.0)
     return {
         "seconds": overhead + evaluations * seconds,
         "seconds_per_evaluation": seconds,

@@ -24,7 +24,7 @@ from critjax.guidance import (
 from critjax.sampling import initial_state, sample
 from critjax.studies._engine.run import Progress
 from critjax.studies.guide.arms import Arm, first_step, fixed_arms, ladder, sample_seeds
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 from critjax.studies.guide.systems import Model, System
 
 #: Images of every schedule that are kept, for pictures.
@@ -38,18 +38,18 @@ def arm_attributes(arm: Arm) -> dict[str, Any]:
     return {"name": arm.name, "kind": arm.kind, "low": arm.low, "high": arm.high}
 
 
-def player(system: System, settings: GuideSettings) -> Callable[[Arm, str], xr.Dataset]:
+def player(system: System, settings: ResolvedGuide) -> Callable[[Arm, str], xr.Dataset]:
     """Return the function that samples the images of a purpose under a schedule and judges them.
 
     Up to where a schedule begins its images are those without guidance, of the same seeds: these are sampled first,
     once, and every schedule goes on from their states.
     """
-    sigmas, size, model = ladder(settings), settings.batch_size or 1, system.model
+    sigmas, size, model = ladder(settings), settings.batch_size, system.model
     free = fixed_arms(settings, 1.0)[0]
     paths: dict[str, list[np.ndarray]] = {}
 
     def play(arm: Arm, purpose: str) -> xr.Dataset:
-        count = (settings.num_samples if purpose == "test" else settings.num_search) or 0
+        count = settings.num_samples if purpose == "test" else settings.num_search
         keys, labels = sample_seeds(settings, purpose, count), np.arange(count) % len(system.class_names)
         whole = arm.kind == "none"
         if whole:
@@ -116,7 +116,7 @@ def _images(
     return jax.vmap(one)(keys, labels, states)
 
 
-def recommend(model: Model, settings: GuideSettings) -> xr.Dataset:
+def recommend(model: Model, settings: ResolvedGuide) -> xr.Dataset:
     """Recommend a pulse and a window from the softening of the uniform mode alone, on seeds of its own."""
     sigmas = ladder(settings)
     key = sample_seeds(settings, "window", 1)[0]
@@ -147,11 +147,11 @@ def _window(
     return guidance_window(denoise, key, shape, sigmas, num_samples=num_samples, eta=eta, solver=solver)
 
 
-def susceptibilities(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+def susceptibilities(system: System, settings: ResolvedGuide, report: Progress) -> xr.Dataset:
     """Differentiate the response of single images with respect to the weight at every level, on the test seeds."""
     sigmas, rows = ladder(settings), []
-    count = min(settings.susceptibility_samples or 0, settings.num_samples or 0)
-    keys = sample_seeds(settings, "test", settings.num_samples or 0)[:count]
+    count = min(settings.susceptibility_samples, settings.num_samples)
+    keys = sample_seeds(settings, "test", settings.num_samples)[:count]
     labels = np.arange(count) % len(system.class_names)
     size = min(_DIFFERENTIATED, count)
     for first in range(0, count, size):

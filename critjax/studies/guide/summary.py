@@ -23,7 +23,7 @@ from critjax.observables import (
     jackknife,
 )
 from critjax.studies.guide.arms import ladder, pulse_positions, random_positions
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 from critjax.studies.guide.systems import System
 from critjax.studies.guide.theory import resampled_means
 
@@ -38,7 +38,7 @@ _FEWEST = 3
 JUDGED = ("critical pulse", "window")
 
 
-def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSettings) -> xr.Dataset:
+def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: ResolvedGuide) -> xr.Dataset:
     """Reduce the parts of a run.
 
     Returns
@@ -82,10 +82,10 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
                 ("resample", "sigma"),
                 resampled_means(values.values, settings.seed),
             )
-    budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets or ()))]
-    budget = xr.DataArray(list(settings.budgets or ()), dims="budget", name="budget")
+    budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets))]
+    budget = xr.DataArray(list(settings.budgets), dims="budget", name="budget")
     arms = xr.concat(budgets, budget, join="outer", combine_attrs="drop")
-    pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets or ())]
+    pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets)]
     shared = shared.drop_dims("resample", errors="ignore")
     result = xr.merge(
         [shared, arms, xr.concat(pulses, budget, combine_attrs="drop")],
@@ -104,7 +104,7 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
     return result
 
 
-def _arms(parts: Mapping[str, xr.Dataset], number: int, settings: GuideSettings) -> dict[str, xr.Dataset]:
+def _arms(parts: Mapping[str, xr.Dataset], number: int, settings: ResolvedGuide) -> dict[str, xr.Dataset]:
     """Return the tested schedules of one budget by name, random positions among them."""
     found = {"none": parts["0-none"]}
     start = f"{number}-"
@@ -132,11 +132,11 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def _one_budget(
-    parts: Mapping[str, xr.Dataset], number: int, system: System, settings: GuideSettings
+    parts: Mapping[str, xr.Dataset], number: int, system: System, settings: ResolvedGuide
 ) -> xr.Dataset:
     found = _arms(parts, number, settings)
     rows: dict[str, list[Any]] = {}
-    num_levels = (settings.num_levels or 0) + 1
+    num_levels = settings.num_levels + 1
     for arm in found.values():
         row: dict[str, Any] = {}
         for name, values in (("response", arm["response"]), ("accuracy", arm["correct"])):
@@ -184,9 +184,9 @@ def _variance(features: np.ndarray) -> np.ndarray:
     return features.var(0, ddof=1).sum()
 
 
-def _real_distances(references: np.ndarray, settings: GuideSettings) -> tuple[float, float] | None:
+def _real_distances(references: np.ndarray, settings: ResolvedGuide) -> tuple[float, float] | None:
     """Mean and spread of the distance of real images, as many as an arm has, to the others; None if too few."""
-    count = settings.num_samples or 0
+    count = settings.num_samples
     if len(references) < 2 * count:
         return None
     rng, found = np.random.default_rng([settings.seed, 13]), []
@@ -248,7 +248,7 @@ def _vertices(x: Array, curves: Array) -> Array:
 
 
 def _pulses(
-    parts: Mapping[str, xr.Dataset], number: int, budget: float, shared: xr.Dataset, settings: GuideSettings
+    parts: Mapping[str, xr.Dataset], number: int, budget: float, shared: xr.Dataset, settings: ResolvedGuide
 ) -> xr.Dataset:
     """Measured and predicted response to a pulse against its position."""
     none = parts["0-none"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from critjax.banks import ImageBank, PatchBank, select
 from critjax.closed_form import ideal_denoiser, ideal_log_weights
 from critjax.guidance import constant, guided
 from critjax.patch_score import patch_denoiser
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 
 #: Distractors of the pattern bank: pairs of random patterns, and the prior of each relative to a domain.
 NUM_DISTRACTORS, DISTRACTOR_PRIOR = 2, 0.25
@@ -129,12 +129,12 @@ def _likeliest_class(images: Array, members: Array, sigma: Any, x: Array) -> Arr
     return jnp.argmax(class_posterior(images, members, sigma, x)).astype(jnp.int32)
 
 
-def pattern_system(settings: GuideSettings) -> System:
+def pattern_system(settings: ResolvedGuide) -> System:
     """Return plus and minus domains among distractors that both classes share; response: the magnetisation.
 
     The bank is symmetric under x -> -x, so that x = 0 is the homogeneous state at every noise level.
     """
-    size, side = settings.size or 0, settings.grid or 0
+    size, side = cast(int, settings.size), cast(int, settings.grid)
     key = jax.random.fold_in(jax.random.key(settings.seed), 5)
     random = np.sign(jax.random.normal(key, (NUM_DISTRACTORS, size, size, 1), jnp.float32))
     others, plus = np.concatenate([random, -random]), np.ones((1, size, size, 1), np.float32)
@@ -173,11 +173,11 @@ def _directions(images: np.ndarray, labels: np.ndarray, num_classes: int) -> np.
     return (means / np.sqrt((means**2).sum((1, 2, 3), keepdims=True))).astype(np.float32)
 
 
-def image_system(settings: GuideSettings) -> System:
+def image_system(settings: ResolvedGuide) -> System:
     """Return exact models of classes of Fashion-MNIST; response: the posterior of the class given the final image."""
     from critjax.data import load_dataset
 
-    count, block = settings.num_images or 0, settings.pool or 1
+    count, block = cast(int, settings.num_images), cast(int, settings.pool)
     found = load_dataset("fashion-mnist", num_images=max(count, 1000))
     check(found.labels is not None, "images", "labels", "none", "use Fashion-MNIST")
     every, names = np.asarray(found.labels), tuple(found.class_names)
@@ -191,7 +191,7 @@ def image_system(settings: GuideSettings) -> System:
         size = None
         unconditional, conditional = ideal_denoiser(data), Partial(_images_of, data, of)
     else:
-        size = settings.size or 0
+        size = cast(int, settings.size)
         bank = ImageBank(data, size, positions="all", labels=labels)
         unconditional = patch_denoiser(bank, boundary="zero")
         conditional = Partial(Static(_patches_of, "zero"), bank)
@@ -232,7 +232,7 @@ def _judged_features(config: Any, params: Any, temperature: Any, x: Array) -> Ar
     return classifier_features(Classifier(config, params, temperature, {}), x[None])[0]
 
 
-def network_system(settings: GuideSettings) -> System:
+def network_system(settings: ResolvedGuide) -> System:
     """Return a class-conditional network; response: an independent classifier's probability of the target class."""
     from critjax.data import FASHION_MNIST_CLASSES, load_dataset
     from critjax.networks import classifier_features, load_classifier, load_network, network_denoiser
@@ -283,7 +283,7 @@ def _references() -> tuple[np.ndarray, np.ndarray, str]:
     return np.asarray(found.images), np.asarray(found.labels), name
 
 
-def load_system(settings: GuideSettings) -> System:
+def load_system(settings: ResolvedGuide) -> System:
     """Load what the settings name."""
     if settings.kind == "patterns":
         return pattern_system(settings)

@@ -51,7 +51,7 @@ from critjax.sampling import sample
 from critjax.studies._engine.run import Progress
 from critjax.studies.guide.arms import ladder, sample_seeds
 from critjax.studies.guide.gaussian import gaussian_patch_response, gaussian_response
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 from critjax.studies.guide.systems import Model, System
 
 _NUM_RESAMPLES = 200
@@ -64,22 +64,22 @@ _PUSH_PAIRS = 32, 8
 _SMALL_PUSHES = 4
 
 
-def num_trajectories(settings: GuideSettings) -> int:
+def num_trajectories(settings: ResolvedGuide) -> int:
     """Return how many of the model's own trajectories the regression takes."""
-    return max(4, min(settings.num_samples or 0, 256))
+    return max(4, min(settings.num_samples, 256))
 
 
-def num_small_pushes(settings: GuideSettings) -> int:
+def num_small_pushes(settings: ResolvedGuide) -> int:
     """Return how many trajectories the exact response to small pushes takes; none where it is not known."""
     known = settings.kind == "ideal" and settings.baseline == 0
     return _SMALL_PUSHES * num_trajectories(settings) if known else 0
 
 
 def projections(
-    system: System, settings: GuideSettings, keys: Array, labels: np.ndarray, report: Progress
+    system: System, settings: ResolvedGuide, keys: Array, labels: np.ndarray, report: Progress
 ) -> np.ndarray:
     """Follow the model's own trajectories: v.x, v.D, v.(D_c - D_u) and |D_c - D_u|^2 (4, images, levels)."""
-    sigmas, parts, size = ladder(settings), [], settings.batch_size or 1
+    sigmas, parts, size = ladder(settings), [], settings.batch_size
     for first in range(0, len(keys), size):
         report("theory", first, len(keys))
         part = slice(first, first + size)
@@ -117,7 +117,7 @@ def _regression(found: Array, labels: Array, num_classes: int) -> tuple[Array, A
 
 
 def regression_response(
-    found: np.ndarray, labels: np.ndarray, num_classes: int, sigmas: Array, settings: GuideSettings
+    found: np.ndarray, labels: np.ndarray, num_classes: int, sigmas: Array, settings: ResolvedGuide
 ) -> dict[str, np.ndarray]:
     """Return lambda, push and chi of the regression on own trajectories, with bootstrap errors over trajectories."""
     data, key = np.moveaxis(found[:3], 0, -1), jax.random.key(settings.seed)
@@ -148,7 +148,7 @@ def resampled_means(samples: np.ndarray, seed: int) -> np.ndarray:
     return bootstrap_means(np.random.default_rng([seed, 12]), samples, num_resamples=_NUM_RESAMPLES)
 
 
-def homogeneous_response(system: System, settings: GuideSettings, other: dict[str, np.ndarray]) -> dict:
+def homogeneous_response(system: System, settings: ResolvedGuide, other: dict[str, np.ndarray]) -> dict:
     """Return linear theory about x = 0, with lambda_reg and its push below the bare critical noise."""
     sigmas = ladder(settings)
     symbol, push = (np.asarray(a, np.float64) for a in _bare(system.model, sigmas))
@@ -172,7 +172,7 @@ def _bare(model: Model, sigmas: Array) -> tuple[Array, Array]:
     return jax.lax.map(level, sigmas)
 
 
-def closure_response(system: System, settings: GuideSettings) -> dict[str, np.ndarray]:
+def closure_response(system: System, settings: ResolvedGuide) -> dict[str, np.ndarray]:
     """Return lambda, push and chi of the class modes on Gaussian fields, without simulating the model; class average.
 
     Every wavevector of a mode relaxes with its own lambda. Where the closure diverges, values are not finite.
@@ -244,7 +244,7 @@ def _closure(
     return found.symbol[..., 0, 0], shifts
 
 
-def small_push_samples(system: System, settings: GuideSettings, count: int, report: Progress) -> np.ndarray:
+def small_push_samples(system: System, settings: ResolvedGuide, count: int, report: Progress) -> np.ndarray:
     """Sample what the response to small pushes is the mean of: class probability and amplitude (count, levels, 2).
 
     The model must be the posterior mean over the images of its bank. One noised image and one class in turn each, with
@@ -256,7 +256,7 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
     root = jax.random.fold_in(jax.random.key(settings.seed), 8)
     chosen = np.random.default_rng([settings.seed, 10]).integers(0, len(of), count)
     items = images[chosen], np.arange(count) % len(system.class_names), jax.random.split(root, count)
-    sigmas, parts, size = ladder(settings), [], settings.batch_size or 1
+    sigmas, parts, size = ladder(settings), [], settings.batch_size
     for first in range(0, count, size):
         report("small pushes", first, count)
         part = (a[first : first + size] for a in items)
@@ -318,7 +318,7 @@ def _small_pushes(
     return jax.vmap(samples)(clean, labels, keys)
 
 
-def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+def predict(system: System, settings: ResolvedGuide, report: Progress) -> xr.Dataset:
     """Compute every prediction that applies; dimension ``sigma``, and ``resample`` for bootstrap resamples of chi."""
     sigmas = ladder(settings)
     levels = np.asarray(sigmas, np.float64)
