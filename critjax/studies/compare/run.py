@@ -156,13 +156,13 @@ def _measurement(problem: Problem, settings: ResolvedCompare, report: Progress) 
         progress=report,
     )
     if settings.num_modes:
-        modes = _modes(problem, settings, report)
+        modes = eigenmodes(problem, settings, report)
         products = found.attrs["jacobian_products"] + modes.attrs["num_products"]
         found = found.merge(modes, combine_attrs="override").assign_attrs(jacobian_products=products)
     return found
 
 
-def _modes(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
+def eigenmodes(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     """Leading eigenmodes at one noised image, from high noise to low."""
     sigmas = np.geomspace(5.0, 0.2, _MODE_LEVELS)
     image = problem.queries[0]
