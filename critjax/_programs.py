@@ -8,13 +8,31 @@ JAX can see, and is part of the program: the same object compiles once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import check
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A function whose first arguments are static, hashable options; equal to another of the same two.
+
+    ``Partial(Static(function, options), *arrays)`` is how critjax returns functions: those of one function, one set of
+    options and arrays of one shape share their programs.
+    """
+
+    function: Callable[..., Any]
+    options: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call ``function(options, *arguments)``."""
+        return self.function(self.options, *arguments)
 
 
 class _ByIdentity:
@@ -62,3 +80,8 @@ def as_pytree(name: str, function: Any) -> Any:
     except TypeError:
         function = _ByIdentity(function)
     return Partial(function)
+
+
+def as_argument(values: Any) -> Any:
+    """Return numbers and arrays as they are, and lists as NumPy arrays: arguments of a program."""
+    return values if hasattr(values, "dtype") or isinstance(values, (int, float)) else np.asarray(values)

@@ -6,15 +6,16 @@ A sweep that is interrupted goes on where it stopped if it was given a folder.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from critjax import __version__
-from critjax._checks import check, message
+from critjax._checks import check, check_count, message
+from critjax._programs import as_pytree
 
 __all__ = ["grid_points", "sweep"]
 
@@ -83,14 +85,16 @@ def sweep(
 ) -> Any:
     """Evaluate a function at many points.
 
-    Batches of points go through ``jax.jit(jax.vmap(fn))``, compiled once: the last batch is filled up with
+    Batches of points go through one program, ``jax.vmap(fn)`` compiled: the last batch is filled up with
     repetitions of the last point, which are dropped. Results of a point never depend on its neighbours; batch
     size and mesh change them by round-off only.
 
     Parameters
     ----------
     fn : callable
-        ``point -> pytree of arrays``, a pure JAX function of one point.
+        ``point -> pytree of arrays``, a pure JAX function of one point. A second sweep of the same function and
+        shapes compiles nothing; a function that is a pytree, such as `jax.tree_util.Partial`, is the same whatever
+        its arrays hold.
     points : pytree of (N, ...) arrays
         Points stacked along a shared leading axis, e.g. of `grid_points`; random keys, stacked banks and
         other registered dataclasses may be among them. Each call of ``fn`` gets one row of every array.
@@ -120,7 +124,8 @@ def sweep(
     Notes
     -----
     Memory: points and results on the host, one batch on the devices. ``fn`` is traced once (with a mesh
-    twice) and compiled once, not at all if every batch is loaded. One process: devices of other processes
+    twice) and compiled once, not at all if every batch is loaded or the same object was swept before. It is a
+    constant: what it reads from outside is read when it is traced. One process: devices of other processes
     (`jax.distributed`) are out of scope.
 
     The folder holds one file a batch and ``sweep.json``: digests of the points and of the program that JAX
@@ -145,10 +150,12 @@ def sweep(
     >>> round(float(np.mean(sigma**2)), 1)
     2.9
     """
-    names, leaves, point_fn = _unpack(fn, points)
+    fn = as_pytree("fn", fn)
+    names, leaves, layout = _unpack(points)
     num_points = len(leaves[0])
     size = _batch_size(batch_size, num_points, mesh, axis)
-    traced = point_fn.trace(*(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves))
+    row = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+    traced = _at_point.trace(layout, fn, row)
     fields, outputs, structure = _flatten("", traced.out_info)
     check(bool(outputs), "fn", "a function that returns arrays", "none", "return its results")
     keys = [f"result{name}" for name, output in zip(fields, outputs, strict=True) if _is_key(output)]
@@ -158,8 +165,8 @@ def sweep(
     files: list[Path | None] = [None] * len(batches)
     if folder is not None:
         identity = {
-            "points": _digest(names, leaves),
-            "fn": hashlib.sha256(traced.lower().as_text().encode()).hexdigest(),
+            "points": _digest(layout.kinds, names, leaves),
+            "fn": _digest_of_program(traced, fn),
             "num_points": num_points,
             "batch_size": size,
             "results": {name: f"{o.dtype} {o.shape}" for name, o in zip(fields, outputs, strict=True)},
@@ -176,11 +183,12 @@ def sweep(
     num_done = num_points - sum(len(rows) for rows, _ in missing)
     if progress is not None and num_done:
         progress(num_done, num_points)
-    batch_fn, sharding = _batched(point_fn, mesh, axis)
+    sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(axis))
     for rows, file in missing:
         padded = np.pad(rows, (0, size - len(rows)), mode="edge")
         batch = jax.device_put([leaf[padded] for leaf in leaves], sharding)
-        values = [value[: len(rows)] for value in jax.device_get(jax.tree.leaves(batch_fn(*batch)))]
+        found = jax.device_get(jax.tree.leaves(_at_points(layout, mesh, axis, fn, batch)))
+        values = [value[: len(rows)] for value in found]
         if file is not None:
             _write(file, lambda stream, values=values: np.savez(stream, *values))
         for result, value in zip(results, values, strict=True):
@@ -201,8 +209,40 @@ def _flatten(name: str, tree: Any) -> tuple[list[str], list[Any], Any]:
     return [name + jax.tree_util.keystr(path) for path, _ in found], [leaf for _, leaf in found], structure
 
 
-def _unpack(fn: Callable[..., Any], points: Any) -> tuple[list[str], list[np.ndarray], Any]:
-    """Return the names of the leaves, the leaves on the host (keys as numbers), and ``fn`` of their rows."""
+class _Layout(NamedTuple):
+    """How a point is made of its rows: the structure, and the kind of key of each leaf, None for numbers."""
+
+    structure: Any
+    kinds: tuple[Any, ...]
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _at_point(layout: _Layout, fn: Callable[..., Any], rows: list[Any]) -> Any:
+    """Evaluate the function at one point."""
+    pairs = zip(rows, layout.kinds, strict=True)
+    leaves = [r if kind is None else jax.random.wrap_key_data(r, impl=kind) for r, kind in pairs]
+    return fn(jax.tree.unflatten(layout.structure, leaves))
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "mesh", "axis"))
+def _at_points(
+    layout: _Layout, mesh: Mesh | None, axis: str | None, fn: Callable[..., Any], batch: list[Any]
+) -> Any:
+    """Evaluate the function at a batch of points."""
+    evaluate = jax.vmap(functools.partial(_at_point, layout), (None, 0))
+    if mesh is not None:
+        # Left to itself the compiler would gather the batch for operations that it cannot split, Fourier
+        # transforms among them, and let all devices wait for each other in every loop. The check that is switched
+        # off refuses loops that start from constants.
+        spec = PartitionSpec(axis)
+        evaluate = jax.shard_map(
+            evaluate, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=spec, check_vma=False
+        )
+    return evaluate(fn, batch)
+
+
+def _unpack(points: Any) -> tuple[list[str], list[np.ndarray], _Layout]:
+    """Return the names of the leaves, the leaves on the host (keys as numbers), and how to put rows together."""
     names, leaves, structure = _flatten("points", points)
     check(bool(names), "points", "at least one array", "none", "pass e.g. grid_points(sigma=[0.5, 1.0])")
     advice = "stack the points along the first axis of every array"
@@ -222,22 +262,14 @@ def _unpack(fn: Callable[..., Any], points: Any) -> tuple[list[str], list[np.nda
         # Numbers as JAX will use them, so that the digest is of these.
         arrays.append(array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False))
 
-    @jax.jit
-    def point_fn(*rows: Any) -> Any:
-        pairs = zip(rows, kinds, strict=True)
-        rows = tuple(r if kind is None else jax.random.wrap_key_data(r, impl=kind) for r, kind in pairs)
-        return fn(jax.tree.unflatten(structure, rows))
-
-    return [f"{name} {kind}" for name, kind in zip(names, kinds, strict=True)], arrays, point_fn
+    return names, arrays, _Layout(structure, tuple(kinds))
 
 
 def _batch_size(batch_size: Any, num_points: int, mesh: Mesh | None, axis: str | None) -> int:
     """Return the size of every batch, a multiple of the devices that share it, or raise."""
     if batch_size is None:
         batch_size = -(-num_points // -(-num_points // DEFAULT_BATCH))
-    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-    good = whole and int(batch_size) >= 1
-    check(good, "batch_size", "an integer >= 1", repr(batch_size), "None chooses one")
+    batch_size = check_count("batch_size", batch_size, least=1, advice="None chooses one")
     num_devices = 1
     if mesh is None:
         check(axis is None, "axis", "a mesh with it", f"{axis!r} alone", "pass mesh, or no axis")
@@ -245,29 +277,26 @@ def _batch_size(batch_size: Any, num_points: int, mesh: Mesh | None, axis: str |
         expected = f"one of the mesh axes {mesh.axis_names}"
         check(axis in mesh.axis_names, "axis", expected, repr(axis), "name the axis to spread points over")
         num_devices = mesh.shape[axis]
-    return -(-min(int(batch_size), num_points) // num_devices) * num_devices
+    return -(-min(batch_size, num_points) // num_devices) * num_devices
 
 
-def _batched(point_fn: Callable[..., Any], mesh: Mesh | None, axis: str | None) -> tuple[Any, Any]:
-    """Return the compiled function of a batch and the sharding of its arguments."""
-    batch_fn = jax.vmap(point_fn)
-    if mesh is None:
-        return jax.jit(batch_fn), None
-    # Left to itself the compiler would gather the batch for operations that it cannot split, Fourier
-    # transforms among them, and let all devices wait for each other in every loop. The check that is switched
-    # off refuses loops that start from constants.
-    spec = PartitionSpec(axis)
-    shared = jax.shard_map(batch_fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(shared), NamedSharding(mesh, spec)
-
-
-def _digest(names: list[str], leaves: list[np.ndarray]) -> str:
-    """Return a digest of where leaves sit in their tree, of their dtypes, shapes and bytes."""
+def _digest(kinds: Iterable[Any], names: list[str], leaves: list[np.ndarray]) -> str:
+    """Return a digest of where leaves sit in their tree, of their kinds of key, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, leaf in zip(names, leaves, strict=True):
-        digest.update(f"{name}: {leaf.dtype} {leaf.shape}\n".encode())
+    for kind, name, leaf in zip(kinds, names, leaves, strict=True):
+        digest.update(f"{name} {kind}: {leaf.dtype} {leaf.shape}\n".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
+
+
+def _digest_of_program(traced: Any, fn: Any) -> str:
+    """Return a digest of the program of one point, and of the arrays that a function which is a pytree holds."""
+    text = traced.lower().as_text()
+    names, leaves, _ = _flatten("fn", fn)
+    kinds = [str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves]
+    pairs = zip(leaves, kinds, strict=True)
+    arrays = [np.asarray(leaf if kind is None else jax.random.key_data(leaf)) for leaf, kind in pairs]
+    return hashlib.sha256((text + _digest(kinds, names, arrays)).encode()).hexdigest()
 
 
 def _open(folder: Path, identity: dict[str, Any]) -> None:

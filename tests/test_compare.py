@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -14,18 +15,19 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from critjax import cli, report
+from critjax import cli, studies
 from critjax.banks import ImageBank
 from critjax.data import ImageSet, embedded_fashion_mnist
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoiser
-from critjax.plotting import available_figures
-from critjax.report import _compare as sentences
-from critjax.studies import compare
+from critjax.studies.compare import CompareSettings, run, settings_of
+from critjax.studies.compare import findings as sentences
+from critjax.studies.compare import findings_patches as patch_sentences
 from critjax.studies.compare.nearest import nearest_patch_models
 from critjax.studies.compare.patches import PATCH_FIELDS, _probe
 from critjax.studies.compare.problem import load
-from critjax.studies.compare import CompareSettings, run, settings_of
+
+this = importlib.import_module("critjax.studies.compare.run")
 
 GRID = (10, 8)
 BANK = 6
@@ -82,7 +84,7 @@ def test_a_patch_model_is_recognised_by_its_window(result):
     assert (
         abs(float(low.gap_patch) - float(near.gap)) < 5 * float(low.gap_patch_error + near.gap_error) + 0.01
     )
-    assert "ELS models of the best size explain" in sentences.explanation_sentence(result)
+    assert "ELS models of the best size explain" in patch_sentences.explanation_sentence(result)
     assert "end in the same image" in sentences.films_sentence(result)
 
 
@@ -186,9 +188,9 @@ def test_products_of_eigenmodes_are_part_of_the_cost(result, settings, monkeypat
         counted.append(int(found.num_products))
         return found
 
-    monkeypatch.setattr(compare, "leading_modes", modes)
+    monkeypatch.setattr(this, "leading_modes", modes)
     problem = load(settings, lambda x, sigma: x / (1 + sigma**2))
-    found = compare._modes(problem, settings, lambda *_: None)
+    found = this._modes(problem, settings, lambda *_: None)
     assert found.attrs["num_products"] == sum(counted) > 0
     told = json.loads(result.attrs["cost"])["jacobian_products"]
     fields = 9 * settings.probe_samples  # levels times fields
@@ -200,7 +202,7 @@ def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures)
     small = dataclasses.replace(settings, closure_samples=0, num_modes=0)
     found = run(small, patch_model(pictures, "same"))
     np.testing.assert_allclose(found.relative_error.sel(model="LS", size=5), 0, atol=2e-4)
-    assert "LS models of the best size explain" in sentences.explanation_sentence(found)
+    assert "LS models of the best size explain" in patch_sentences.explanation_sentence(found)
     assert "mode" not in found and "regression_closure" not in found
     assert sentences.local_modes_sentence(found) is None
     # The nearest patch model is the denoiser itself, and so is its response to a uniform push.
@@ -277,7 +279,7 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
 
     half = run(settings, patch_model(pictures, "all"), progress=stop, on_checkpoint=saved.__setitem__)
     assert set(saved) == {"measurement", "patches"} and half.attrs["status"] == "interrupted"
-    assert any("2 of 3 parts" in text for text in report.labels(half))
+    assert any("2 of 3 parts" in text for text in studies.content(half).labels)
     again = run(settings, patch_model(pictures, "all"), saved=saved)
     xr.testing.assert_allclose(again, result)
     first = {"measurement": saved["measurement"]}
@@ -286,10 +288,10 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
         raise KeyboardInterrupt
 
     third = run(settings, patch_model(pictures, "all"), progress=stop_early, saved=first)
-    assert any("1 of 3 parts" in text for text in report.labels(third))
-    content = report.content(third)
+    assert any("1 of 3 parts" in text for text in studies.content(third).labels)
+    content = studies.content(third)
     assert "softest" in content.sentences[0] and not any("p* =" in row.note for row in content.rows)
-    for kind in available_figures(third).values():
+    for kind in studies.figures(third).values():
         kind.draw(third).canvas.draw()
     assert settings_of(result) == settings.resolved()
     with pytest.raises(ValueError, match="a result of the compare study"):
@@ -297,7 +299,7 @@ def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures
 
 
 def test_figures_and_table(result):
-    figures = available_figures(result)
+    figures = studies.figures(result)
     assert {"softening", "patch-errors", "reach", "dispersion", "losses", "films", "eigenmodes"} <= set(
         figures
     )
@@ -306,7 +308,7 @@ def test_figures_and_table(result):
     axes = figures["patch-errors"].draw(result).axes[0]
     lines = {c.get_label(): c.lines[0].get_ydata() for c in axes.containers}
     np.testing.assert_allclose(lines["p = 3"], result.relative_error.sel(model="ELS", size=3))
-    rows = report.content(result).rows
+    rows = studies.content(result).rows
     assert any("p* = 5" in row.note for row in rows)
     assert any(row.quantity.strip().startswith("as ᾱ") for row in rows)
     level = result.isel(level_sigma=0)
@@ -447,19 +449,19 @@ def test_the_regression_symbol_passes_touches_or_stays_below():
 
 
 def test_patches_explain_or_not():
-    text = sentences.explanation_sentence(_data())
+    text = patch_sentences.explanation_sentence(_data())
     assert "ELS models of the best size explain" in text and "at every noise level" in text
     assert "0.960 (0.960 to 0.960) against 0.640 (0.640 to 0.640)" in text
     assert "least 0.960 ± 0.004 at" in text  # 2 x 0.2 x 0.01
     uneven = np.array([[[0.2, 0.5], [0.5, 0.1]], [[0.6, 0.6], [0.6, 0.6]]])
-    text = sentences.explanation_sentence(_data(relative_error=uneven))
+    text = patch_sentences.explanation_sentence(_data(relative_error=uneven))
     assert "0.975 (0.960 to 0.990)" in text and "least 0.960 ± 0.004 at σ = 8" in text
     worse = np.array([[[0.6, 0.7], [0.5, 0.2]], [[0.65, 0.6], [0.6, 0.6]]])
-    assert "No patch model reaches r² = 0.9 at σ = 8" in sentences.explanation_sentence(
+    assert "No patch model reaches r² = 0.9 at σ = 8" in patch_sentences.explanation_sentence(
         _data(relative_error=worse)
     )
     swapped = _data().relative_error.values[::-1]
-    assert sentences.explanation_sentence(_data(relative_error=swapped)).startswith("LS models")
+    assert patch_sentences.explanation_sentence(_data(relative_error=swapped)).startswith("LS models")
 
 
 def _beyond(error, advantage=0.5, outside=0.3):
@@ -476,18 +478,18 @@ def _beyond(error, advantage=0.5, outside=0.3):
 
 
 def test_what_no_patch_model_does_is_told_from_what_some_do():
-    text = sentences.beyond_patches_sentence(_beyond(0.6))
+    text = patch_sentences.beyond_patches_sentence(_beyond(0.6))
     assert "What no patch model of these images does: at σ = 8.00, 0.500 the network differs" in text
     assert "r² down to 0.640 ± 0.012 at σ = 8.00" in text
     assert "most by 0.50 ± 0.02 in squared error per pixel, 50 ± 2 % of the best (ELS), at σ = 8.00" in text
     assert "It looks further: 0.300 ± 0.010 of the absolute weight" in text
-    text = sentences.beyond_patches_sentence(_beyond(0.6, advantage=-0.5, outside=0.0))
+    text = patch_sentences.beyond_patches_sentence(_beyond(0.6, advantage=-0.5, outside=0.0))
     assert "differs from every patch model of these images (r² down to 0.640" in text
     assert "gains nothing by it" in text and "It looks no further" in text
-    text = sentences.beyond_patches_sentence(_beyond(0.2))
+    text = patch_sentences.beyond_patches_sentence(_beyond(0.2))
     assert "Patch models explain the network at every noise level (r² down to 0.960" in text
     assert "by what they leave it denoises better than all of them at σ = 8.00, 0.500" in text
-    text = sentences.beyond_patches_sentence(_beyond(0.2, advantage=0.0))
+    text = patch_sentences.beyond_patches_sentence(_beyond(0.2, advantage=0.0))
     assert "does nothing that patch models do not" in text and "no better beyond error" in text
 
 
@@ -496,23 +498,23 @@ def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival()
     advantage = np.array(
         [[0.1, -0.1], [0.3, 0.5], [-0.9, -0.9]]
     )  # ELS, LS, ideal; the last is no patch model
-    text = sentences.beyond_patches_sentence(_beyond(error, advantage))
+    text = patch_sentences.beyond_patches_sentence(_beyond(error, advantage))
     assert "at σ = 8.00 the network differs from all of them (r² down to 0.640 ± 0.012 at σ = 8.00)" in text
     assert "most by 0.10 ± 0.02" in text and "(3 px)" in text
-    text = sentences.beyond_patches_sentence(_beyond(error, advantage[:, ::-1]))
+    text = patch_sentences.beyond_patches_sentence(_beyond(error, advantage[:, ::-1]))
     assert "at σ = 0.500 the network differs from all of them (r² down to 0.510 ± 0.014" in text
     assert "outside the best window there (9 px, the largest tried)" in text
     without = _beyond(error, advantage).drop_vars(["weight_outside", "weight_outside_error"])
-    assert "window" not in sentences.beyond_patches_sentence(without)
+    assert "window" not in patch_sentences.beyond_patches_sentence(without)
 
 
 def test_whole_images_explain_the_network_better_than_patches_or_not():
-    assert "whole images" not in sentences.beyond_patches_sentence(_beyond(0.6))
+    assert "whole images" not in patch_sentences.beyond_patches_sentence(_beyond(0.6))
     dims = ("level_sigma",)
     nearer = _beyond(0.6).assign(
         relative_error_ideal=(dims, np.array([0.3, 0.58]))
     )  # the second within its errors
-    text = sentences.beyond_patches_sentence(nearer)
+    text = patch_sentences.beyond_patches_sentence(nearer)
     assert "At σ = 8.00 whole images explain it better than any patches" in text
     assert "up to r² 0.910 ± 0.006 against 0.640 ± 0.012" in text
 
@@ -555,7 +557,7 @@ def test_reach_between_its_ends_is_told_where_it_differs_beyond_error():
 def test_a_critical_noise_that_only_touches_one_says_so_in_the_table():
     def notes(**changes):
         data = _data(**changes).drop_vars("best_size")
-        return [r.note for r in sentences.compare_table(data) if r.quantity.startswith("effective critical")]
+        return [r.note for r in sentences.table(data) if r.quantity.startswith("effective critical")]
 
     theory = "theory: closure of the network alone"
     assert notes() == [theory] * 2
@@ -694,7 +696,7 @@ def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures, tiny
     assert "models of the best size explain the network" in done.stdout and "Quick run" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "critjax compare --from results.nc" in page and "receptive field 3" in page
-    stored = compare.settings_of(xr.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf"))
+    stored = settings_of(xr.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf"))
     assert stored.num_images == BANK and stored.quick
 
 

@@ -238,7 +238,7 @@ def test_closure_of_the_two_pattern_bank():
     np.testing.assert_allclose(expected, [0.386, 0.474, 0.572, 0.671, 0.763, 0.960, 1.073], atol=0.006)
     levels = np.geomspace(np.sqrt(200.0), np.sqrt(9.0), 60)
     closure = gaussian_closure(
-        two_pattern_denoiser(9), jax.random.key(3), levels, (64, 64), num_samples=12, window=9
+        two_pattern_denoiser(9), jax.random.key(3), levels, (64, 64), num_samples=12, size=9
     )
     got = np.interp(
         np.log(table), np.log(levels[::-1] ** 2), np.asarray(closure.symbol[::-1, 0, 0, 0, 0].real)
@@ -258,7 +258,7 @@ def test_closure_errors_are_those_of_the_sampling():
 
     def run(key, num_samples=16):
         return gaussian_closure(
-            two_pattern_denoiser(9), key, levels, grid, num_samples=num_samples, num_replicas=8, window=9
+            two_pattern_denoiser(9), key, levels, grid, num_samples=num_samples, num_replicas=8, size=9
         )
 
     found = jax.lax.map(run, jax.random.split(jax.random.key(9), 10))
@@ -272,7 +272,7 @@ def test_closure_errors_are_those_of_the_sampling():
         # Four times the samples, half the error, which eight replicas know within a quarter.
         assert 1.2 < np.mean(errors) / np.mean(getattr(more, f"{name}_error")[later]) < 3.4
     one = gaussian_closure(
-        two_pattern_denoiser(9), jax.random.key(9), levels[:2], grid, num_samples=2, window=9
+        two_pattern_denoiser(9), jax.random.key(9), levels[:2], grid, num_samples=2, size=9
     )
     assert np.all(np.isnan(one.symbol_error))
     with pytest.raises(ValueError, match="num_replicas: expected a divisor of num_samples"):
@@ -305,7 +305,7 @@ def test_kurtosis_of_the_closure_is_that_of_a_cubic_flow_to_first_order():
         (64, 64),
         num_samples=64,
         num_replicas=8,
-        window=1,  # all modes are soft
+        size=1,  # all modes are soft
     )
     x, weight = np.polynomial.hermite_e.hermegauss(60)
     tau = np.log(sigmas[0] / sigmas)[:, None]

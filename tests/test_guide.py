@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import math
 import subprocess
@@ -18,20 +19,12 @@ from critjax import susceptibility
 from critjax.cli import main
 from critjax.closed_form import gaussian_denoiser
 from critjax.data import embedded_fashion_mnist
-from critjax.guidance import WINDOW_STATUS, guided, pulse, quadrature_weights, weights_on, with_budget
-from critjax.guidance._window import FOUND, OPEN
+from critjax.guidance import WindowStatus, guided, pulse, quadrature_weights, weights_on, with_budget
 from critjax.networks import classifier_features, classify, load_classifier
 from critjax.observables import frechet_distance
-from critjax.report import content
-from critjax.studies.guide.findings import (
-    diversity_sentences,
-    peak_sentences,
-    units_sentence,
-    verdict_sentences,
-    window_sentence,
-)
 from critjax.sampling import sample
 from critjax.studies import guide
+from critjax.studies._engine.storage import open_store
 from critjax.studies.guide.arms import (
     first_step,
     fixed_arms,
@@ -43,6 +36,14 @@ from critjax.studies.guide.arms import (
     resolved_edges,
     sample_seeds,
     searched_arms,
+)
+from critjax.studies.guide.findings import (
+    content,
+    diversity_sentences,
+    peak_sentences,
+    units_sentence,
+    verdict_sentences,
+    window_sentence,
 )
 from critjax.studies.guide.gaussian import (
     _affine,
@@ -58,8 +59,9 @@ from critjax.studies.guide.theory import (
     predict,
     small_push_samples,
 )
-from critjax.studies._engine.storage import open_store
-from critjax.studies.guide import _player, _susceptibilities
+
+this = importlib.import_module("critjax.studies.guide.run")
+_player, _susceptibilities = this._player, this._susceptibilities
 
 SMALL = GuideSettings(
     size=3,
@@ -116,7 +118,7 @@ def test_a_chosen_schedule_that_is_a_pulse_has_the_images_of_the_pulse(small, mo
 
         return counted
 
-    monkeypatch.setattr(guide, "_player", player)
+    monkeypatch.setattr(this, "_player", player)
     chosen = {"window", "theory", "susceptibility"}
     # The pulse that the search chose is recommended, too.
     best = parts["0-best-interval"]
@@ -286,8 +288,8 @@ def test_an_interrupted_run_goes_on_to_the_same_result(small, tmp_path):
     store = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=False)
     for name, part in parts.items():
         if name not in ("theory", "1-constant", "0-search-01"):
-            store.save_part(name, part)
-    kept = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=True).load_parts()
+            store.save(name, part)
+    kept = open_store(tmp_path / "run", SMALL.resolved(), overwrite=False, resume=True).load()
     again = []
     other = guide.run(SMALL, saved=kept, on_checkpoint=lambda name, part: again.append(name))
     assert again == ["theory", "0-search-01", "1-constant"]
@@ -546,9 +548,9 @@ def test_a_window_is_told_in_every_unit_and_a_truncated_one_is_called_so():
     data = {"window_sigma_low": 1.0, "window_sigma_high": 3.0, "window_centre": 2.0, "window_softest": np.nan}
     cost = '{"evaluations": 7, "jacobian_products": 9}'
     dataset = xr.Dataset(data, {"sigma": np.geomspace(16.0, 1.0, 5)})
-    dataset.attrs = {"cost": cost, "window_status": WINDOW_STATUS[FOUND]}
+    dataset.attrs = {"cost": cost, "window_status": WindowStatus.FOUND.message}
     assert "cuts it off" not in window_sentence(dataset)
-    dataset.attrs["window_status"] = WINDOW_STATUS[OPEN]
+    dataset.attrs["window_status"] = WindowStatus.OPEN.message
     assert "to 1.000, where the ladder cuts it off," in window_sentence(dataset)
     sentence = units_sentence(dataset)
     for piece in (
@@ -599,7 +601,7 @@ def test_what_is_left_where_a_mode_is_softest_is_said_only_below_the_centre(soft
     values = {"sigma_low": 1.0, "sigma_high": 4.0, "centre": 2.0, "softest": softest}
     dataset = xr.Dataset(
         {f"window_{n}": v for n, v in values.items()},
-        attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": WINDOW_STATUS[FOUND]},
+        attrs={"cost": '{"evaluations": 7, "jacobian_products": 9}', "window_status": WindowStatus.FOUND.message},
     )
     assert ("less of it is left to decide" in window_sentence(dataset)) == less
 
@@ -655,7 +657,6 @@ def test_a_missing_window_is_said_and_no_timestep_invented():
 
 def test_the_report_of_a_run_has_verdict_and_table(small):
     page = content(small[0])
-    assert page.study == "guide"
     assert any("best interval" in row.quantity for row in page.rows)
     assert any("theory predicts the peak" in sentence for sentence in page.sentences)
 

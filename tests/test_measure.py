@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from critjax.closed_form import gaussian_denoiser
-from critjax.studies.measure.instruments import crossing, minimum, regression_and_resamples
 from critjax.studies.measure import ENSEMBLES, measure
+from critjax.studies.measure.instruments import regression_and_resamples
+from critjax.studies.measure.ladder import crossing, minimum
 
 GRID = (8, 10)
 SIGMAS = np.array([4.0, 2.0, 1.0])

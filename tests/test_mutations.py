@@ -52,10 +52,24 @@ def test_the_script_reports_survivors_and_lost_texts(tmp_path, mutate, monkeypat
     assert verdict("1", "2") == "BROKEN RUN"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
-def test_every_mutant_is_noticed():
+def test_one_mutation_of_every_package_can_be_chosen(mutate, capsys):
+    assert mutate.main(["--list", "--one-each"]) == 0
+    paths = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
+    packages = [path.split("/")[1] for path in paths]
+    assert len(set(packages)) == len(packages)
+    assert set(packages) == {mutation.path.split("/")[1] for mutation in mutate.MUTATIONS}
+    assert 5 < len(paths) < len(mutate.MUTATIONS) / 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(["--one-each"], marks=pytest.mark.slow), pytest.param([], marks=pytest.mark.nightly)],
+    ids=["one of every package", "all"],
+)
+@pytest.mark.skipif(not SCRIPT.exists(), reason="tools/ is not part of this copy")
+def test_mutants_are_noticed(options):
     # No time limit here: the script has one for each mutant.
-    command = [sys.executable, str(SCRIPT)]
+    command = [sys.executable, str(SCRIPT), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

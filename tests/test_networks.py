@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,44 +42,46 @@ UNET = NetworkConfig(
 )
 
 
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
 def random_parameters(config, seed=0, scale=0.3):
-    """Weights without the zeros of the start, in float64."""
-    params = jax.jit(init, static_argnums=0)(config, jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    drawn = [
-        a + scale * jax.random.normal(k, a.shape, jnp.float64) for a, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    """Weights without the zeros of the start, in float64, drawn without a program."""
+    rng = np.random.default_rng(seed)
+
+    def draw(a):
+        kernel = rng.normal(size=a.shape) / np.sqrt(np.prod(a.shape[:-1])) if a.ndim > 1 else 0
+        return kernel + scale * rng.normal(size=a.shape)
+
+    return jax.tree.map(draw, jax.eval_shape(functools.partial(init, config), jax.random.key(0)))
 
 
 @pytest.mark.parametrize("outputs", [4, 7])  # windows unfolded by rows, and whole
 @pytest.mark.parametrize("size", [3, 5])
-@pytest.mark.parametrize("padding", ["zero", "periodic"])
-@pytest.mark.parametrize("dilation", [1, 2, 7])  # 7: taps beyond the image
-def test_convolution_against_loops(padding, dilation, size, outputs):
+def test_convolution_against_loops(size, outputs):
     rng = np.random.default_rng(0)
     channels, reach = 6 // (size - 1), size // 2
     x, kernel = rng.normal(size=(2, 7, 6, channels)), rng.normal(size=(size, size, channels, outputs))
-    expected = np.zeros((2, 7, 6, outputs))
-    for i, j, a, b in itertools.product(range(7), range(6), range(size), range(size)):
-        y, z = i + dilation * (a - reach), j + dilation * (b - reach)
-        if padding == "periodic" or (0 <= y < 7 and 0 <= z < 6):
-            expected[:, i, j] += x[:, y % 7, z % 6] @ kernel[a, b]
-    found = convolve(jnp.asarray(x), jnp.asarray(kernel), padding=padding, dilation=dilation)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    cases = list(itertools.product(("zero", "periodic"), (1, 2, 7)))  # 7: taps beyond the image
+    found = jax.jit(lambda x, kernel: [convolve(x, kernel, padding=p, dilation=d) for p, d in cases])(
+        x, kernel
+    )
+    for (padding, dilation), result in zip(cases, found, strict=True):
+        expected = np.zeros((2, 7, 6, outputs))
+        for i, j, a, b in itertools.product(range(7), range(6), range(size), range(size)):
+            y, z = i + dilation * (a - reach), j + dilation * (b - reach)
+            if padding == "periodic" or (0 <= y < 7 and 0 <= z < 6):
+                expected[:, i, j] += x[:, y % 7, z % 6] @ kernel[a, b]
+        np.testing.assert_allclose(result, expected, atol=1e-12, err_msg=f"{padding}, {dilation}")
 
 
 @pytest.mark.parametrize("outputs", [4, 7])
-@pytest.mark.parametrize("padding", ["zero", "periodic"])
-def test_derivatives_of_the_convolution_are_those_of_the_stock_one(padding, outputs):
-    keys = jax.random.split(jax.random.key(0), 5)
+def test_derivatives_of_the_convolution_are_those_of_the_stock_one(outputs):
     shapes = ((2, 7, 6, 3), (3, 3, 3, outputs), (2, 7, 6, 3), (3, 3, 3, outputs), (2, 7, 6, outputs))
-    x, kernel, dx, dkernel, cotangent = (
-        jax.random.normal(k, s, jnp.float64) for k, s in zip(keys, shapes, strict=True)
-    )
+    arrays = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
 
-    def stock(x, kernel):
+    def stock(x, kernel, padding):
         padded = jnp.pad(
             x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="wrap" if padding == "periodic" else "constant"
         )
@@ -89,48 +90,58 @@ def test_derivatives_of_the_convolution_are_those_of_the_stock_one(padding, outp
             padded, kernel, (1, 1), "VALID", rhs_dilation=(2, 2), dimension_numbers=layout
         )
 
-    def derivatives(function):
+    def own(x, kernel, padding):
+        return convolve(x, kernel, padding=padding, dilation=2)
+
+    def derivatives(function, x, kernel, dx, dkernel, cotangent):
         value, forward = jax.jvp(function, (x, kernel), (dx, dkernel))
         return value, forward, jax.vjp(function, x, kernel)[1](cotangent)
 
-    found = jax.jit(lambda: derivatives(functools.partial(convolve, padding=padding, dilation=2)))()
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(derivatives(stock)), strict=True):
+    @jax.jit
+    def run(*arrays):
+        both = [
+            functools.partial(function, padding=p) for function in (own, stock) for p in ("zero", "periodic")
+        ]
+        return [derivatives(function, *arrays) for function in both]
+
+    results = run(*arrays)
+    found, expected = results[:2], results[2:]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max())
+
+
+#: Images, noise and labels of a batch, two parts of three.
+BATCH = normal(2, 6, 8, 8, 1), np.geomspace(0.1, 3.0, 6), normal(3, 6, 8, 8, 1), np.array([0, 1, 2, -1, 0, 1])
 
 
 @pytest.mark.parametrize(
     "config",
     [LOCAL, dataclasses.replace(LOCAL, padding="zero"), dataclasses.replace(WIDE, padding="zero"), UNET],
 )
-def test_gradient_of_the_loss_against_finite_differences(config):
-    params = random_parameters(config)
-    x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)
-    sigma, noise = jnp.geomspace(0.1, 3.0, 6), jax.random.normal(jax.random.key(3), x0.shape, jnp.float64)
-    label = jnp.array([0, 1, 2, -1, 0, 1]) if config.num_classes else None
+def test_gradients_of_the_loss_against_finite_differences(config):
+    """Its own, and the one that is summed over the parts of a batch."""
+    params, direction, step = random_parameters(config), random_parameters(config, seed=5), 1e-5
+    batch = BATCH if config.num_classes else (*BATCH[:3], None)
 
-    @jax.jit
-    def value(params):
+    def value(params, x0, sigma, noise, label):
         """Karras et al.'s loss, written out."""
         level = sigma[:, None, None, None]
         weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
         return jnp.mean(weight * (apply(config, params, x0 + level * noise, sigma, label) - x0) ** 2)
 
-    gradient = jax.jit(jax.grad(lambda p: loss(config, p, x0, sigma, noise, label)))(params)
-    direction, step = random_parameters(config, seed=5), 1e-5
-    ahead, behind = (jax.tree.map(lambda p, d, s=s: p + s * d, params, direction) for s in (step, -step))
-    slope = (value(ahead) - value(behind)) / (2 * step)
-    along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-    np.testing.assert_allclose(along, slope, rtol=1e-6)
+    @jax.jit
+    def run(params, direction, batch):
+        ahead_behind = jax.lax.map(
+            lambda s: value(jax.tree.map(lambda p, d: p + s * d, params, direction), *batch),
+            np.array([step, -step]),
+        )
+        own = jax.value_and_grad(lambda p: loss(config, p, *batch))(params)
+        return ahead_behind, own, batch_gradient(config, params, batch)
 
-
-def test_the_gradient_of_a_batch_is_summed_over_its_parts():
-    params = random_parameters(UNET)
-    x0 = jax.random.normal(jax.random.key(2), (6, 8, 8, 1), jnp.float64)  # two parts of three
-    sigma, noise = jnp.geomspace(0.1, 3.0, 6), jax.random.normal(jax.random.key(3), x0.shape, jnp.float64)
-    batch = (x0, sigma, noise, jnp.array([0, 1, 2, -1, 0, 1]))
-    value, gradient = jax.jit(lambda p: batch_gradient(UNET, p, batch))(params)
-    expected, slopes = jax.jit(jax.value_and_grad(lambda p: loss(UNET, p, *batch)))(params)
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    (ahead, behind), (expected, slopes), (found, gradient) = run(params, direction, batch)
+    along = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (slopes, direction)), strict=True))
+    np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(slopes), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max() + 1e-14)
 
@@ -144,15 +155,25 @@ def test_training_data_is_the_whole_set_and_never_the_embedded_thousand(monkeypa
     assert len(fit.images) == 36 and len(held_out.images) == 4
 
 
-@pytest.mark.parametrize(("config", "channels"), [(LOCAL, 1), (WIDE, 1), (WIDE, 3)])
-@pytest.mark.parametrize("padding", ["zero", "periodic"])
-def test_a_local_network_pixel_by_pixel(config, channels, padding):
-    """The whole network in numpy, one window at a time."""
-    config = dataclasses.replace(config, padding=padding, channels=channels)
-    params = jax.tree.map(np.asarray, random_parameters(config))
-    x = np.random.default_rng(9).normal(size=(7, 6, channels))
-    sigma = 0.7
+@jax.jit
+def denoised(denoisers, x, sigma):
+    """Several denoisers of the same image, one program."""
+    return [denoise(x, sigma) for denoise in denoisers]
 
+
+@pytest.mark.parametrize(("config", "channels"), [(LOCAL, 1), (WIDE, 1), (WIDE, 3)])
+def test_a_local_network_pixel_by_pixel(config, channels):
+    """The whole network in numpy, one window at a time."""
+    configs = [dataclasses.replace(config, padding=p, channels=channels) for p in ("zero", "periodic")]
+    params = random_parameters(configs[0])
+    x, sigma = normal(9, 7, 6, channels), 0.7
+    found = denoised([network_denoiser(config, params) for config in configs], x, sigma)
+    for config, result in zip(configs, found, strict=True):
+        expected = written_out(config, params, x, sigma)
+        np.testing.assert_allclose(result, expected, atol=1e-12, err_msg=config.padding)
+
+
+def written_out(config, params, x, sigma):
     def silu(a):
         return a / (1 + np.exp(-a))
 
@@ -164,7 +185,7 @@ def test_a_local_network_pixel_by_pixel(config, channels, padding):
 
     def convolution(layer, a, dilation):
         reach = dilation * (len(layer["kernel"]) // 2)
-        mode = {"mode": "wrap"} if padding == "periodic" else {"constant_values": 0}
+        mode = {"mode": "wrap"} if config.padding == "periodic" else {"constant_values": 0}
         padded = np.pad(a, ((reach, reach), (reach, reach), (0, 0)), **mode)
         window = slice(0, 2 * reach + 1, dilation)
         rows = [[padded[i:, j:][window, window].ravel() for j in range(6)] for i in range(7)]
@@ -186,66 +207,67 @@ def test_a_local_network_pixel_by_pixel(config, channels, padding):
         inner = silu(affine(block["expand"], silu(inner * (1 + scale) + shift)))
         h = h + affine(block["contract"], inner)
     expected = x * (config.sigma_data / total) ** 2
-    expected = expected + affine(params["head"], silu(norm(h))) * sigma * config.sigma_data / total
-    found = jax.jit(network_denoiser(config, params))(jnp.asarray(x), sigma)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    return expected + affine(params["head"], silu(norm(h))) * sigma * config.sigma_data / total
 
 
 @pytest.mark.parametrize("config", [LOCAL, WIDE])
-@pytest.mark.parametrize("padding", ["zero", "periodic"])
-def test_a_local_network_sees_its_receptive_field_and_no_more(config, padding):
-    config = dataclasses.replace(config, padding=padding)
-    assert config.receptive_field == 7
-    denoise = network_denoiser(config, random_parameters(config))
-    side = 10
-    x = jax.random.normal(jax.random.key(4), (side, side, 1), jnp.float64)
-    jacobian = np.asarray(jax.jit(jax.jacfwd(lambda x: denoise(x, 0.7)))(x))[..., 0, :, :, 0]
-    offset = np.abs(np.arange(side)[:, None] - np.arange(side)[None, :])
-    if padding == "periodic":
-        offset = np.minimum(offset, side - offset)
-    far = np.maximum(offset[:, None, :, None], offset[None, :, None, :])
-    assert np.all(jacobian[far > 3] == 0)
-    assert np.all(jacobian[far == 3] != 0)
+def test_a_local_network_sees_its_receptive_field_and_no_more(config):
+    configs = [dataclasses.replace(config, padding=padding) for padding in ("zero", "periodic")]
+    params, side = random_parameters(config), 10
+    denoisers = [network_denoiser(config, params) for config in configs]
+    jacobians = jax.jit(lambda denoisers, x: [jax.jacfwd(lambda x, d=d: d(x, 0.7))(x) for d in denoisers])(
+        denoisers, normal(4, side, side, 1)
+    )
+    for config, jacobian in zip(configs, jacobians, strict=True):
+        assert config.receptive_field == 7
+        jacobian = np.asarray(jacobian)[..., 0, :, :, 0]
+        offset = np.abs(np.arange(side)[:, None] - np.arange(side)[None, :])
+        if config.padding == "periodic":
+            offset = np.minimum(offset, side - offset)
+        far = np.maximum(offset[:, None, :, None], offset[None, :, None, :])
+        assert np.all(jacobian[far > 3] == 0), config.padding
+        assert np.all(jacobian[far == 3] != 0), config.padding
 
 
 @pytest.mark.parametrize("config", [LOCAL, WIDE])
 def test_a_periodic_local_network_commutes_with_shifts(config):
-    params = random_parameters(config)
-    denoise = jax.jit(network_denoiser(config, params))
-    x = jax.random.normal(jax.random.key(5), (9, 8, 1), jnp.float64)
-    for shift in ((1, 0), (3, 5)):
-        moved = jnp.roll(x, shift, (0, 1))
-        np.testing.assert_allclose(denoise(moved, 0.4), jnp.roll(denoise(x, 0.4), shift, (0, 1)), atol=1e-12)
-    unpadded = jax.jit(network_denoiser(dataclasses.replace(config, padding="zero"), params))
-    moved = unpadded(jnp.roll(x, 3, 0), 0.4) - jnp.roll(unpadded(x, 0.4), 3, 0)
+    x, shifts = normal(5, 9, 8, 1), ((1, 0), (3, 5), (3, 0))
+    params, images = (
+        random_parameters(config),
+        np.stack([x, *(np.roll(x, shift, (0, 1)) for shift in shifts)]),
+    )
+    denoisers = [network_denoiser(c, params) for c in (config, dataclasses.replace(config, padding="zero"))]
+    run = jax.jit(lambda denoisers, x: [jax.vmap(denoise, (0, None))(x, 0.4) for denoise in denoisers])
+    periodic, unpadded = map(np.asarray, run(denoisers, images))
+    for shift, moved in zip(shifts, periodic[1:], strict=True):
+        np.testing.assert_allclose(moved, np.roll(periodic[0], shift, (0, 1)), atol=1e-12)
+    moved = unpadded[3] - np.roll(unpadded[0], 3, 0)
     assert np.abs(moved).max() > 1e-3  # so the test above can fail
 
 
 @pytest.mark.parametrize("config", [LOCAL, UNET])
 def test_preconditioning_in_its_limits(config):
     """Untrained, D = c_skip x; for any weights D -> x as sigma -> 0, and no x is left at large sigma."""
-    x = jax.random.normal(jax.random.key(6), (3, 8, 8, 1), jnp.float64)
-    sigma = jnp.array([0.1, 0.5, 5.0])
-    run = jax.jit(lambda params, x, sigma: apply(config, params, x, sigma))
-    found = run(init(config, jax.random.key(0)), x, sigma)
+    x, sigma = normal(6, 3, 8, 8, 1), np.array([0.1, 0.5, 5.0])
+    params = init(config, jax.random.key(0))
+    found = apply(config, params, x, sigma)
     np.testing.assert_allclose(found, x * (0.25 / (0.25 + sigma**2))[:, None, None, None], atol=1e-12)
-    params = random_parameters(config)
-    small = run(params, x, jnp.full(3, 1e-6))
+    params = jax.tree.map(lambda a, b: np.asarray(a, b.dtype), random_parameters(config), params)
+    small = apply(config, params, x, np.full(3, 1e-6))
     np.testing.assert_allclose(small, x, atol=1e-3)
-    huge = run(params, 1e6 * x, jnp.full(3, 1e6))
+    huge = apply(config, params, 1e6 * x, np.full(3, 1e6))
     assert np.abs(huge).max() < 100
 
 
 def test_labels_matter_and_none_is_a_class_of_its_own():
-    params = random_parameters(UNET)
-    x = jnp.broadcast_to(jax.random.normal(jax.random.key(7), (8, 8, 1), jnp.float64), (4, 8, 8, 1))
-    sigma = jnp.full(4, 0.5)
-    found = jax.jit(lambda label: apply(UNET, params, x, sigma, label))(jnp.array([0, 1, 2, -1]))
+    params, x = random_parameters(UNET), normal(7, 8, 8, 1)
+    images = np.broadcast_to(x, (4, 8, 8, 1))
+    found = apply(UNET, params, images, np.full(4, 0.5), np.array([0, 1, 2, -1]))
     assert min(np.abs(found[i] - found[j]).max() for i in range(4) for j in range(i)) > 1e-4
-    for label, row in ((1, 1), (None, 3)):
-        denoise = jax.jit(network_denoiser(UNET, params, label))
-        np.testing.assert_allclose(denoise(x[0], 0.5), found[row], atol=1e-12)
-    traced = jax.jit(jax.vmap(lambda label: network_denoiser(UNET, params, label)(x[0], 0.5)))(jnp.arange(3))
+    for label, row in ((1, 1), (np.int64(0), 0), (None, 3)):
+        denoise = network_denoiser(UNET, params, label)
+        np.testing.assert_allclose(denoise(x, 0.5), found[row], atol=1e-12)
+    traced = jax.jit(jax.vmap(lambda label: network_denoiser(UNET, params, label)(x, 0.5)))(np.arange(3))
     np.testing.assert_allclose(traced, found[:3], atol=1e-12)
 
 
@@ -253,13 +275,12 @@ def test_a_unet_without_attention_is_one_whose_attention_adds_nothing():
     plain = dataclasses.replace(UNET, attention=False)
     params = random_parameters(UNET)
     assert set(jax.eval_shape(lambda: init(plain, jax.random.key(0)))) == set(params) - {"attention"}
-    x, sigma = jax.random.normal(jax.random.key(8), (2, 8, 6, 1), jnp.float64), jnp.array([0.3, 2.0])
+    x, sigma = normal(8, 2, 8, 6, 1), np.array([0.3, 2.0])
     without = {name: value for name, value in params.items() if name != "attention"}
-    found = jax.jit(lambda p: apply(plain, p, x, sigma))(without)
-    run = jax.jit(lambda p: apply(UNET, p, x, sigma))
-    assert np.abs(run(params) - found).max() > 1e-3
-    params["attention"]["merge"] = jax.tree.map(jnp.zeros_like, params["attention"]["merge"])
-    np.testing.assert_allclose(found, run(params), atol=1e-12)
+    found = apply(plain, without, x, sigma)
+    assert np.abs(apply(UNET, params, x, sigma) - found).max() > 1e-3
+    params["attention"]["merge"] = jax.tree.map(np.zeros_like, params["attention"]["merge"])
+    np.testing.assert_allclose(found, apply(UNET, params, x, sigma), atol=1e-12)
 
 
 def crops(count=64, side=8):
@@ -334,9 +355,9 @@ def test_training_lowers_the_held_out_loss():
     steps = []
     result = train(config, training, images[:300], log_every=50, progress=lambda *a: steps.append(a))
     assert [s[0] for s in steps] == [1, 50, 100, 150] and steps[-1][3] == 0
-    losses = {}
+    losses, run = {}, functools.partial(apply, config)
     for name, params in (("start", init(config, jax.random.key(0))), ("end", result.params)):
-        losses[name] = held_out_loss(lambda x, s, p=params: apply(config, p, x, s), images[300:], (0.5, 1.0))
+        losses[name] = held_out_loss(jax.tree_util.Partial(run, params), images[300:], (0.5, 1.0))
     assert np.all(losses["end"][:, 0] < 0.75 * losses["start"][:, 0])
     # The untrained loss in closed form: D = c x, c = s_d^2/(s^2 + s_d^2).
     c = config.sigma_data**2 / (np.array([0.25, 1.0]) + config.sigma_data**2)
@@ -354,25 +375,24 @@ def small_run(folder, images):
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.7, 1e-6), (-0.3, 0.4)])
-def test_the_loss_and_its_noise_are_those_of_karras(mean, std, tmp_path):
+def test_the_loss_and_its_noise_are_those_of_karras(mean, std):
     """An untrained network is c x with c = s_d^2/(s^2 + s_d^2), whose error is known at every noise level."""
     images, _ = crops(64)
-    command = small_run(tmp_path, images)
-    command += ["--num-steps", "200", "--log-every", "200", "--batch-size", "32"]
-    command += ["--log-noise-mean", str(mean), "--log-noise-std", str(std), "--learning-rate", "1e-12"]
-    options = build_parser().parse_args([*command, "--no-progress"])
-    assert run_train(options, "critjax train") == 0
-    log = json.loads((tmp_path / "run" / "training.json").read_text())
-    sigma_data = log["config"]["sigma_data"]
+    sigma_data = float(images.std())
+    config = NetworkConfig(width=4, dilations=(1,), sigma_data=sigma_data)
+    training = TrainingConfig(
+        num_steps=200, batch_size=32, learning_rate=1e-12, log_noise_mean=mean, log_noise_std=std
+    )
+    found = train(config, training, images, log_every=200).losses
     normal, weights = np.polynomial.hermite_e.hermegauss(60)
     sigma = np.exp(mean + std * normal)
-    square = np.mean(training_data(options)[0].images ** 2)
+    square = np.mean(images**2)
     error = (sigma**2 * square + sigma_data**4) * sigma**2 / (sigma**2 + sigma_data**2) ** 2
     expected = (
         np.sum(weights * error * (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2) / weights.sum()
     )
     # 6,400 noised images; whole images differ most, by the spread of their mean squares.
-    assert log["losses"][0][1] == pytest.approx(expected, rel=0.03)
+    assert found[0, 1] == pytest.approx(expected, rel=0.03)
 
 
 def test_weights_are_written_last_because_they_say_done(tmp_path, monkeypatch):
@@ -400,17 +420,16 @@ def test_shipped_weights_have_the_loss_that_is_stored_with_them(name):
     """At sigma = 1 on 48 embedded images, within four standard errors of both; damaged weights leave that bound."""
     stored = load_network(name)
     mean, error = next(row[1:] for row in stored.info["held_out_loss"] if row[0] == 1.0)
-    clean = jnp.asarray(embedded_fashion_mnist().images[:48], jnp.float32)
-    x = clean + jax.random.normal(jax.random.key(0), clean.shape, jnp.float32)
-    sigma = jnp.ones(len(clean), jnp.float32)
-    losses = jax.jit(lambda params: ((apply(stored.config, params, x, sigma) - clean) ** 2).mean((1, 2, 3)))
+    clean = embedded_fashion_mnist().images[:48]
+    x = clean + normal(0, *clean.shape).astype(np.float32)
 
     def deviations(params):
-        found = np.asarray(losses(params), np.float64)
+        found = np.asarray(apply(stored.config, params, x, np.ones(48, np.float32)), np.float64)
+        found = ((found - clean) ** 2).mean((1, 2, 3))
         return (found.mean() - mean) / np.hypot(error, found.std(ddof=1) / np.sqrt(len(found)))
 
     assert abs(deviations(stored.params)) < 4
-    head = jax.tree.map(lambda a: 1.5 * a, stored.params["head"])
+    head = jax.tree.map(lambda a: np.float32(1.5) * np.asarray(a), stored.params["head"])
     assert deviations({**stored.params, "head": head}) > 4
 
 
@@ -422,11 +441,15 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
     stored = load_network(name)
     assert stored.config.receptive_field == (None if reach is None else 2 * reach + 1)
     denoise = network_denoiser(stored.config, stored.params)
-    image = jnp.asarray(embedded_fashion_mnist().images[0], jnp.float32)
-    x = image + jax.random.normal(jax.random.key(0), image.shape, jnp.float32)
-    row_of_jacobian = jax.jit(jax.grad(lambda x, row, column: denoise(x, jnp.float32(1.0))[row, column, 0]))
+    image = embedded_fashion_mnist().images[0]
+    x = image + normal(0, *image.shape).astype(np.float32)
+
+    @jax.jit
+    def row_of_jacobian(denoise, x, row, column):
+        return jax.grad(lambda x: denoise(x, 1.0)[row, column, 0])(x)
+
     for row, column in ((14, 13), (0, 27)):
-        gradient = row_of_jacobian(x, row, column)[..., 0]
+        gradient = row_of_jacobian(denoise, x, row, column)[..., 0]
         offset = np.abs(np.arange(28) - row)[:, None], np.abs(np.arange(28) - column)[None, :]
         far = np.maximum(*offset)
         seen = np.asarray(gradient) != 0
@@ -448,11 +471,11 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
         (lambda: NetworkConfig.from_json("{"), "config: expected a JSON object"),
         (lambda: NetworkConfig.from_json('{"depth": 3}'), "config: expected known option names"),
         (
-            lambda: network_denoiser(UNET, init(UNET, jax.random.key(0)))(jnp.zeros((7, 8, 1)), 1.0),
+            lambda: network_denoiser(UNET, random_parameters(UNET))(np.zeros((7, 8, 1)), 1.0),
             "sides that 2",
         ),
         (
-            lambda: network_denoiser(LOCAL, init(UNET, jax.random.key(0)))(jnp.zeros((8, 8, 1)), 1.0),
+            lambda: network_denoiser(LOCAL, random_parameters(UNET))(np.zeros((8, 8, 1)), 1.0),
             "this config",
         ),
         *(
@@ -466,7 +489,7 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
             lambda: train(
                 LOCAL, TrainingConfig(num_steps=1), np.zeros((9, 8, 8, 1), np.float32), log_every=0
             ),
-            "log_every: expected a number of steps >= 1",
+            "log_every: expected an integer >= 1, got 0; it is a number of steps",
         ),
         (lambda: network_denoiser(LOCAL, {}, 0), "label: expected none for an unconditional network, got 0"),
     ],
@@ -511,20 +534,19 @@ def frozen_norms(monkeypatch):
 
 
 def test_frozen_norms_have_the_value_of_group_norms_and_the_derivative_of_an_affine_map(frozen_norms):
-    x, v = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)))
-    parts = x.reshape(3, 20, 2, 3)
+    x, v = normal(0, 2, 3, 4, 5, 6)
+    value, change = jax.jit(lambda x, v: jax.jvp(lambda x: group_norm(x, 2), (x,), (v,)))(x, v)
+    parts, moved = x.reshape(3, 20, 2, 3), v.reshape(3, 20, 2, 3)
     deviation = np.sqrt(parts.var((1, 3)) + 1e-6)[:, None, :, None]
-    expected = {"none": jax.jvp(lambda x: group_norm(x, 2), (x,), (v,))[1]}
-    moved = v.reshape(parts.shape)
-    expected["both"] = (moved / deviation).reshape(x.shape)
-    shift = jnp.broadcast_to(moved.mean((1, 3), keepdims=True), parts.shape) / deviation
+    expected = {"none": np.asarray(change), "both": (moved / deviation).reshape(x.shape)}
+    shift = np.broadcast_to(moved.mean((1, 3), keepdims=True), parts.shape) / deviation
     expected["mean"] = expected["none"] + shift.reshape(x.shape)
     expected["scale"] = ((moved - moved.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
-    for name, change in expected.items():
-        norm = frozen_norms.norm_with(frozen_norms.FROZEN[name])
-        value, found = jax.jvp(lambda x, norm=norm: norm(x, 2), (x,), (v,))
-        np.testing.assert_allclose(value, group_norm(x, 2), rtol=1e-12)
-        np.testing.assert_allclose(found, change, rtol=1e-9, atol=1e-12)
+    norms = [frozen_norms.norm_with(frozen_norms.FROZEN[name]) for name in expected]
+    run = jax.jit(lambda x, v: [jax.jvp(lambda x, n=n: n(x, 2), (x,), (v,)) for n in norms])
+    for name, (same, found) in zip(expected, run(x, v), strict=True):
+        np.testing.assert_allclose(same, value, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(found, expected[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.slow

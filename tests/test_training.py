@@ -36,23 +36,43 @@ from critjax.networks._weights import read, write
 
 TINY = NetworkConfig(width=2, dilations=(1,))
 LABELLED = dataclasses.replace(TINY, num_classes=3)
+ONE_STEP = TrainingConfig(num_steps=1, batch_size=2)
 GRADIENT = module._gradient
 
 
+#: Images of one shape for all tests of a single step; what is drawn from them does not depend on their number.
+FIELD = np.random.default_rng(0).normal(size=(12, 4, 6, 1)).astype(np.float32)
+
+
 def with_gradient(monkeypatch, function):
-    """Train on ``function(params, (x0, sigma, noise, label)) -> (loss, gradient)`` instead of the network's."""
-    monkeypatch.setattr(module, "_gradient", lambda config, params, batch: function(params, batch))
+    """Train on ``function(config, params, (x0, sigma, noise, label)) -> (loss, gradient)``, not the network's."""
+    monkeypatch.setattr(module, "_gradient", function)
 
 
-def constant(params, batch):
+def constant(config, params, batch):
     return jnp.zeros(()), jax.tree.map(lambda a: jnp.full_like(a, 0.3), params)
 
 
-def drawn(params, batch):
+def along_a_direction(config, params, batch):
+    """A gradient whose norm is the mean of the images."""
+    parts = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), params)
+    norm = jnp.mean(batch[0])
+    return norm, jax.tree.map(lambda a: a * (norm / optax.global_norm(parts)), parts)
+
+
+def drawn(config, params, batch):
     """Return a loss that tells what was drawn, and a gradient of its size."""
     x0, sigma, noise, _ = batch
     value = jnp.mean(x0 + sigma[:, None, None, None] * noise)
     return value, jax.tree.map(lambda a: jnp.full_like(a, value), params)
+
+
+def batch_itself(config, params, batch):
+    return batch, jax.tree.map(jnp.zeros_like, params)
+
+
+def squares(config, params, batch):
+    return sum(jnp.sum(a**2) for a in jax.tree.leaves(params)), constant(config, params, batch)[1]
 
 
 def as_vector(params):
@@ -67,7 +87,7 @@ def test_rates_rise_and_fall(warmup_steps, monkeypatch):
     state, step = start_training(TINY, training), make_step(TINY, training)
     here = as_vector(state.params)
     for number in range(12):
-        state, _ = step(state, jnp.zeros((1, 4, 4, 1)), None)
+        state, _ = step(state, FIELD, None)
         there = as_vector(state.params)
         phase = np.pi * (number - warmup_steps) / (12 - warmup_steps)
         rate = 0.02 * (number / warmup_steps if number < warmup_steps else (1 + np.cos(phase)) / 2)
@@ -78,26 +98,27 @@ def test_rates_rise_and_fall(warmup_steps, monkeypatch):
 @pytest.mark.parametrize("norm", [0.25, 5.0])
 def test_gradients_are_clipped_by_their_norm(norm, monkeypatch):
     """Adam's memory after a step is a tenth of the gradient it got: as it was, or shortened to the bound."""
-    start = init(TINY, jax.random.key(0))
-    direction = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape), start)
-    length = np.linalg.norm(as_vector(direction))
-    gradient = jax.tree.map(lambda a: a * (norm / length), direction)
-    with_gradient(monkeypatch, lambda params, batch: (jnp.zeros(()), gradient))
+    with_gradient(monkeypatch, along_a_direction)
     training = TrainingConfig(num_steps=2, batch_size=1, clip_norm=1.5)
-    state, _ = make_step(TINY, training)(start_training(TINY, training), jnp.zeros((1, 4, 4, 1)), None)
+    state = start_training(TINY, training)
+    parts = jax.tree.map(lambda a: np.cos(np.arange(a.size)), state.params)
+    direction = as_vector(parts) / np.linalg.norm(as_vector(parts))
+    state, found = make_step(TINY, training)(state, np.full_like(FIELD, norm), None)
+    assert found == pytest.approx(norm, rel=1e-6)
     memory = as_vector(optax.tree_utils.tree_get(state.optimiser, "mu"))
-    np.testing.assert_allclose(memory, 0.1 * min(1, 1.5 / norm) * as_vector(gradient), rtol=1e-5)
+    np.testing.assert_allclose(memory, 0.1 * min(1.5, norm) * direction, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("flip", [None, True])
 def test_images_are_mirrored_left_to_right_if_asked(flip, monkeypatch):
-    with_gradient(monkeypatch, lambda params, batch: (batch[0], jax.tree.map(jnp.zeros_like, params)))
+    with_gradient(monkeypatch, batch_itself)
     options = {} if flip is None else {"flip": flip}
     training = TrainingConfig(num_steps=1, batch_size=2000, **options)
-    images = np.random.default_rng(0).normal(size=(5, 4, 6, 1)).astype(np.float32)
-    _, seen = make_step(TINY, training)(start_training(TINY, training), jnp.asarray(images), None)
+    _, (seen, *_) = make_step(LABELLED, training)(
+        start_training(LABELLED, training), FIELD, np.arange(12) % 3
+    )
     equal = [
-        (np.asarray(seen)[:, None] == known).all((2, 3, 4)).any(1) for known in (images, images[:, :, ::-1])
+        (np.asarray(seen)[:, None] == known).all((2, 3, 4)).any(1) for known in (FIELD, FIELD[:, :, ::-1])
     ]
     assert np.all(equal[0] ^ equal[1])
     if flip is None:
@@ -109,18 +130,14 @@ def test_images_are_mirrored_left_to_right_if_asked(flip, monkeypatch):
 @pytest.mark.parametrize("label_dropout", [0.0, 0.2, 1.0])
 def test_labels_are_left_out_as_often_as_asked(label_dropout, monkeypatch):
     """The image says what its label is: what is not left out is still its own."""
-
-    def both(params, batch):
-        pair = jnp.stack([batch[0][:, 0, 0, 0], batch[3].astype(jnp.float32)])
-        return pair, jax.tree.map(jnp.zeros_like, params)
-
-    with_gradient(monkeypatch, both)
+    with_gradient(monkeypatch, batch_itself)
     training = TrainingConfig(num_steps=1, batch_size=2000, label_dropout=label_dropout)
     labels = np.arange(12) % 3
-    images = np.broadcast_to(labels[:, None, None, None], (12, 4, 4, 1)).astype(np.float32)
+    images = np.broadcast_to(labels[:, None, None, None], FIELD.shape).astype(np.float32)
     state = start_training(LABELLED, training)
-    _, (known, label) = make_step(LABELLED, training)(state, jnp.asarray(images), jnp.asarray(labels))
-    dropped = np.asarray(label) == -1
+    _, (x0, _, _, label) = make_step(LABELLED, training)(state, images, labels)
+    known, label = np.asarray(x0)[:, 0, 0, 0], np.asarray(label)
+    dropped = label == -1
     error = np.sqrt(label_dropout * (1 - label_dropout) / 2000)
     assert abs(dropped.mean() - label_dropout) <= 4 * error
     np.testing.assert_array_equal(label[~dropped], known[~dropped])
@@ -130,9 +147,13 @@ def test_labels_are_left_out_as_often_as_asked(label_dropout, monkeypatch):
 def test_without_labels_only_the_row_of_none_learns(label_dropout, tmp_path):
     start = str(tmp_path / "start.safetensors")
     save_network(start, LABELLED, random_parameters(LABELLED))
-    training = TrainingConfig(num_steps=1, batch_size=16, label_dropout=label_dropout, start=start)
-    images, labels = (jnp.asarray(a) for a in crops(30))
-    state, _ = make_step(LABELLED, training)(start_training(LABELLED, training), images, labels)
+    training = TrainingConfig(
+        num_steps=6, batch_size=4, warmup_steps=2, label_dropout=label_dropout, start=start
+    )
+    images, labels = crops()
+    step, state = make_step(LABELLED, training), start_training(LABELLED, training)
+    for _ in range(4):  # sixteen images
+        state, _ = step(state, images, labels.astype(np.int32))
     memory = optax.tree_utils.tree_get(state.optimiser, "mu")["condition"]["classes"]
     learns = np.abs(memory).max(1) > 0
     np.testing.assert_array_equal(learns, [label_dropout == 0.0] * 3 + [label_dropout == 1.0])
@@ -144,10 +165,11 @@ def test_without_labels_only_the_row_of_none_learns(label_dropout, tmp_path):
 def test_averages_start_fast_and_then_keep_their_decay(step, ema_decay, expected, monkeypatch):
     """The average keeps ``expected`` of itself, (1 + n)/(10 + n) at first and its decay later."""
     with_gradient(monkeypatch, constant)
-    training = TrainingConfig(num_steps=2, batch_size=1, warmup_steps=0, ema_decay=ema_decay)
-    ones = jax.tree.map(jnp.ones_like, init(TINY, jax.random.key(0)))
-    state = start_training(TINY, training)._replace(step=jnp.int32(step), average=ones)
-    state, _ = make_step(TINY, training)(state, jnp.zeros((1, 4, 4, 1)), None)
+    training = TrainingConfig(num_steps=12, batch_size=1, warmup_steps=0, ema_decay=ema_decay)
+    state = start_training(TINY, training)
+    ones = jax.tree.map(lambda a: jax.device_put(np.ones_like(a)), state.params)
+    state = state._replace(step=jax.device_put(np.int32(step)), average=ones)
+    state, _ = make_step(TINY, training)(state, FIELD, None)
     assert isinstance(state, TrainingState) and int(state.step) == step + 1
     found = as_vector(state.average) - as_vector(state.params)
     np.testing.assert_allclose(found, expected * (1 - as_vector(state.params)), atol=1e-6)
@@ -156,7 +178,7 @@ def test_averages_start_fast_and_then_keep_their_decay(step, ema_decay, expected
 def test_seeds_decide(monkeypatch):
     with_gradient(monkeypatch, drawn)
     images, _ = crops(20)
-    training = TrainingConfig(num_steps=2, batch_size=4, warmup_steps=0)
+    training = TrainingConfig(num_steps=7, batch_size=2, warmup_steps=0)
     first, second, other = (
         train(TINY, dataclasses.replace(training, seed=seed), images, log_every=1) for seed in (5, 5, 6)
     )
@@ -170,10 +192,10 @@ def test_seeds_decide(monkeypatch):
 def test_accelerators_get_convolutions_of_the_whole_batch(platform, monkeypatch):
     """Two 3 x 3 convolutions, each with two gradients; on CPUs products of rows of windows, 18 numbers each."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    x, sigma = jnp.zeros((8, 8, 8, 1), jnp.float32), jnp.ones(8, jnp.float32)
+    x, sigma = np.zeros((8, 8, 8, 1), np.float32), np.ones(8, np.float32)
     gradient = jax.jit(lambda params, batch: GRADIENT(LOCAL, params, batch))
-    arguments = init(LOCAL, jax.random.key(0)), (x, sigma, x, None)
-    text = jax.export.export(gradient, platforms=[platform])(*arguments).mlir_module()
+    params = jax.eval_shape(lambda: init(LOCAL, jax.random.key(0)))
+    text = jax.export.export(gradient, platforms=[platform])(params, (x, sigma, x, None)).mlir_module()
     products = len(re.findall(r"stablehlo\.dot_general.* : \(tensor<\d+x18x", text))
     found = text.count("stablehlo.convolution"), products, text.count("stablehlo.while")
     assert found == ((0, 6, 1) if platform == "cpu" else (6, 0, 0))
@@ -224,7 +246,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
 
 
 def test_a_checkpoint_without_a_later_option_has_its_default(tmp_path):
-    training = TrainingConfig(num_steps=1, batch_size=2)
+    training = ONE_STEP
     train(LOCAL, training, crops(8)[0], folder=tmp_path)
     path = tmp_path / CHECKPOINT
     arrays, header = read(path, "checkpoint")
@@ -234,7 +256,7 @@ def test_a_checkpoint_without_a_later_option_has_its_default(tmp_path):
     assert int(load_checkpoint(path, LOCAL, training)[0].step) == 1
     with pytest.raises(ValueError, match="got one with norms = 2; repeat the settings"):
         load_checkpoint(path, dataclasses.replace(LOCAL, norms=1), training)
-    train(LOCAL, training, crops(9)[0], folder=tmp_path)  # of unknown images: nothing to compare
+    train(LOCAL, training, crops(8)[0][::-1], folder=tmp_path)  # of unknown images: nothing to compare
     write(path, arrays, {"config": header["config"]})
     with pytest.raises(ValueError, match="checkpoint: expected a header with its training, got none"):
         load_checkpoint(path, LOCAL, training)
@@ -266,7 +288,7 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path):
 def test_a_run_goes_on_only_with_its_own_images_labels_and_starting_weights(tmp_path):
     images, labels = crops(8)
     start, folder = tmp_path / "start.safetensors", tmp_path / "run"
-    save_network(start, LABELLED, init(LABELLED, jax.random.key(0)))
+    save_network(start, LABELLED, random_parameters(LABELLED))
     training = TrainingConfig(num_steps=1, batch_size=2, start=str(start))
     first = train(LABELLED, training, images, labels, folder=folder)
     again = train(LABELLED, training, images.copy(), list(labels), folder=folder)
@@ -278,7 +300,7 @@ def test_a_run_goes_on_only_with_its_own_images_labels_and_starting_weights(tmp_
         train(LABELLED, training, images, (labels + 1) % 3, folder=folder)
     with pytest.raises(ValueError, match=expected.format("images and labels")):
         train(LABELLED, training, images[:7], labels[:7], folder=folder)
-    save_network(start, LABELLED, init(LABELLED, jax.random.key(1)))
+    save_network(start, LABELLED, random_parameters(LABELLED, seed=1))
     with pytest.raises(ValueError, match=expected.format("starting weights")):
         train(LABELLED, training, images, labels, folder=folder)
 
@@ -297,8 +319,8 @@ def test_what_is_not_finite_is_never_kept(bad_loss, bad_params, words, tmp_path,
     def make(config, training):
         def step(state, images, labels):
             number = int(state.step) + 1
-            params = jax.tree.map(lambda a: a * bad_params if number == 3 else a, state.params)
-            return state._replace(step=state.step + 1, params=params), bad_loss if number == 3 else 1.0
+            params = jax.tree.map(lambda a: np.asarray(a) * bad_params if number == 3 else a, state.params)
+            return state._replace(step=np.int32(number), params=params), bad_loss if number == 3 else 1.0
 
         return step
 
@@ -313,10 +335,6 @@ def test_what_is_not_finite_is_never_kept(bad_loss, bad_params, words, tmp_path,
 
 def test_a_rate_far_too_large_ends_the_run_before_its_first_checkpoint(tmp_path, monkeypatch):
     """A loss of squares: parameters of 1e200 after one step are still finite, their squares are not."""
-
-    def squares(params, batch):
-        return sum(jnp.sum(a**2) for a in jax.tree.leaves(params)), constant(params, batch)[1]
-
     with_gradient(monkeypatch, squares)
     training = TrainingConfig(num_steps=9, batch_size=2, learning_rate=1e200, warmup_steps=0)
     with pytest.raises(ValueError, match=r"training: expected a finite loss, got inf at step 2"):
@@ -351,7 +369,7 @@ def test_the_time_left_leaves_out_compilation(monkeypatch):
     def make(config, training):
         def step(state, images, labels):
             clock[0] += 1000.0 if int(state.step) == 0 else 10.0
-            return state._replace(step=state.step + 1), 1.0
+            return state._replace(step=np.int32(int(state.step) + 1)), 1.0
 
         return step
 
@@ -463,14 +481,17 @@ def test_samples_are_those_of_the_sampler_of_all_classes_in_turn(weight):
     found = draw_samples(config, params, (6, 5, 1), 3, num_steps=5, eta=2.0, guidance=weight)
     assert found.shape == (NUM_SAMPLES, 6, 5, 1)
     keys, sigmas = jax.random.split(jax.random.key(3), NUM_SAMPLES), karras_sigmas(80.0, 0.02, 5)
+
+    @jax.jit
+    def expected(params, label, key):
+        def denoise(x, sigma):
+            told = network_denoiser(config, params, label)(x, sigma)
+            return weight * told + (1 - weight) * network_denoiser(config, params)(x, sigma)
+
+        return sample(denoise, key, (6, 5, 1), sigmas, eta=2.0).denoised[-1]
+
     for i in (0, 4, 35):
-        told, not_told = network_denoiser(config, params, i % 3), network_denoiser(config, params)
-
-        def denoise(x, sigma, told=told, not_told=not_told):
-            return weight * told(x, sigma) + (1 - weight) * not_told(x, sigma)
-
-        expected = sample(denoise, keys[i], (6, 5, 1), sigmas, eta=2.0).denoised[-1]
-        np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[i], expected(params, i % 3, keys[i]), rtol=1e-4, atol=1e-5)
 
 
 def test_guidance_of_samples_needs_training_without_the_class(tmp_path):
@@ -519,11 +540,11 @@ def test_held_out_losses_of_a_network_that_is_told_the_class(tmp_path, capsys):
         for index, sigma in ((3, 0.5), (5, 2.0)):
             # The noise of the first batch of this level.
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), 0)
-            noise = jax.random.normal(key, held_out.images.shape, jnp.float32)
+            noise = np.asarray(jax.random.normal(key, held_out.images.shape, jnp.float32))
             losses = []
             for image, label, n in zip(held_out.images, held_out.labels, noise, strict=True):
                 denoise = network_denoiser(stored.config, stored.params, int(label) if told else None)
-                losses.append(float(jnp.mean((denoise(image + sigma * n, sigma) - image) ** 2)))
+                losses.append(np.mean((denoise(image + np.float32(sigma) * n, sigma) - image) ** 2))
             assert stored.info[name][index][:2] == pytest.approx([sigma, np.mean(losses)], rel=1e-4)
     without, told = (np.array(stored.info[n]) for n in ("held_out_loss", "held_out_loss_with_class"))
     assert np.all(np.abs(told / without - 1)[[3, 5], 1] > 1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_floating, check_option, is_concrete, message
+from critjax._checks import as_scalar, check, check_floating, check_option, check_rank, is_concrete, message
+from critjax._programs import as_pytree
 from critjax._typing import Array, DenoiseFn
-from critjax.closed_form._inputs import prepare
 from critjax.noise import ddpm_sigma_range, sigma_to_ddpm_timestep
 
 PARAMETERISATIONS = ("edm", "vp-epsilon", "v")
@@ -49,7 +49,8 @@ def jax_denoiser(
     function : callable
         ``(images, times) -> output`` in JAX, the output in the shape of the images: the apply function of a model of
         Flax, Equinox or Haiku, for example, in evaluation mode, with parameters, class labels and whatever else is
-        neither image nor time closed over.
+        neither image nor time closed over. It is compiled once; if it is a pytree, such as `jax.tree_util.Partial` over
+        the parameters, once for all parameters of the same shapes.
     parameterisation : "edm", "vp-epsilon" or "v"
         What the function takes and predicts.
     schedule : "linear" or "cosine", optional
@@ -79,6 +80,7 @@ def jax_denoiser(
     -----
     One call of the function, under `jax.vmap` with one axis more. As exact as the function, and differentiable in x
     and sigma as it is, in both modes; of a function that rounds its time the derivative in sigma is that at fixed time.
+    The denoiser is a pytree over what ``function`` and ``time_fn`` are pytrees over.
     EDM: Karras et al. 2022, arXiv:2206.00364; epsilon: Ho et al. 2020, arXiv:2006.11239; v: Salimans & Ho 2022,
     arXiv:2202.00512. THEORY section 1.
 
@@ -91,29 +93,38 @@ def jax_denoiser(
     ...     sigma = ddpm_timestep_to_sigma(t)
     ...     return x_vp * (sigma / jnp.sqrt(1 + sigma**2))[:, None, None, None]
     >>> denoise = jax_denoiser(predict_noise, parameterisation="vp-epsilon")
-    >>> print(f"{denoise(jnp.ones((4, 6, 3)), 2.0)[0, 0, 0]:.4f}")  # x/(1 + sigma^2)
+    >>> print(f"{float(denoise(np.ones((4, 6, 3)), 2.0)[0, 0, 0]):.4f}")  # x/(1 + sigma^2)
     0.2000
     """
     if not callable(function):
         advice = "close over parameters, e.g. lambda x, t: model.apply(parameters, x, t)"
         raise TypeError(message("function", "a callable (images, times)", type(function).__name__, advice))
     check_option("layout", layout, LAYOUTS)
-    batched, planes = layout.startswith("N"), layout.endswith("CHW")
+    model = _Model(as_pytree("function", function), layout)
+    return adapt(model, parameterisation, schedule, num_timesteps, time_fn)
 
-    def predict(x: Array, t: Array) -> Array:
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["function"], meta_fields=["layout"])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Model:
+    """A function of images in any layout as one of single images, ``(x (H, W, C), t ()) -> (H, W, C)``."""
+
+    function: Any
+    layout: Any
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        batched, planes = self.layout.startswith("N"), self.layout.endswith("CHW")
         image = jnp.moveaxis(x, -1, 0) if planes else x
         images, times = (image[None], t[None]) if batched else (image, t)
-        output: Any = function(images, times)
+        output: Any = self.function(images, times)
         shape = getattr(output, "shape", None)
         got = type(output).__name__ if shape is None else f"shape {tuple(shape)}"
-        advice = f"return the prediction alone, as {layout}"
+        advice = f"return the prediction alone, as {self.layout}"
         check(shape == images.shape, "function", f"an output of shape {images.shape}", got, advice)
         check_floating("output of function", output)
         output = output[0] if batched else output
         output = jnp.moveaxis(output, 0, -1) if planes else output
         return jnp.where(jnp.isfinite(t), output, jnp.nan)
-
-    return adapt(predict, parameterisation, schedule, num_timesteps, time_fn)
 
 
 def adapt(
@@ -125,53 +136,86 @@ def adapt(
 ) -> DenoiseFn:
     """Return a model of single images, ``(x (H, W, C), t ()) -> (H, W, C)``, as a denoiser, see `jax_denoiser`."""
     check_option("parameterisation", parameterisation, PARAMETERISATIONS)
-    time = _time(parameterisation, schedule, num_timesteps, time_fn)
-
-    def denoise(x: Any, sigma: Any) -> Array:
-        y, noise = prepare(x, sigma, None)
-        t = time(sigma, noise)
-        if parameterisation == "edm":
-            return predict(y, t).astype(x.dtype)
-        signal = 1 / jnp.sqrt(1 + noise**2)  # sqrt(alpha_bar); sqrt(1 - alpha_bar) = noise signal
-        y_vp = signal * y
-        output = predict(y_vp, t)
-        clean = y - noise * output if parameterisation == "vp-epsilon" else signal * (y_vp - noise * output)
-        return clean.astype(x.dtype)
-
-    return denoise
-
-
-def _time(
-    parameterisation: str,
-    schedule: str | None,
-    num_timesteps: int | None,
-    time_fn: Callable[[Array], Array] | None,
-) -> Callable[[Any, Array], Array]:
-    """Return ``(sigma as given, sigma in the dtype of the computation) -> t``."""
+    time, expected = None, "a noise level with a finite time"
     if time_fn is not None or parameterisation == "edm":
         instead = "parameterisation 'edm'" if time_fn is None else "time_fn"
         for name, value in (("schedule", schedule), ("num_timesteps", num_timesteps)):
             check(value is None, name, f"none beside {instead}", repr(value), "leave one of the two out")
-        convert = (lambda noise: noise) if time_fn is None else time_fn
-        expected = "a noise level with a finite time"
+        time = None if time_fn is None else as_pytree("time_fn", time_fn)
     else:
-        ddpm: dict[str, Any] = {
-            "schedule": "linear" if schedule is None else schedule,
-            "num_timesteps": 1000 if num_timesteps is None else num_timesteps,
-        }
-        convert = functools.partial(sigma_to_ddpm_timestep, **ddpm)
-        low, high = ddpm_sigma_range(**ddpm)
-        expected = f"a noise level of the schedule, {low:.4g} ... {high:.4g}"
+        steps = _Timesteps(
+            "linear" if schedule is None else schedule, 1000 if num_timesteps is None else num_timesteps
+        )
+        low, high = ddpm_sigma_range(**dataclasses.asdict(steps))
+        time, expected = (
+            as_pytree("schedule", steps),
+            f"a noise level of the schedule, {low:.4g} ... {high:.4g}",
+        )
+    return _Adapted(as_pytree("predict", predict), time, parameterisation, expected)
 
-    def time(sigma: Any, noise: Array) -> Array:
-        # The time of a known sigma is known inside jit, too.
-        now = jax.ensure_compile_time_eval() if is_concrete(sigma) else contextlib.nullcontext()
-        with now:
-            t = jnp.asarray(convert(jnp.asarray(sigma).astype(noise.dtype))).astype(noise.dtype)
-        check(t.shape == (), "time_fn", "a scalar", f"shape {t.shape}", "return one time for one sigma")
-        if is_concrete(sigma) and is_concrete(t):
-            advice = "choose another noise level, schedule or time_fn"
-            check(bool(np.isfinite(t)), "sigma", expected, float(sigma), advice)
-        return t
 
-    return time
+@dataclasses.dataclass(frozen=True)
+class _Timesteps:
+    """The timesteps of a DDPM schedule as a function of sigma; equal to that of another denoiser of the schedule."""
+
+    schedule: str
+    num_timesteps: int
+
+    def __call__(self, sigma: Array) -> Array:
+        return sigma_to_ddpm_timestep(sigma, schedule=self.schedule, num_timesteps=self.num_timesteps)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["predict", "time"],
+    meta_fields=["parameterisation", "expected"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Adapted:
+    """A model as a denoiser; ``time`` is None where the time is sigma itself."""
+
+    predict: Any
+    time: Any
+    parameterisation: Any
+    expected: Any
+
+    def __call__(self, x: Any, sigma: Any) -> Array:
+        """Denoise ``x (H, W, C)`` at the noise level ``sigma ()``."""
+        check_floating("x", x)
+        check_rank("x", x, "H W C")
+        advice = "pass a standard deviation, and map over several with jax.vmap"
+        sigma = as_scalar("sigma", sigma, "a finite number > 0", advice, good=lambda value: value > 0)
+        t = None
+        if is_concrete(sigma):
+            sigma = np.asarray(sigma, jnp.promote_types(x.dtype, jnp.float32))
+        if is_concrete(sigma) and self.time is not None:
+            with jax.ensure_compile_time_eval():  # the time of a known sigma is known inside jit, too
+                t = _time(self.time, sigma)
+            if is_concrete(t):
+                advice = "choose another noise level, schedule or time_fn"
+                check(bool(np.isfinite(t)), "sigma", self.expected, float(sigma), advice)
+        return _denoise(self, x, sigma, t)
+
+
+@jax.jit
+def _time(time: Any, sigma: Array) -> Array:
+    """Return the time of a noise level in the dtype of the computation."""
+    t = jnp.asarray(time(sigma)).astype(sigma.dtype)
+    check(t.shape == (), "time_fn", "a scalar", f"shape {t.shape}", "return one time for one sigma")
+    return t
+
+
+@jax.jit
+def _denoise(model: _Adapted, x: Array, sigma: Array, t: Array | None) -> Array:
+    work = jnp.promote_types(x.dtype, jnp.float32)
+    y, noise = x.astype(work), sigma.astype(work)
+    if t is None:
+        t = noise if model.time is None else _time(model.time, noise)
+    if model.parameterisation == "edm":
+        return model.predict(y, t).astype(x.dtype)
+    signal = 1 / jnp.sqrt(1 + noise**2)  # sqrt(alpha_bar); sqrt(1 - alpha_bar) = noise signal
+    y_vp = signal * y
+    output = model.predict(y_vp, t)
+    if model.parameterisation == "vp-epsilon":
+        return (y - noise * output).astype(x.dtype)
+    return (signal * (y_vp - noise * output)).astype(x.dtype)

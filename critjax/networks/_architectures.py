@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from critjax._checks import check, check_integer, check_option, check_rank, is_concrete
+from critjax._checks import check, check_floating, check_integer, check_option, check_rank, is_concrete
 from critjax._stored import Stored
-from critjax._typing import Array, DenoiseFn, PRNGKey
+from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,
     Conditioning,
@@ -231,6 +231,11 @@ def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
     >>> sorted(params)
     ['blocks', 'condition', 'head', 'stem']
     """
+    return _init(config, key)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _init(config: NetworkConfig, key: PRNGKey) -> Parameters:
     state = nnx.state(_build(config, key), nnx.Param)
     return named(nnx.to_pure_dict(state))
 
@@ -238,9 +243,9 @@ def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
 def apply(
     config: NetworkConfig,
     params: Parameters,
-    x: Array,
-    sigma: Array,
-    label: Array | None = None,
+    x: ArrayLike,
+    sigma: ArrayLike,
+    label: ArrayLike | None = None,
 ) -> Array:
     """Denoise a batch.
 
@@ -264,7 +269,22 @@ def apply(
     ------
     ValueError
         If the image does not fit the network.
+
+    Example
+    -------
+    Untrained, every image is multiplied by ``sigma_data^2/(sigma^2 + sigma_data^2)``:
+
+    >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> params = init(config, jax.random.key(0))
+    >>> apply(config, params, np.ones((1, 6, 5, 1), np.float32), np.array([0.5]))[0, 0, 0].tolist()
+    [0.5]
     """
+    return _apply(config, params, x, sigma, label)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _apply(config: NetworkConfig, params: Parameters, x: Array, sigma: Array, label: Array | None) -> Array:
+    """Compiled by itself, so that programs that evaluate a network in many places trace it once."""
     check_rank("x", x, "B H W C")
     got = f"{x.shape[-1]} channels"
     check(
@@ -295,10 +315,6 @@ def apply(
     total = jnp.sqrt(sigma**2 + config.sigma_data**2)
     inner = model(x / total, jnp.log(sigma[:, 0, 0, 0]) / 4, label)
     return x * (config.sigma_data / total) ** 2 + inner * sigma * config.sigma_data / total
-
-
-#: Compiled by itself, so that programs that evaluate a network in many places trace it once.
-_apply = jax.jit(apply, static_argnums=0)
 
 
 def ordered(template: Any, params: Any, path: str = "") -> Any:
@@ -348,11 +364,29 @@ def network_denoiser(config: NetworkConfig, params: Parameters, label: Any = Non
         known = value.ndim == 0 and value.dtype.kind in "iu" and int(value) in classes
         expected = f"an integer from 0 to {classes[-1]}" if classes else "none for an unconditional network"
         check(known, "label", expected, label, "leave it out for no class")
+        label = np.int32(value)
+    return _Denoiser(config, params, label)
 
-    def denoise(x: Array, sigma: Any) -> Array:
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "label"], meta_fields=["config"])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Denoiser:
+    """A network as a denoiser: one program for all weights and labels of a configuration."""
+
+    config: Any
+    params: Any
+    label: Any
+
+    def __call__(self, x: Any, sigma: Any) -> Array:
+        """Denoise ``x (H, W, C)`` at the noise level ``sigma ()``."""
+        check_floating("x", x)
         check_rank("x", x, "H W C")
-        x = jnp.asarray(x)
-        labels = None if label is None else jnp.asarray(label)[None]
-        return _apply(config, params, x[None], jnp.asarray(sigma)[None], labels)[0]
+        if is_concrete(sigma):
+            sigma = np.asarray(sigma, x.dtype)  # one program, whatever kind of number it was
+        return _denoise(self.config, self.params, x, sigma, self.label)
 
-    return denoise
+
+@functools.partial(jax.jit, static_argnames="config")
+def _denoise(config: NetworkConfig, params: Parameters, x: Array, sigma: Array, label: Any) -> Array:
+    labels = None if label is None else label[None]
+    return _apply(config, params, x[None], sigma[None], labels)[0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from critjax._typing import Array
-from critjax.networks._convolution import convolve, product
+from critjax.networks._convolution import convolved, product
 
 _LECUN = nnx.initializers.lecun_normal()
 
@@ -35,7 +35,7 @@ class Convolution(nnx.Module):
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         if kernel.shape[0] == 1:
             return product(x, kernel[0, 0]) + bias
-        return convolve(x, kernel, padding=self.padding, dilation=self.dilation) + bias
+        return convolved(x, kernel, padding=self.padding, dilation=self.dilation) + bias
 
 
 class Dense(nnx.Module):

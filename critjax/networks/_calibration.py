@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_finite, check_rank
-from critjax.networks._classifier import Classifier, apply_classifier
+from critjax._checks import check, check_count, check_finite, check_rank
+from critjax.networks._classifier import Classifier, judge
 
 #: Temperatures among which `fit_temperature` looks.
 TEMPERATURES = (0.05, 20.0)
@@ -88,7 +86,7 @@ def expected_calibration_error(probabilities: Any, labels: Any, *, num_bins: int
     0.45
     """
     probabilities, labels = _checked("probabilities", probabilities, labels)
-    check(num_bins >= 1, "num_bins", "one or more", num_bins, "15 is usual")
+    num_bins = check_count("num_bins", num_bins, least=1, advice="15 is usual")
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     gaps = np.bincount(bins, right - confidence, num_bins)
@@ -144,11 +142,40 @@ def fit_temperature(logits: Any, labels: Any) -> float:
 
 
 def classifier_logits(classifier: Classifier, images: Any, *, batch_size: int = 50) -> np.ndarray:
-    """Return the logits (n, num_classes) of many images, in float64 and before any temperature."""
-    evaluate = jax.jit(lambda x: apply_classifier(classifier.config, classifier.params, x)[1])
+    """Give the logits of many images, before any temperature.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    images : array (n, H, W, C)
+        In [-1, 1].
+    batch_size : int
+        Images at once; the last batch is filled up, so that all of them share a program.
+
+    Returns
+    -------
+    float64 array (n, num_classes)
+
+    Raises
+    ------
+    ValueError
+        If the images do not fit the classifier, there are none, or the batch size is no positive integer.
+
+    Example
+    -------
+    >>> from critjax.networks import load_classifier
+    >>> classifier_logits(load_classifier(), np.zeros((5, 28, 28, 1)), batch_size=3).shape
+    (5, 10)
+    """
+    batch_size = check_count("batch_size", batch_size, least=1, advice="use 50")
     images = np.asarray(images, np.float32)
-    parts = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
-    return np.concatenate([np.asarray(evaluate(jnp.asarray(part)), np.float64) for part in parts])
+    check_rank("images", images, "n H W C")
+    check(len(images) > 0, "images", "one or more", 0, "pass some")
+    size, parts = min(batch_size, len(images)), []
+    for first in range(0, len(images), size):
+        rows = np.minimum(np.arange(first, first + size), len(images) - 1)
+        parts.append(np.asarray(judge(classifier, images[rows]).logits, np.float64))
+    return np.concatenate(parts)[: len(images)]
 
 
 def evaluate_classifier(
@@ -174,6 +201,14 @@ def evaluate_classifier(
     ------
     ValueError
         If images or labels do not fit.
+
+    Example
+    -------
+    >>> from critjax.data import embedded_fashion_mnist
+    >>> from critjax.networks import load_classifier
+    >>> found = embedded_fashion_mnist(30)
+    >>> evaluate_classifier(load_classifier(), found.images, found.labels, batch_size=3).accuracy > 0.8
+    True
     """
     check_rank("images", images, "n H W C")
     check(len(images) >= 2, "images", "two or more", len(images), "one image has no standard error")

@@ -22,7 +22,7 @@ from flax import nnx
 
 from critjax._checks import check, check_floating, check_integer, check_rank, message
 from critjax._stored import Stored
-from critjax._typing import Array, PRNGKey
+from critjax._typing import Array, ArrayLike, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
 from critjax.networks._blocks import Convolution, Dense, group_norm
 from critjax.networks._weights import SUFFIX, flatten, read, unflatten, write
@@ -151,7 +151,31 @@ def init_classifier(config: ClassifierConfig, key: PRNGKey) -> Parameters:
     >>> sorted(init_classifier(ClassifierConfig(widths=(4, 8, 8)), jax.random.key(0)))
     ['head', 'pool', 'stages']
     """
+    return _init(config, key)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _init(config: ClassifierConfig, key: PRNGKey) -> Parameters:
     return named(nnx.to_pure_dict(nnx.state(_Network(config, nnx.Rngs(params=key)), nnx.Param)))
+
+
+class Judgement(NamedTuple):
+    """All that a classifier says of images."""
+
+    features: Array
+    logits: Array
+    probabilities: Array
+
+
+def judge(classifier: Classifier, images: ArrayLike) -> Judgement:
+    """Apply a classifier to images (B, H, W, C): one program for all weights of a configuration."""
+    return _judge(classifier.config, classifier.params, classifier.temperature, images)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _judge(config: ClassifierConfig, params: Parameters, temperature: Any, images: Array) -> Judgement:
+    features, logits = apply_classifier(config, params, images)
+    return Judgement(features, logits, jax.nn.softmax(logits / temperature, axis=-1))
 
 
 def apply_classifier(config: ClassifierConfig, params: Parameters, images: Array) -> tuple[Array, Array]:
@@ -166,7 +190,7 @@ def apply_classifier(config: ClassifierConfig, params: Parameters, images: Array
     return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))(images)
 
 
-def classify(classifier: Classifier, images: Array) -> Array:
+def classify(classifier: Classifier, images: ArrayLike) -> Array:
     r"""Give the calibrated probability of every class, ``softmax(z(x) / T)``.
 
     Parameters
@@ -195,15 +219,14 @@ def classify(classifier: Classifier, images: Array) -> Array:
     -------
     >>> from critjax.data import embedded_fashion_mnist
     >>> found = embedded_fashion_mnist(3)
-    >>> probabilities = classify(load_classifier(), jnp.asarray(found.images))
-    >>> [found.class_names[i] for i in probabilities.argmax(-1)]
+    >>> probabilities = classify(load_classifier(), found.images)
+    >>> [found.class_names[i] for i in np.argmax(probabilities, -1)]
     ['T-shirt/top', 'Trouser', 'Pullover']
     """
-    _, logits = apply_classifier(classifier.config, classifier.params, images)
-    return jax.nn.softmax(logits / classifier.temperature, axis=-1)
+    return judge(classifier, images).probabilities
 
 
-def classifier_features(classifier: Classifier, images: Array) -> Array:
+def classifier_features(classifier: Classifier, images: ArrayLike) -> Array:
     """Give the vector before the last layer, for distances and diversity of ensembles.
 
     Parameters
@@ -225,21 +248,36 @@ def classifier_features(classifier: Classifier, images: Array) -> Array:
 
     Example
     -------
-    >>> print(classifier_features(load_classifier(), jnp.zeros((2, 28, 28, 1))).shape)
-    (2, 128)
+    >>> print(classifier_features(load_classifier(), np.zeros((3, 28, 28, 1), np.float32)).shape)
+    (3, 128)
     """
-    return apply_classifier(classifier.config, classifier.params, images)[0]
+    return judge(classifier, images).features
 
 
 def shipped_classifiers() -> tuple[str, ...]:
-    """List the names of the classifiers that come with the package, for `load_classifier`."""
+    """List the names of the classifiers that come with the package, for `load_classifier`.
+
+    Example
+    -------
+    >>> shipped_classifiers()
+    ('fashion-classifier',)
+    """
     folder = resources.files("critjax.networks").joinpath(FOLDER)
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
     return tuple(sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)))
 
 
 def save_classifier(path: str | Path, classifier: Classifier) -> None:
-    """Store a classifier in one file, usually ``.safetensors``: weights, configuration, temperature and info."""
+    """Store a classifier in one file, usually ``.safetensors``: weights, configuration, temperature and info.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_classifier(f"{folder}/mine.safetensors", load_classifier()._replace(info={"seed": 0}))
+    ...     load_classifier(f"{folder}/mine.safetensors").info
+    {'seed': 0}
+    """
     header = {
         "critjax_classifier": classifier.config.to_json(),
         "critjax_temperature": json.dumps(float(classifier.temperature)),

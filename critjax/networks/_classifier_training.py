@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_integer, check_rank
+from critjax._checks import check, check_count, check_integer, check_rank, is_concrete
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
 from critjax.networks._classifier import ClassifierConfig, apply_classifier, init_classifier
@@ -27,7 +26,9 @@ from critjax.networks._training import (
     TrainedNetwork,
     TrainingState,
     check_finite,
+    first_state,
     moved_average,
+    rates,
     seconds_left,
     summed_gradient,
 )
@@ -100,15 +101,35 @@ class ClassifierTraining:
             check(0 <= value < 1, name, "a number in [0, 1)", value, advice)
 
 
-def _optimiser(training: ClassifierTraining) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, training.warmup_steps, max(training.num_steps, training.warmup_steps + 1)
-    )
-    adam = optax.adamw(schedule, weight_decay=training.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(training.clip_norm), adam)
+#: Values that the compiled step takes as arguments; what else it depends on is compiled in.
+_NUMBERS = ("learning_rate", "weight_decay", "clip_norm", "ema_decay", "label_smoothing", "noise_std")
 
 
-def augment(images: Array, key: PRNGKey, *, flip: bool, shift: int, noise_std: float) -> Array:
+class Program(NamedTuple):
+    """What of the training settings is part of the compiled step."""
+
+    num_steps: int
+    warmup_steps: int
+    batch_size: int
+    flip: bool
+    shift: int
+    noisy: bool
+
+
+def _optimiser(program: Program, numbers: dict[str, Any]) -> optax.GradientTransformation:
+    adamw = functools.partial(optax.adamw, weight_decay=numbers["weight_decay"])
+    return rates(program, numbers["learning_rate"], adamw, numbers["clip_norm"])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "program"))
+def _start(
+    config: ClassifierConfig, program: Program, key: PRNGKey, numbers: dict[str, Any]
+) -> TrainingState:
+    params = init_classifier(config, jax.random.fold_in(key, 2**31 - 1))
+    return first_state(params, _optimiser(program, numbers))
+
+
+def augment(images: Array, key: PRNGKey, *, flip: bool, shift: int, noise_std: Any) -> Array:
     """Mirror, move and make noisy a batch (B, H, W, C), every image by its own draw; see `ClassifierTraining`."""
     count, height, width, channels = images.shape
     keys = jax.random.split(key, 4)
@@ -120,14 +141,14 @@ def augment(images: Array, key: PRNGKey, *, flip: bool, shift: int, noise_std: f
         corners = jax.random.randint(keys[1], (count, 2), 0, 2 * shift + 1)
         size = (height, width, channels)
         images = jax.vmap(lambda x, c: jax.lax.dynamic_slice(x, (c[0], c[1], 0), size))(padded, corners)
-    if noise_std > 0:
+    if not is_concrete(noise_std) or noise_std > 0:
         levels = jax.random.uniform(keys[2], (count, 1, 1, 1), images.dtype, 0.0, noise_std)
         images = images + levels * jax.random.normal(keys[3], images.shape, images.dtype)
     return images
 
 
 def classification_loss(
-    config: ClassifierConfig, label_smoothing: float, params: Parameters, images: Array, labels: Array
+    config: ClassifierConfig, label_smoothing: Any, params: Parameters, images: Array, labels: Array
 ) -> Array:
     """Mean cross-entropy of a batch with smoothed labels, see the module."""
     _, logits = apply_classifier(config, params, images)
@@ -135,30 +156,27 @@ def classification_loss(
     return jnp.mean(optax.softmax_cross_entropy(logits, wanted))
 
 
-def _make_step(
-    config: ClassifierConfig, training: ClassifierTraining
-) -> Callable[[TrainingState, Array, Array], tuple[TrainingState, Array]]:
-    """Return a compiled ``(state, images, labels) -> (state, loss)``; the state is given away."""
-    optimiser = _optimiser(training)
-    loss = functools.partial(classification_loss, config, training.label_smoothing)
-
-    def step(state: TrainingState, images: Array, labels: Array) -> tuple[TrainingState, Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), state.step))
-        chosen = jax.random.randint(keys[0], (training.batch_size,), 0, images.shape[0])
-        x = augment(
-            images[chosen],
-            keys[1],
-            flip=training.flip,
-            shift=training.shift,
-            noise_std=training.noise_std,
-        )
-        value, gradient = summed_gradient(loss, state.params, (x, labels[chosen]))
-        updates, memory = optimiser.update(gradient, state.optimiser, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        average = moved_average(state.average, params, state.step, training.ema_decay)
-        return TrainingState(state.step + 1, params, average, memory), value
-
-    return jax.jit(step, donate_argnums=0)
+@functools.partial(jax.jit, static_argnames=("config", "program"), donate_argnames="state")
+def _step(
+    config: ClassifierConfig,
+    program: Program,
+    key: PRNGKey,
+    numbers: dict[str, Any],
+    state: TrainingState,
+    images: Array,
+    labels: Array,
+) -> tuple[TrainingState, Array]:
+    """Give the next state and the loss; the state is given away."""
+    keys = jax.random.split(jax.random.fold_in(key, state.step))
+    chosen = jax.random.randint(keys[0], (program.batch_size,), 0, images.shape[0])
+    noise_std = numbers["noise_std"] if program.noisy else 0.0
+    x = augment(images[chosen], keys[1], flip=program.flip, shift=program.shift, noise_std=noise_std)
+    loss = functools.partial(classification_loss, config, numbers["label_smoothing"])
+    value, gradient = summed_gradient(loss, state.params, (x, labels[chosen]))
+    updates, memory = _optimiser(program, numbers).update(gradient, state.optimiser, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    average = moved_average(state.average, params, state.step, numbers["ema_decay"])
+    return TrainingState(state.step + 1, params, average, memory), value
 
 
 def train_classifier(
@@ -196,21 +214,38 @@ def train_classifier(
     ValueError
         If images or labels do not fit, or the loss or a parameter is no longer finite, which is noticed at every entry
         of the log.
+
+    Notes
+    -----
+    The step is compiled once for a configuration, batch size, number of steps, kind of augmentation and shape of the
+    images: another rate or seed needs no other program.
+
+    Example
+    -------
+    >>> config = ClassifierConfig(image_shape=(4, 4, 1), widths=(4,), num_classes=2)
+    >>> training = ClassifierTraining(num_steps=20, batch_size=4)
+    >>> images, labels = np.zeros((8, 4, 4, 1)), np.arange(8) % 2
+    >>> train_classifier(config, training, images, labels, log_every=10).losses[:, 0].tolist()
+    [10.0, 20.0]
     """
+    check_count("log_every", log_every, least=1, advice="it is a number of steps: use 100")
     check_rank("images", images, "N H W C")
-    images, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels, jnp.int32)
+    images, labels = np.asarray(images, np.float32), np.asarray(labels, np.int32)
     good = labels.shape == images.shape[:1] and labels.size > 0
     good = good and int(labels.min()) >= 0 and int(labels.max()) < config.num_classes
     expected = f"one of 0 ... {config.num_classes - 1} for each of {len(images)} images"
     got = f"shape {labels.shape}" + (f" from {labels.min()} to {labels.max()}" if labels.size else "")
     check(good, "labels", expected, got, "match num_classes of the config")
-    params = init_classifier(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
-    average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
-    state = TrainingState(jnp.zeros((), jnp.int32), params, average, _optimiser(training).init(params))
-    step_fn, steps, recent, losses = _make_step(config, training), training.num_steps, [], []
+    images, labels = jax.device_put((images, labels))
+    program = Program(
+        *(getattr(training, name) for name in Program._fields[:-1]), noisy=training.noise_std > 0
+    )
+    numbers = {name: float(getattr(training, name)) for name in _NUMBERS}
+    key, steps, recent, losses = jax.random.key(training.seed), training.num_steps, [], []
+    state = _start(config, program, key, numbers)
     began = time.perf_counter()
     for step in range(1, steps + 1):
-        state, value = step_fn(state, images, labels)
+        state, value = _step(config, program, key, numbers, state, images, labels)
         recent.append(value)
         logged = step % log_every == 0 or step == steps
         if logged:  # only then is the device waited for

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from critjax._checks import check_option
-from critjax._typing import Array
+from critjax._typing import Array, ArrayLike
 
 PADDINGS = ("zero", "periodic")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -65,7 +66,7 @@ def _stock(x: Array, kernel: Array, dilation: int, padding: str) -> Array:
     )
 
 
-def convolve(x: Array, kernel: Array, *, padding: str = "zero", dilation: int = 1) -> Array:
+def convolve(x: ArrayLike, kernel: ArrayLike, *, padding: str = "zero", dilation: int = 1) -> Array:
     """Convolve a batch with a kernel of odd size; the output keeps the size of the input.
 
     Parameters
@@ -81,8 +82,23 @@ def convolve(x: Array, kernel: Array, *, padding: str = "zero", dilation: int = 
     -------
     (B, H, W, O) array
         ``y_i = sum_r kernel[r] x_{i + dilation r}``, r from -(k-1)/2 to (k-1)/2.
+
+    Example
+    -------
+    Neighbours that a pixel of a 3 x 4 image has, itself included:
+
+    >>> convolve(np.ones((1, 3, 4, 1)), np.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+    [[4.0, 6.0, 6.0, 4.0], [6.0, 9.0, 9.0, 6.0], [4.0, 6.0, 6.0, 4.0]]
     """
     check_option("padding", padding, PADDINGS)
+    return _convolve(x, kernel, padding=padding, dilation=dilation)
+
+
+def convolved(x: Array, kernel: Array, *, padding: str, dilation: int) -> Array:
+    """Convolve inside of a program, see `convolve`."""
     fixed = {"dilation": dilation, "padding": padding}
     cpu, default = functools.partial(_product, **fixed), functools.partial(_stock, **fixed)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+_convolve = jax.jit(convolved, static_argnames=("padding", "dilation"))

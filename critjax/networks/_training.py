@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_integer, check_rank
-from critjax._typing import Array
+from critjax._checks import check, check_count, check_integer, check_rank
+from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import flatten, load_network, read, unflatten, weights_digest, write
 
@@ -121,24 +121,55 @@ class TrainedNetwork(NamedTuple):
     """(num_logged, 2): step and training loss, means over the steps in between."""
 
 
-def _optimiser(training: TrainingConfig) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, training.learning_rate, training.warmup_steps, max(training.num_steps, training.warmup_steps + 1)
+#: Values that the compiled step takes as arguments; what else it depends on is compiled in.
+_NUMBERS = ("learning_rate", "clip_norm", "ema_decay", "log_noise_mean", "log_noise_std", "label_dropout")
+
+
+class Program(NamedTuple):
+    """What of the training settings is part of the compiled step."""
+
+    num_steps: int
+    warmup_steps: int
+    batch_size: int
+    flip: bool
+
+
+def rates(
+    program: Any, learning_rate: Any, optimiser: Callable[..., optax.GradientTransformation], clip_norm: Any
+) -> optax.GradientTransformation:
+    """Return an optimiser of clipped gradients, whose rate rises by a line and falls by a cosine."""
+    unit = optax.warmup_cosine_decay_schedule(
+        0.0, 1.0, program.warmup_steps, max(program.num_steps, program.warmup_steps + 1)
     )
-    return optax.chain(optax.clip_by_global_norm(training.clip_norm), optax.adam(schedule))
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm), optimiser(lambda count: learning_rate * unit(count))
+    )
+
+
+def first_state(params: Parameters, optimiser: optax.GradientTransformation) -> TrainingState:
+    """Return the state before the first step."""
+    average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
+    return TrainingState(jnp.zeros((), jnp.int32), params, average, optimiser.init(params))
 
 
 def start_training(config: NetworkConfig, training: TrainingConfig) -> TrainingState:
     """Return the state before the first step."""
     if training.start is None:
-        params = init(config, jax.random.fold_in(jax.random.key(training.seed), 2**31 - 1))
-    else:
-        stored = load_network(training.start)
-        got = stored.config.to_json()
-        check(stored.config == config, "start", f"a network with {config.to_json()}", got, "take its config")
-        params = jax.tree.map(jnp.asarray, stored.params)
-    average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
-    return TrainingState(jnp.zeros((), jnp.int32), params, average, _optimiser(training).init(params))
+        return _drawn_state(config, jax.random.key(training.seed))
+    stored = load_network(training.start)
+    got = stored.config.to_json()
+    check(stored.config == config, "start", f"a network with {config.to_json()}", got, "take its config")
+    return _state(stored.params)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _drawn_state(config: NetworkConfig, key: PRNGKey) -> TrainingState:
+    return _state(init(config, jax.random.fold_in(key, 2**31 - 1)))
+
+
+@jax.jit
+def _state(params: Parameters) -> TrainingState:
+    return first_state(params, rates(Program(1, 0, 1, False), 1.0, optax.adam, 1.0))  # of any values
 
 
 def loss(
@@ -176,38 +207,52 @@ def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Ar
     return summed_gradient(functools.partial(loss, config), params, batch)
 
 
-def moved_average(average: Parameters, params: Parameters, step: Array, ema_decay: float) -> Parameters:
+def moved_average(average: Parameters, params: Parameters, step: Array, ema_decay: Any) -> Any:
     """Move the average of parameters after a step; the first steps are forgotten faster, as ``(1 + n)/(10 + n)``."""
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+    return optax.incremental_update(params, average, 1 - decay)
 
 
 def make_step(
     config: NetworkConfig, training: TrainingConfig
 ) -> Callable[[TrainingState, Array, Array | None], tuple[TrainingState, Array]]:
     """Return a compiled ``(state, images, labels) -> (state, loss)``; the state is given away."""
-    optimiser = _optimiser(training)
+    program = Program(training.num_steps, training.warmup_steps, training.batch_size, training.flip)
+    numbers = {name: float(getattr(training, name)) for name in _NUMBERS}
+    key = jax.random.key(training.seed)
+    return functools.partial(_step, config, program, _gradient, key, numbers)
 
-    def step(state: TrainingState, images: Array, labels: Array | None) -> tuple[TrainingState, Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), state.step), 5)
-        chosen = jax.random.randint(keys[0], (training.batch_size,), 0, images.shape[0])
-        x0 = images[chosen]
-        if training.flip:
-            mirrored = jax.random.bernoulli(keys[4], 0.5, (training.batch_size, 1, 1, 1))
-            x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-        levels = training.log_noise_mean + training.log_noise_std * jax.random.normal(keys[1], chosen.shape)
-        noise = jax.random.normal(keys[2], x0.shape)
-        label = None
-        if labels is not None:
-            dropped = jax.random.bernoulli(keys[3], training.label_dropout, chosen.shape)
-            label = jnp.where(dropped, -1, labels[chosen])
-        value, gradient = _gradient(config, state.params, (x0, jnp.exp(levels), noise, label))
-        updates, memory = optimiser.update(gradient, state.optimiser, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        average = moved_average(state.average, params, state.step, training.ema_decay)
-        return TrainingState(state.step + 1, params, average, memory), value
 
-    return jax.jit(step, donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
+def _step(
+    config: NetworkConfig,
+    program: Program,
+    gradient_fn: Callable[..., tuple[Array, Parameters]],
+    key: PRNGKey,
+    numbers: dict[str, Any],
+    state: TrainingState,
+    images: Array,
+    labels: Array | None,
+) -> tuple[TrainingState, Array]:
+    keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
+    chosen = jax.random.randint(keys[0], (program.batch_size,), 0, images.shape[0])
+    x0 = images[chosen]
+    if program.flip:
+        mirrored = jax.random.bernoulli(keys[4], 0.5, (program.batch_size, 1, 1, 1))
+        x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
+    normal = jax.random.normal(keys[1], chosen.shape)
+    sigma = jnp.exp(numbers["log_noise_mean"] + numbers["log_noise_std"] * normal)
+    noise = jax.random.normal(keys[2], x0.shape)
+    label = None
+    if labels is not None:
+        dropped = jax.random.bernoulli(keys[3], numbers["label_dropout"], chosen.shape)
+        label = jnp.where(dropped, -1, labels[chosen])
+    value, gradient = gradient_fn(config, state.params, (x0, sigma, noise, label))
+    optimiser = rates(program, numbers["learning_rate"], optax.adam, numbers["clip_norm"])
+    updates, memory = optimiser.update(gradient, state.optimiser, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    average = moved_average(state.average, params, state.step, numbers["ema_decay"])
+    return TrainingState(state.step + 1, params, average, memory), value
 
 
 def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[str, np.ndarray]:
@@ -215,6 +260,12 @@ def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[
     memory = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.optimiser))}
     log = {"losses": np.asarray(losses, np.float64).reshape(-1, 2), "recent": np.asarray(recent, np.float64)}
     return flatten({**state._asdict(), "optimiser": memory, **log})
+
+
+def _checkpoint_names(template: TrainingState) -> set[str]:
+    """Name the arrays of a checkpoint of a run whose state has the shape of ``template``."""
+    state = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), template)
+    return set(checkpoint_arrays(state, [], []))
 
 
 def digests(images: Any, labels: Any, start: str | None) -> dict[str, str]:
@@ -267,8 +318,8 @@ def load_checkpoint(
         got = f"one of other {' and '.join(differing)}"
         advice = "go on with those of its start, or choose another folder"
         check(not differing, "checkpoint", "one of the same data", got, advice)
-    template = start_training(config, training)
-    differing = sorted(set(arrays) ^ set(checkpoint_arrays(template, [], [])))
+    template = jax.eval_shape(lambda: _drawn_state(config, jax.random.key(0)))
+    differing = sorted(set(arrays) ^ _checkpoint_names(template))
     got = f"{path}, which differs in {', '.join(differing)}"
     advice = "it is of another version or damaged: remove it to train anew"
     check(not differing, "checkpoint", "exactly the arrays of the run", got, advice)
@@ -284,7 +335,7 @@ def check_finite(recent: list[float], params: Parameters, step: int) -> None:
     advice = "lower the learning rate"
     for number, value in enumerate(recent, step - len(recent) + 1):
         check(math.isfinite(value), "training", "a finite loss", f"{value} at step {number}", advice)
-    good = all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(params))
+    good = all(bool(np.isfinite(np.asarray(a)).all()) for a in jax.tree.leaves(params))
     check(good, "training", "finite parameters", f"others after step {step}", advice)
 
 
@@ -335,11 +386,23 @@ def train(
     ValueError, FileNotFoundError
         If images, labels or a checkpoint do not fit, or the loss or a parameter is no longer finite, which is noticed
         at every entry of the log and before every checkpoint.
+
+    Notes
+    -----
+    The step is compiled once for a configuration, batch size, number of steps and shape of the images: another rate,
+    seed or noise distribution needs no other program.
+
+    Example
+    -------
+    >>> config, training = NetworkConfig(width=2, dilations=(1,)), TrainingConfig(num_steps=20, batch_size=4)
+    >>> result = train(config, training, np.zeros((8, 6, 6, 1)), log_every=10)
+    >>> result.losses[:, 0].tolist()
+    [10.0, 20.0]
     """
     for name, value in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
-        check(value >= 1, name, "a number of steps >= 1", value, "use 100")
+        check_count(name, value, least=1, advice="it is a number of steps: use 100")
     check_rank("images", images, "N H W C")
-    images = jnp.asarray(images, jnp.float32)
+    images = np.asarray(images, np.float32)
     got = f"{images.shape[-1]} channels"
     check(
         images.shape[-1] == config.channels, "images", f"{config.channels} channels", got, "match the config"
@@ -351,7 +414,7 @@ def train(
     got = "none" if labels is None else "labels"
     check((labels is not None) == conditional, "labels", expected, got, "match num_classes of the config")
     if labels is not None:
-        labels = jnp.asarray(labels, jnp.int32)
+        labels = np.asarray(labels, np.int32)
         span = f"{int(labels.min())} ... {int(labels.max())}"
         good = (
             labels.shape == images.shape[:1]
@@ -367,6 +430,7 @@ def train(
         state, losses, recent = load_checkpoint(path, config, training, data)
     else:
         state, losses, recent = start_training(config, training), [], []
+    images, labels = jax.device_put((images, labels))
     step_fn, steps = make_step(config, training), training.num_steps
     first, began = int(state.step) + 1, time.perf_counter()
     for step in range(first, steps + 1):

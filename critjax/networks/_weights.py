@@ -98,13 +98,30 @@ def save_network(
         As of `init`.
     info : dict, optional
         Stored beside, as JSON.
+
+    Example
+    -------
+    See `load_network`, which reads it.
+
+    >>> from critjax.networks import init
+    >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_network(f"{folder}/a.safetensors", config, init(config, jax.random.key(0)))
+    ...     os.listdir(folder)
+    ['a.safetensors']
     """
     header = {"critjax_config": config.to_json(), "critjax_info": json.dumps(info or {})}
     write(Path(path), flatten(params), header)
 
 
 def shipped_networks() -> tuple[str, ...]:
-    """List the names of the trained networks that come with the package, for `load_network`."""
+    """List the names of the trained networks that come with the package, for `load_network`.
+
+    Example
+    -------
+    >>> "local-11" in shipped_networks()
+    True
+    """
     folder = resources.files("critjax.networks").joinpath("weights")
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
     return tuple(sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)))

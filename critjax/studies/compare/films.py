@@ -13,13 +13,13 @@ from critjax.sampling import sample
 from critjax.studies._engine.run import Progress
 from critjax.studies.compare.patches import els_denoiser
 from critjax.studies.compare.problem import Problem
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import ResolvedCompare
 
 #: Sampler of the films.
 FILM_MAX, FILM_MIN, FILM_STEPS = 20.0, 0.1, 16
 
 
-def follow(problem: Problem, settings: CompareSettings, patches: xr.Dataset, report: Progress) -> xr.Dataset:
+def follow(problem: Problem, settings: ResolvedCompare, patches: xr.Dataset, report: Progress) -> xr.Dataset:
     """Follow network, patch models of the best size at every noise, and ideal denoiser from the same noise."""
     best = patches["best_size"].sel(model="ELS").values.astype(int)
     levels = patches["level_sigma"].values
@@ -30,19 +30,15 @@ def follow(problem: Problem, settings: CompareSettings, patches: xr.Dataset, rep
     following = scheduled_denoiser(models, edges) if len(models) > 1 else models[0]
     denoisers = {"network": problem.denoise, "ELS at p*": following, "ideal": ideal_denoiser(problem.bank)}
     sigmas = geometric_sigmas(FILM_MAX, FILM_MIN, FILM_STEPS, dtype=problem.bank.dtype)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 3000), settings.num_films or 0)
-    height, width, channels = problem.bank.shape[1:]
-    rows = []
-    for row, (_, denoise) in enumerate(denoisers.items()):
-        one = jax.jit(
-            lambda key, denoise=denoise: sample(denoise, key, (height, width, channels), sigmas).denoised
-        )
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 3000), settings.num_films)
+    rows, total = [], len(denoisers) * len(keys)
+    for row, denoise in enumerate(denoisers.values()):
         found = []
         for number, key in enumerate(keys):
-            report("films", row * len(keys) + number, len(denoisers) * len(keys))
-            found.append(np.asarray(one(key)))
+            report("films", row * len(keys) + number, total)
+            found.append(np.asarray(sample(denoise, key, problem.bank.shape[1:], sigmas).denoised))
         rows.append(np.stack(found))
-    report("films", len(denoisers) * len(keys), len(denoisers) * len(keys))
+    report("films", total, total)
     films = np.stack(rows)  # denoiser, sample, level, H, W, C
     flat = films.reshape(*films.shape[:3], -1)
     flat = flat - flat.mean(-1, keepdims=True)

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank
-from critjax.closed_form import gaussian_symbol, image_spectrum
-from critjax.observables import radial_average
+from critjax.closed_form import gaussian_symbol, ideal_denoiser, ideal_log_weights, image_spectrum
+from critjax.observables import jackknife_spread, jackknife_values, radial_average
 from critjax.patch_score import patch_denoiser, patch_denoisers
 from critjax.spectra import leading_eigenvalue
 from critjax.spectra.measured import jacobian_products, probe_symbol, probe_tangents
 from critjax.studies._engine.run import Progress
 from critjax.studies.compare.nearest import nearest_indices
 from critjax.studies.compare.problem import Problem
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import ResolvedCompare
 from critjax.studies.measure.instruments import (
     fit_fields,
     gap_stiffness_length,
     lowest_eigenvalues,
     lowest_tangents,
     mean_and_error,
+    shells_of,
     with_lowest_modes,
 )
 
@@ -39,35 +40,29 @@ PATCH_FIELDS = 3
 NESTED_FROM = 9
 
 
-def compare_patches(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def compare_patches(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     """Put the same noised images through the network, all patch models and the ideal denoiser."""
-    sizes, bank = tuple(settings.sizes), problem.bank
-    clean = problem.queries[: settings.num_queries]
-    levels = np.geomspace(SIGMA_MAX, SIGMA_MIN, settings.num_levels or 0)
-    models = {name: patch_denoisers(bank, sizes, positions=p, boundary="zero") for p, name in MODELS.items()}
-
-    @jax.jit
-    def through(x: Array, sigma: Array) -> dict[str, Array]:
-        found = {name: denoise(x, sigma) for name, denoise in models.items()}
-        weights = jax.nn.softmax(-0.5 * jnp.sum((bank - x) ** 2, axis=(1, 2, 3)) / sigma**2)
-        entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights))
-        ideal = jnp.tensordot(weights, bank, 1)
-        return {**found, "ideal": ideal, "entropy": entropy, "network": problem.denoise(x, sigma)}
-
+    sizes, bank = settings.sizes, problem.bank
+    clean = np.asarray(problem.queries[: settings.num_queries])
+    levels = np.geomspace(SIGMA_MAX, SIGMA_MIN, settings.num_levels)
+    models = {
+        name: patch_denoisers(ImageBank(bank, sizes[0], positions=p), sizes, boundary="zero")
+        for p, name in MODELS.items()
+    }
+    key = jax.random.key(settings.seed)
     rows: dict[str, list[np.ndarray]] = {}
     noised = []
-    for number, sigma in enumerate(levels):
-        key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
-        x = clean + float(sigma) * jax.random.normal(key, clean.shape, clean.dtype)
+    for number, sigma in enumerate(levels.astype(clean.dtype)):
+        x = np.asarray(_noised(key, clean, sigma, 1000 + number))
         noised.append(x)
         found = []
         for query, image in enumerate(x):
             report("patches", number * len(x) + query, len(levels) * len(x))
-            found.append(jax.tree.map(np.asarray, through(image, jnp.asarray(sigma, x.dtype))))
+            found.append(jax.tree.map(np.asarray, _through(models, problem.denoise, bank, image, sigma)))
         for name in found[0]:
             rows.setdefault(name, []).append(np.stack([f[name] for f in found]))
     report("patches", len(levels) * len(clean), len(levels) * len(clean))
-    variables = _errors({n: np.stack(v) for n, v in rows.items()}, np.asarray(clean), sizes)
+    variables = _errors({n: np.stack(v) for n, v in rows.items()}, clean, sizes)
     model, size = nearest_indices(np.moveaxis(variables["relative_error"][1], 0, 1))
     nearest = [(tuple(MODELS.values())[m], sizes[s]) for m, s in zip(model, size, strict=True)]
     variables.update(_symbols(problem, noised, levels, nearest, settings, report))
@@ -80,21 +75,45 @@ def compare_patches(problem: Problem, settings: CompareSettings, report: Progres
     return xr.Dataset(variables, coordinates)
 
 
+@jax.jit
+def _noised(key: Array, clean: Array, sigma: Array, number: Array) -> Array:
+    """Return images with the noise of a level."""
+    return clean + sigma * jax.random.normal(jax.random.fold_in(key, number), clean.shape, clean.dtype)
+
+
+@jax.jit
+def _through(
+    models: dict[str, DenoiseFn], denoise: DenoiseFn, bank: Array, x: Array, sigma: Array
+) -> dict[str, Array]:
+    """Return what patch models, ideal denoiser and network make of one image."""
+    found = {name: model(x, sigma) for name, model in models.items()}
+    weights = jnp.exp(ideal_log_weights(bank, x, sigma))
+    entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights))
+    return {
+        **found,
+        "ideal": ideal_denoiser(bank)(x, sigma),
+        "entropy": entropy,
+        "network": denoise(x, sigma),
+    }
+
+
 def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Relative errors between network and models, the best sizes, and losses; rows (level, query, ...)."""
     network = rows["network"].astype(np.float64)
     pixels = tuple(range(2, network.ndim))
 
-    def unexplained(difference: np.ndarray, total: np.ndarray) -> np.ndarray:
-        return np.sqrt(difference.sum(1) / total.sum(1)[(...,) + (None,) * (difference.ndim - 2)])
+    def first(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, 1, 0)
+
+    def unexplained(sums: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        difference, total = (a.sum(0) for a in sums)  # query, level, ...
+        return np.sqrt(difference / total[(...,) + (None,) * (difference.ndim - total.ndim)])
 
     def with_jackknife(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Value, standard error and values with one query left out (query first); difference (level, query, ...)."""
-        value, count = unexplained(difference, variance), difference.shape[1]
-        left = np.stack(
-            [unexplained(np.delete(difference, i, 1), np.delete(variance, i, 1)) for i in range(count)]
-        )
-        return value, np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0)), left
+        sums = first(difference), first(variance)
+        left = jackknife_values(unexplained, sums, host=True)
+        return unexplained(sums), jackknife_spread(left), left
 
     # About the mean over queries and pixels: a constant image explains nothing.
     centre = network.mean(axis=(1, *pixels), keepdims=True)
@@ -115,9 +134,6 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
     rivals = np.concatenate([np.moveaxis(chosen, -1, 0), losses["ideal"][None]])
     advantage = rivals - losses["network"]  # rival, level, query
     dims = ("model", "level_sigma", "size")
-
-    def first(array: np.ndarray) -> np.ndarray:
-        return np.moveaxis(array, 1, 0)
 
     count = loss.shape[1]
     result = {
@@ -144,11 +160,15 @@ def els_denoiser(bank: Array, size: int) -> DenoiseFn:
     """Build the ELS model of one window size by the faster route, for values and Jacobian-vector products."""
     if size < NESTED_FROM:
         return patch_denoiser(ImageBank(bank, size, positions="all"), boundary="zero")
-    nested = patch_denoisers(bank, (size,), positions="all", boundary="zero")
-    return lambda x, sigma: nested(x, sigma)[0]
+    return Partial(_only, patch_denoisers(ImageBank(bank, size), (size,), boundary="zero"))
 
 
-def _probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> Array:
+def _only(nested: Any, x: Array, sigma: Array) -> Array:
+    return nested(x, sigma)[0]
+
+
+@jax.jit
+def probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> Array:
     """Estimate the symbol (H, W) of the Jacobian at one image; the lowest modes, which set gap and length, exactly."""
     tangents, transforms = zip(
         *(probe_tangents(k, x.shape, x.dtype) for k in jax.random.split(key)), strict=True
@@ -167,29 +187,38 @@ def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
     return patch_denoiser(ImageBank(bank, size, positions="same"), boundary="zero")
 
 
+@jax.jit
+def _probes(denoise: DenoiseFn, fields: Array, sigma: Array, key: Array, number: Array) -> Array:
+    """Return symbols (K, H, W) at single fields."""
+    keys = jax.random.split(jax.random.fold_in(key, number), len(fields))
+    return jax.lax.map(lambda pair: probe(denoise, pair[0], sigma, pair[1]), (fields, keys))
+
+
+@jax.jit
+def _gaussian(spectrum: Array, sigma: Array) -> tuple[Array, Array]:
+    """Return shells of the Gaussian model's symbol, and its gap, stiffness and length."""
+    symbol = leading_eigenvalue(gaussian_symbol(spectrum)(sigma)).real
+    return radial_average(symbol), gap_stiffness_length(symbol)
+
+
 def _symbols(problem, noised, levels, nearest, settings, report) -> dict[str, Any]:
     """Leading eigenvalues of the nearest patch model (name, size) at every level, and of the Gaussian model."""
-    spectrum = image_spectrum(problem.bank)
-    gaussian_fn = gaussian_symbol(spectrum)
-    programs: dict[tuple[str, int], Any] = {}
+    spectrum, key = image_spectrum(problem.bank), jax.random.key(settings.seed)
+    models = {model: _patch_model(problem.bank, *model) for model in sorted(set(nearest))}
     rows: dict[str, list[Any]] = {}
     for number, (sigma, model) in enumerate(zip(levels, nearest, strict=True)):
         report("symbols", number, len(levels))
-        if model not in programs:
-            programs[model] = jax.jit(functools.partial(_probe, _patch_model(problem.bank, *model)))
-        fields = noised[number][:PATCH_FIELDS]
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + number), len(fields))
-        leading = np.stack(
-            [programs[model](x, jnp.asarray(sigma, x.dtype), k) for x, k in zip(fields, keys, strict=True)]
-        ).astype(np.float64)
-        gaussian = leading_eigenvalue(gaussian_fn(jnp.asarray(sigma, spectrum.real.dtype))).real
-        shells, shells_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
+        x = noised[number][:PATCH_FIELDS]
+        found = _probes(models[model], x, sigma.astype(x.dtype), key, 2000 + number)
+        leading = np.asarray(found, np.float64)
+        gaussian, fit = _gaussian(spectrum, sigma.astype(spectrum.real.dtype))
+        shells, shells_error = mean_and_error(np.asarray(shells_of(leading)))
         (gap, _, length), errors = fit_fields(leading)
-        gaussian_gap, _, gaussian_length = gap_stiffness_length(gaussian)
+        gaussian_gap, _, gaussian_length = np.asarray(fit)
         row = {
             "mean_jacobian_patch": shells,
             "mean_jacobian_patch_error": shells_error,
-            "mean_jacobian_gaussian": np.asarray(radial_average(gaussian)),
+            "mean_jacobian_gaussian": np.asarray(gaussian),
             "gap_patch": gap,
             "gap_patch_error": errors[0],
             "xi_eq_patch": length,

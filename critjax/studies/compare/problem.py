@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check
+from critjax._programs import as_pytree
 from critjax._typing import Array, DenoiseFn
 from critjax.data import load_dataset
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import ResolvedCompare
 
 
 class Problem(NamedTuple):
@@ -19,10 +20,10 @@ class Problem(NamedTuple):
     denoise: DenoiseFn
     bank: Array
     """Training images of the patch models."""
-    queries: Array
+    queries: np.ndarray
     """Images that are noised."""
-    window: int | None
-    """Receptive field, if it is known to be smaller than the image."""
+    size: int | None
+    """Side of the receptive field, if it is known to be smaller than the image."""
     description: str
     seen: bool = False
     """Whether the denoiser is known to have been trained on the images that are noised."""
@@ -53,12 +54,10 @@ def _images(data: str, wanted: int, label: int | None) -> tuple[np.ndarray, str]
     return np.asarray(images[:wanted]), which
 
 
-def load(
-    settings: CompareSettings, denoise_fn: DenoiseFn | None = None, window: int | None = None
-) -> Problem:
+def load(settings: ResolvedCompare, denoise_fn: DenoiseFn | None = None, size: int | None = None) -> Problem:
     """Load network and images."""
-    count, fewest = settings.num_images or 0, settings.num_queries or 0
-    wanted = count + max(fewest, settings.num_samples or 0)
+    count, fewest = settings.num_images, settings.num_queries
+    wanted = count + max(fewest, settings.num_samples)
     images, which = _images(settings.data, wanted, settings.class_label)
     least = count + fewest
     advice = "lower num_images or pass more images"
@@ -73,7 +72,7 @@ def load(
         "use smaller ones",
     )
     description, seen = "a denoiser that was passed", False
-    check(window is None or denoise_fn is not None, "window", "a denoiser beside it", "none", "leave it out")
+    check(size is None or denoise_fn is not None, "size", "a denoiser beside it", "none", "leave it out")
     if denoise_fn is None:
         from critjax.networks import load_network, network_denoiser
 
@@ -88,9 +87,9 @@ def load(
         )
         denoise_fn = network_denoiser(config, stored.params, settings.class_label)
         reach = config.receptive_field
-        window = reach if reach and reach <= min(images.shape[1:3]) else None
+        size = reach if reach and reach <= min(images.shape[1:3]) else None
         description = f"{config.architecture} network, receptive field {reach or 'unbounded'}"
         seen = str(stored.info.get("data", "")).startswith(f"{settings.data}-train,")
     description += f"; network and images of {which}" if which else ""
-    bank, queries = jnp.asarray(images[:count]), jnp.asarray(images[count:])
-    return Problem(denoise_fn, bank, queries, window, description, seen)
+    bank = jnp.asarray(images[:count])
+    return Problem(as_pytree("denoise_fn", denoise_fn), bank, images[count:], size, description, seen)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,15 +21,16 @@ import numpy as np
 import xarray as xr
 
 from critjax._typing import DenoiseFn
+from critjax.banks import ImageBank
 from critjax.eigenmodes import leading_modes
 from critjax.patch_score import patch_denoisers
 from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._engine.results import attributes
-from critjax.studies._engine.run import Checkpoint, Progress
+from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.compare.films import FILM_STEPS, follow
 from critjax.studies.compare.patches import MODELS, PATCH_FIELDS, compare_patches, els_denoiser
 from critjax.studies.compare.problem import Problem, load
-from critjax.studies.compare.settings import CompareSettings
+from critjax.studies.compare.settings import CompareSettings, ResolvedCompare
 from critjax.studies.measure import measure
 
 __all__ = ["MODELS", "CompareSettings", "estimate_cost", "run"]
@@ -46,7 +46,7 @@ def run(
     settings: CompareSettings | None = None,
     denoise_fn: DenoiseFn | None = None,
     *,
-    window: int | None = None,
+    size: int | None = None,
     progress: Progress | None = None,
     on_checkpoint: Checkpoint | None = None,
     saved: Mapping[str, xr.Dataset] | None = None,
@@ -60,7 +60,7 @@ def run(
     denoise_fn : DenoiseFn, optional
         Your own denoiser ``(x (H, W, C), sigma) -> (H, W, C)`` with forward derivatives; default the network of the
         settings, whose name is otherwise a mere title.
-    window : int, optional
+    size : int, optional
         Side of the receptive field of your own denoiser, pixels, if it is bounded: helps the closure.
     progress : callable, optional
         ``(stage, done, total)``, for a progress bar.
@@ -105,34 +105,26 @@ def run(
     -----
     THEORY section 7.
     """
-    settings = (settings or CompareSettings()).resolved()
-    report = progress or (lambda stage, done, total: None)
-    started = time.perf_counter()
-    if denoise_fn is not None and settings.network == CompareSettings.network:
-        settings = dataclasses.replace(settings, network="own-denoiser")
-    problem = load(settings, denoise_fn, window)
+    full = (settings or CompareSettings()).resolved()
+    run = Run(progress, on_checkpoint, saved)
+    if denoise_fn is not None and full.network == CompareSettings.network:
+        full = dataclasses.replace(full, network="own-denoiser")
+    with run.stage("images"):
+        problem = load(full, denoise_fn, size)
     parts: dict[str, xr.Dataset] = {}
-    status, seconds = "complete", {}
     steps: dict[str, Callable[[], xr.Dataset]] = {
-        "measurement": lambda: _measurement(problem, settings, report),
-        "patches": lambda: compare_patches(problem, settings, report),
-        "films": lambda: follow(problem, settings, parts["patches"], report),
+        "measurement": lambda: _measurement(problem, full, run.report),
+        "patches": lambda: compare_patches(problem, full, run.report),
+        "films": lambda: follow(problem, full, parts["patches"], run.report),
     }
-    for name, step in steps.items():
-        try:
-            if saved and name in saved:
-                parts[name] = saved[name]
-                continue
-            began = time.perf_counter()
-            parts[name] = step()
-            seconds[name] = round(time.perf_counter() - began, 1)
-            if on_checkpoint is not None:
-                on_checkpoint(name, parts[name])
-        except KeyboardInterrupt:
-            if not parts:
-                raise
-            status = "interrupted"
-            break
+    names = list(steps)
+
+    def compute(number: int) -> xr.Dataset:
+        with run.stage(names[number]):
+            return steps[names[number]]()
+
+    for name, part in zip(names, run.parts("parts", names, compute), strict=False):
+        parts[name] = part
     result = xr.merge(parts.values(), combine_attrs="drop", join="exact", compat="no_conflicts")
     for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):
         if name in result:
@@ -140,10 +132,10 @@ def run(
     cost = {n: int(parts["measurement"].attrs[n]) for n in ("evaluations", "jacobian_products")}
     result.attrs = attributes(
         "compare",
-        settings.label,
-        settings,
-        status,
-        {**seconds, "all": round(time.perf_counter() - started, 1)},
+        full.label,
+        full,
+        run.status,
+        run.seconds,
         network=problem.description,
         seen=int(problem.seen),
         cost=json.dumps(cost),
@@ -151,33 +143,34 @@ def run(
     return result
 
 
-def _measurement(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def _measurement(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     found = measure(
         problem.denoise,
         problem.queries,
         sigmas=np.geomspace(*_SPAN, _NUM_QUICK if settings.quick else _NUM_LADDER),
-        num_samples=settings.num_samples or 0,
-        probe_samples=settings.probe_samples or 0,
+        num_samples=settings.num_samples,
+        probe_samples=settings.probe_samples,
         closure_samples=settings.closure_samples,
-        window=problem.window,
+        size=problem.size,
         seed=settings.seed,
         progress=report,
     )
     if settings.num_modes:
-        modes = _modes(problem, settings, report)
+        modes = eigenmodes(problem, settings, report)
         products = found.attrs["jacobian_products"] + modes.attrs["num_products"]
         found = found.merge(modes, combine_attrs="override").assign_attrs(jacobian_products=products)
     return found
 
 
-def _modes(problem: Problem, settings: CompareSettings, report: Progress) -> xr.Dataset:
+def eigenmodes(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
     """Leading eigenmodes at one noised image, from high noise to low."""
     sigmas = np.geomspace(5.0, 0.2, _MODE_LEVELS)
-    noise = jax.random.normal(jax.random.key(settings.seed), problem.queries.shape[1:])
+    image = problem.queries[0]
+    noise = np.asarray(jax.random.normal(jax.random.key(settings.seed), image.shape, image.dtype))
     found = []
     for number, sigma in enumerate(sigmas):
         report("eigenmodes", number, _MODE_LEVELS)
-        x = problem.queries[0] + float(sigma) * noise
+        x = image + sigma.astype(image.dtype) * noise
         found.append(leading_modes(problem.denoise, x, float(sigma), num_modes=settings.num_modes))
     report("eigenmodes", _MODE_LEVELS, _MODE_LEVELS)
     modes = np.stack([np.real(np.asarray(f.mode)).mean(-1) for f in found])
@@ -202,22 +195,24 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch of the network, ``evaluations`` (of batches of the
         network), ``bytes`` resident at most, ``overhead`` seconds (compilation, figures), the last from experience.
     """
-    settings = settings.resolved()
-    problem, sizes = load(settings), tuple(settings.sizes)
+    full = settings.resolved()
+    problem, sizes = load(full), tuple(full.sizes)
     shape, dtype = problem.bank.shape[1:], problem.bank.dtype
     network = time_evaluation(problem.denoise, (_COST_BATCH, *shape), dtype)
-    patches = time_evaluation(patch_denoisers(problem.bank, sizes), (1, *shape), dtype)
+    patches = time_evaluation(
+        patch_denoisers(ImageBank(problem.bank, sizes[0]), sizes, boundary="zero"), (1, *shape), dtype
+    )
     middle = els_denoiser(problem.bank, sizes[len(sizes) // 2])
     single = time_evaluation(middle, (1, *shape), dtype)
-    levels, queries = settings.num_levels or 0, settings.num_queries or 0
-    samples, probes = settings.num_samples or 0, settings.probe_samples or 0
-    ladder = _NUM_QUICK if settings.quick else _NUM_LADDER
+    levels, queries = full.num_levels, full.num_queries
+    samples, probes = full.num_samples, full.probe_samples
+    ladder = _NUM_QUICK if full.quick else _NUM_LADDER
     # `measure` takes 12 products a field by default, three evaluations each, and 36 for the lowest modes of a square
     # image, which share passes and cost little more than one.
     products = 3 * 12 + 1.3 * 36
-    evaluations = ladder * (3 * samples + settings.closure_samples + products * probes) / _COST_BATCH
+    evaluations = ladder * (3 * samples + full.closure_samples + products * probes) / _COST_BATCH
     # The directions of a field share passes: together eleven (windows of 3) to eighteen (of 19) evaluations.
-    films = 2 * FILM_STEPS * (settings.num_films or 0)
+    films = 2 * FILM_STEPS * full.num_films
     seconds = levels * queries * patches + (films + 14 * PATCH_FIELDS * levels) * single
     overhead = 40.0
     pairs = float(np.prod(problem.bank.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import xarray as xr
 
 from critjax.guidance import WeightFn, constant, pulse, quadrature_weights, with_budget
 from critjax.noise import geometric_sigmas
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 
 #: What the study is about, fixed in advance.
 PRIMARY = (
@@ -33,29 +34,34 @@ class Arm(NamedTuple):
     table: np.ndarray
 
 
-def ladder(settings: GuideSettings) -> jax.Array:
+def ladder(settings: ResolvedGuide) -> jax.Array:
     """Return the sampler's levels (num_levels + 1,), float32."""
-    high, low = settings.sigma_max or 0.0, settings.sigma_min or 0.0
-    return geometric_sigmas(high, low, settings.num_levels or 0, dtype=jnp.float32)
+    high, low = settings.sigma_max, settings.sigma_min
+    return geometric_sigmas(high, low, settings.num_levels, dtype=jnp.float32)
 
 
-def pulse_centres(settings: GuideSettings) -> np.ndarray:
+def pulse_centres(settings: ResolvedGuide) -> np.ndarray:
     """Place the pulses evenly in ln sigma; the first and the last end where the ladder ends."""
     half = settings.pulse_width / 2
-    high, low = math.log(settings.sigma_max or 0.0) - half, math.log(settings.sigma_min or 0.0) + half
+    high, low = math.log(settings.sigma_max) - half, math.log(settings.sigma_min) + half
     return np.exp(np.linspace(high, low, settings.num_positions))
 
 
 def _arm(
-    name: str, kind: str, weight_fn: WeightFn, low: float, high: float, settings: GuideSettings, budget: float
+    name: str, kind: str, weight_fn: WeightFn, low: float, high: float, settings: ResolvedGuide, budget: float
 ) -> Arm:
     sigmas = ladder(settings)
     fixed = with_budget(weight_fn, sigmas, budget, baseline=settings.baseline, solver=settings.solver)
-    return Arm(name, kind, low, high, np.asarray(jax.vmap(fixed)(sigmas)))
+    return Arm(name, kind, low, high, np.asarray(_on_levels(fixed, sigmas)))
+
+
+@jax.jit
+def _on_levels(weight_fn: WeightFn, sigmas: jax.Array) -> jax.Array:
+    return jax.vmap(weight_fn)(sigmas)
 
 
 def window_arm(
-    kind: str, low: float, high: float, settings: GuideSettings, budget: float, name: str | None = None
+    kind: str, low: float, high: float, settings: ResolvedGuide, budget: float, name: str | None = None
 ) -> Arm:
     """Return a constant weight between two noise levels, scaled to the budget."""
     shape = pulse(low, high, settings.baseline + 1.0, baseline=settings.baseline)
@@ -63,17 +69,17 @@ def window_arm(
 
 
 def pulse_arm(
-    kind: str, centre: float, settings: GuideSettings, budget: float, name: str | None = None
+    kind: str, centre: float, settings: ResolvedGuide, budget: float, name: str | None = None
 ) -> Arm:
     """Return a pulse of the common width."""
     half = math.exp(settings.pulse_width / 2)
     return window_arm(kind, centre / half, centre * half, settings, budget, name)
 
 
-def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
+def fixed_arms(settings: ResolvedGuide, budget: float) -> list[Arm]:
     """Return no guidance, constant guidance, and the pulses."""
-    low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
-    num = (settings.num_levels or 0) + 1
+    low, high = settings.sigma_min, settings.sigma_max
+    num = settings.num_levels + 1
     arms = [Arm("none", "none", math.nan, math.nan, np.full(num, settings.baseline, np.float32))]
     even = constant(settings.baseline + 1.0)
     arms.append(_arm("constant", "constant", even, low, high, settings, budget))
@@ -82,9 +88,9 @@ def fixed_arms(settings: GuideSettings, budget: float) -> list[Arm]:
     return arms
 
 
-def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
+def searched_arms(settings: ResolvedGuide, budget: float) -> list[Arm]:
     """Return the intervals of the grid search: all pairs of edges a fourth of the positions apart, and every pulse."""
-    low, high = settings.sigma_min or 0.0, settings.sigma_max or 0.0
+    low, high = settings.sigma_min, settings.sigma_max
     edges = np.geomspace(high, low, max(3, (settings.num_positions + 3) // 4 + 2))
     pairs = [(a, b) for a, b in itertools.combinations(edges, 2) if math.log(a / b) >= settings.pulse_width]
     half = math.exp(settings.pulse_width / 2)
@@ -95,24 +101,24 @@ def searched_arms(settings: GuideSettings, budget: float) -> list[Arm]:
     ]
 
 
-def _levels_of_steps(settings: GuideSettings) -> np.ndarray:
+def _levels_of_steps(settings: ResolvedGuide) -> np.ndarray:
     """Return the levels at which the sampler evaluates the model in every step: (num_levels, 1 or 2)."""
-    return np.arange(settings.num_levels or 0)[:, None] + np.arange(2 if settings.solver == "heun" else 1)
+    return np.arange(settings.num_levels)[:, None] + np.arange(2 if settings.solver == "heun" else 1)
 
 
-def first_step(arm: Arm, settings: GuideSettings) -> int:
+def first_step(arm: Arm, settings: ResolvedGuide) -> int:
     """Return the first step of the sampler that a schedule changes; ``num_levels`` if it changes none."""
     changed = (arm.table != np.float32(settings.baseline))[_levels_of_steps(settings)].any(1)
     return int(np.argmax(changed)) if changed.any() else len(changed)
 
 
-def num_evaluations(arm: Arm, settings: GuideSettings) -> int:
+def num_evaluations(arm: Arm, settings: ResolvedGuide) -> int:
     """Count the evaluations of either model that an image costs from the first step that a schedule changes."""
     weights = arm.table[_levels_of_steps(settings)][first_step(arm, settings) :]
     return int(np.sum(weights != 0) + np.sum(weights != 1)) + 1
 
 
-def pulse_positions(settings: GuideSettings) -> np.ndarray:
+def pulse_positions(settings: ResolvedGuide) -> np.ndarray:
     """Return the mean of ln sigma, as sigma, over what every pulse spends: where it acts on a coarse ladder."""
     nodes = np.asarray(quadrature_weights(ladder(settings), settings.solver), np.float64)
     arms = [pulse_arm("pulse", centre, settings, 1.0) for centre in pulse_centres(settings)]
@@ -120,10 +126,15 @@ def pulse_positions(settings: GuideSettings) -> np.ndarray:
     return np.exp(spent @ np.log(np.asarray(ladder(settings), np.float64)) / spent.sum(1))
 
 
-def sample_seeds(settings: GuideSettings, purpose: str, count: int) -> jax.Array:
+def sample_seeds(settings: ResolvedGuide, purpose: str, count: int) -> jax.Array:
     """Return the keys of images for a purpose: "test", "search", "window", "theory"; no two share one."""
     number = ("test", "search", "window", "theory").index(purpose)
-    return jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), number), count)
+    return _split(jax.random.key(settings.seed), number, count)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _split(key: jax.Array, number: int, count: int) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(key, number), count)
 
 
 def resolved_edges(low: float, high: float, sigma: np.ndarray) -> tuple[float, float] | None:
@@ -150,15 +161,15 @@ def response_window(theory: xr.Dataset) -> dict[str, float]:
     return {"sigma_low": sigma[last] / step, "sigma_high": sigma[first] * step}
 
 
-def random_positions(settings: GuideSettings) -> np.ndarray:
+def random_positions(settings: ResolvedGuide) -> np.ndarray:
     """Draw the pulse that every test image gets in the arm of random positions."""
     rng = np.random.default_rng([settings.seed, 4])
-    return rng.integers(0, settings.num_positions, settings.num_samples or 0)
+    return rng.integers(0, settings.num_positions, settings.num_samples)
 
 
-def plan(settings: GuideSettings) -> dict[str, Any]:
+def plan(settings: ResolvedGuide) -> dict[str, Any]:
     """Write down schedules, seeds and primary statistic, to be stored before the run."""
-    budgets = tuple(settings.budgets or ())
+    budgets = tuple(settings.budgets)
     return {
         "primary_statistic": PRIMARY,
         "seeds": {p: [settings.seed, i] for i, p in enumerate(("test", "search", "window", "theory"))},

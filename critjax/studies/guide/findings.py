@@ -9,8 +9,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.guidance import WINDOW_STATUS, describe_window, sampler_levels
-from critjax.guidance._window import FOUND
+from critjax.guidance import WindowStatus, describe_window, sampler_levels
 from critjax.report.numbers import Measured, plain, read, text, with_error
 from critjax.report.page import UNITS, Content, labels
 from critjax.report.table import Row, noise_rows
@@ -59,7 +58,11 @@ def window_sentence(dataset: xr.Dataset) -> str:
     price = f"({cost['jacobian_products']} Jacobian-vector products, {cost['evaluations']} evaluations)"
     if not (low.known and high.known):
         return f"The softening of the uniform mode recommends no window: {dataset.attrs['window_status']} {price}."
-    cut = "" if dataset.attrs["window_status"] == WINDOW_STATUS[FOUND] else ", where the ladder cuts it off,"
+    cut = (
+        ""
+        if dataset.attrs["window_status"] == WindowStatus.FOUND.message
+        else ", where the ladder cuts it off,"
+    )
     return (
         f"The softening of the uniform mode recommends guidance from σ = {text(high)} to {text(low)}{cut} or a "
         f"pulse at σ = {text(read(dataset, 'window_centre'))} {price}. {_softest(dataset)}"

@@ -15,25 +15,17 @@ THEORY section 8; Kynkaanniemi et al. 2024, arXiv:2404.07724, for the searched i
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax._typing import Array
-from critjax.guidance import guidance_window, guided, susceptibility, weights_on, window_status
-from critjax.sampling import initial_state, sample
 from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._engine.results import attributes
-from critjax.studies._engine.run import Checkpoint, Progress
+from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.guide.arms import (
     PRIMARY,
     Arm,
-    first_step,
     fixed_arms,
     ladder,
     num_evaluations,
@@ -41,27 +33,16 @@ from critjax.studies.guide.arms import (
     pulse_arm,
     resolved_edges,
     response_window,
-    sample_seeds,
     searched_arms,
     window_arm,
 )
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.sampled import arm_attributes, player, recommend, susceptibilities
+from critjax.studies.guide.settings import GuideSettings, ResolvedGuide
 from critjax.studies.guide.summary import summarise
-from critjax.studies.guide.systems import System, load_system
-from critjax.studies.guide.theory import (
-    baseline_denoiser,
-    final_image,
-    num_small_pushes,
-    num_trajectories,
-    predict,
-)
+from critjax.studies.guide.systems import load_system
+from critjax.studies.guide.theory import num_small_pushes, num_trajectories, predict
 
 __all__ = ["PRIMARY", "GuideSettings", "run"]
-
-#: Images of every schedule that are kept, for pictures.
-_KEPT = 20
-#: Images that are differentiated together: one at a time leaves products of a network small, more gain little.
-_DIFFERENTIATED = 4
 
 
 def run(
@@ -101,34 +82,37 @@ def run(
     -----
     THEORY section 8.
     """
-    settings = (settings or GuideSettings()).resolved()
-    report = progress or (lambda stage, done, total: None)
-    started = time.perf_counter()
-    known, parts = dict(saved or {}), {}
+    full = (settings or GuideSettings()).resolved()
+    run = Run(progress, on_checkpoint, saved)
+    parts: dict[str, xr.Dataset] = {}
 
     def once(name: str, step: Callable[[], xr.Dataset]) -> xr.Dataset:
         if name not in parts:
-            parts[name] = known[name] if name in known else step()
-            if name not in known and on_checkpoint is not None:
-                on_checkpoint(name, parts[name])
+            parts[name] = run.part(name, step)
         return parts[name]
 
-    once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(settings))}))
-    system = load_system(settings)
-    window = once("window", lambda: _window(system, settings, report))
-    theory = once("theory", lambda: predict(system, settings, report))
-    if settings.susceptibility_samples:
-        once("susceptibility", lambda: _susceptibilities(system, settings, report))
-    play = _player(system, settings)
-    for number, budget in enumerate(settings.budgets or ()):
-        _compare(number, budget, once, play, settings, window, theory, report)
-    result = summarise(parts, system, settings)
+    once("plan", lambda: xr.Dataset(attrs={"plan": json.dumps(plan(full))}))
+    with run.stage("model"):
+        system = load_system(full)
+    with run.stage("window"):
+        window = once("window", lambda: recommend(system.model, full))
+    with run.stage("theory"):
+        theory = once("theory", lambda: predict(system, full, run.report))
+    if full.susceptibility_samples:
+        with run.stage("derivatives"):
+            once("susceptibility", lambda: susceptibilities(system, full, run.report))
+    play = player(system, full)
+    for number, budget in enumerate(full.budgets):
+        with run.stage(f"budget {budget:g}"):
+            _compare(number, budget, once, play, full, window, theory, run.report)
+    with run.stage("statistics"):
+        result = summarise(parts, system, full)
     result.attrs = attributes(
         "guide",
-        settings.label,
-        settings,
-        "complete",
-        {"all": round(time.perf_counter() - started, 1)},
+        full.label,
+        full,
+        run.status,
+        run.seconds,
         plan=parts["plan"].attrs["plan"],
         primary_statistic=PRIMARY,
         response=system.response_name,
@@ -146,7 +130,7 @@ def _compare(
     budget: float,
     once: Callable[..., xr.Dataset],
     play: Callable[[Arm, str], xr.Dataset],
-    settings: GuideSettings,
+    settings: ResolvedGuide,
     window: xr.Dataset,
     theory: xr.Dataset,
     report: Progress,
@@ -175,7 +159,7 @@ def _compare(
     def tested(arm: Arm) -> xr.Dataset:
         # A chosen schedule is often one of the pulses: its images are theirs.
         same = played.get(arm.table.tobytes())
-        return play(arm, "test") if same is None else same.assign_attrs(_attributes(arm))
+        return play(arm, "test") if same is None else same.assign_attrs(arm_attributes(arm))
 
     for done, arm in enumerate(arms):
         report(stage, len(searched) + done, total)
@@ -184,154 +168,6 @@ def _compare(
         found = once(f"{first}-{arm.name.replace(' ', '-')}", lambda arm=arm: tested(arm))
         played[arm.table.tobytes()] = found
     report(stage, total, total)
-
-
-def _attributes(arm: Arm) -> dict[str, Any]:
-    return {"name": arm.name, "kind": arm.kind, "low": arm.low, "high": arm.high}
-
-
-def _player(system: System, settings: GuideSettings) -> Callable[[Arm, str], xr.Dataset]:
-    """Return the function that samples the images of a purpose under a schedule and judges them.
-
-    Compiled once for all schedules. Up to where a schedule begins its images are those without guidance, of the same
-    seeds: these are sampled first, once, and every schedule goes on from their states.
-    """
-    sigmas, size = ladder(settings), settings.batch_size or 1
-    free = fixed_arms(settings, 1.0)[0]
-    paths: dict[str, list[np.ndarray]] = {}
-
-    @jax.jit
-    def sampled(table: Array, step: Array, keys: Array, labels: Array, states: Array) -> Any:
-        weight_fn = weights_on(sigmas, table)
-
-        def one(key: Array, label: Array, state: Array) -> Any:
-            path = sample(
-                guided(system.unconditional, system.conditional(label), weight_fn),
-                key,
-                system.shape,
-                sigmas,
-                eta=settings.eta,
-                solver=settings.solver,
-                x_init=state,
-                first_step=step,
-            )
-            x = path.x[-1]
-            image = final_image(system, settings, x, sigmas[-1], label)
-            amplitude = jnp.vdot(system.direction[label], x)
-            judged = (system.respond(image, label), amplitude, system.classify(image), system.features(image))
-            return (*judged, image), path.x
-
-        return jax.vmap(one)(keys, labels, states)
-
-    def play(arm: Arm, purpose: str) -> xr.Dataset:
-        count = (settings.num_samples if purpose == "test" else settings.num_search) or 0
-        keys, labels = sample_seeds(settings, purpose, count), np.arange(count) % len(system.class_names)
-        whole = arm.kind == "none"
-        if whole:
-            paths[purpose] = []
-        elif purpose not in paths:
-            play(free, purpose)
-        step, parts = 0 if whole else first_step(arm, settings), []
-        for number, first in enumerate(range(0, count, size)):
-            part = slice(first, first + size)
-            if whole:
-                states = jax.vmap(lambda key: initial_state(key, system.shape, sigmas[0]))(keys[part])
-            else:
-                states = jnp.asarray(paths[purpose][number][:, step])
-            found, path = sampled(jnp.asarray(arm.table), step, keys[part], jnp.asarray(labels[part]), states)
-            parts.append(jax.tree.map(np.asarray, found))
-            if whole:
-                paths[purpose].append(np.asarray(path))
-        response, amplitude, label, features, images = map(np.concatenate, zip(*parts, strict=True))
-        return xr.Dataset(
-            {
-                "response": (("image",), response.astype(np.float64)),
-                "amplitude": (("image",), amplitude.astype(np.float64)),
-                "correct": (("image",), label == labels),
-                "label": (("image",), labels),
-                "features": (("image", "feature"), features),
-                "kept": (("shown", "y", "x", "channel"), images[:_KEPT]),
-                "weight": (("level",), arm.table),
-            },
-            attrs=_attributes(arm),
-        )
-
-    return play
-
-
-def _window(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
-    """Recommend a pulse and a window from the softening of the uniform mode alone, on seeds of its own."""
-    report("window", 0, 1)
-    sigmas = ladder(settings)
-    key = sample_seeds(settings, "window", 1)[0]
-    denoise = baseline_denoiser(system, settings, 0)
-    found = jax.jit(
-        lambda key: guidance_window(
-            denoise,
-            key,
-            system.shape,
-            sigmas,
-            num_samples=settings.window_samples,
-            eta=settings.eta,
-            solver=settings.solver,
-        )
-    )(key)
-    report("window", 1, 1)
-    single = ("sigma_low", "sigma_high", "centre", "softest")
-    values = {n: float(getattr(found, n)) for n in (*single, *(f"{n}_error" for n in single))}
-    return xr.Dataset(
-        {
-            **values,
-            "gap": (("sigma",), np.asarray(found.gap, np.float64)),
-            "gap_error": (("sigma",), np.asarray(found.gap_error, np.float64)),
-            "softening_response": (("sigma",), np.asarray(found.response, np.float64)),
-        },
-        {"sigma": np.asarray(sigmas, np.float64)},
-        {
-            "status": window_status(found),
-            "evaluations": int(found.evaluations),
-            "jacobian_products": int(found.jacobian_products),
-        },
-    )
-
-
-def _susceptibilities(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
-    """Differentiate the response of single images with respect to the weight at every level, on the test seeds."""
-    sigmas = ladder(settings)
-    count = min(settings.susceptibility_samples or 0, settings.num_samples or 0)
-    keys = sample_seeds(settings, "test", settings.num_samples or 0)[:count]
-    labels = jnp.arange(count) % len(system.class_names)
-
-    def one(key: Array, label: Array) -> Array:
-        def responses(x: Array) -> Array:
-            image = final_image(system, settings, x, sigmas[-1], label)
-            return jnp.stack([system.respond(image, label), jnp.vdot(system.direction[label], x)])
-
-        return susceptibility(
-            system.unconditional,
-            system.conditional(label),
-            responses,
-            key,
-            system.shape,
-            sigmas,
-            weights=settings.baseline,
-            eta=settings.eta,
-            solver=settings.solver,
-        ).value
-
-    several, rows = jax.jit(jax.vmap(one)), []
-    size = min(_DIFFERENTIATED, count)
-    for first in range(0, count, size):
-        report("derivatives", first, count)
-        part = np.arange(first, first + size) % count  # batches of one shape: begun again at the end
-        rows.append(np.asarray(several(keys[part], labels[part]), np.float64))
-    report("derivatives", count, count)
-    response, amplitude = np.moveaxis(np.concatenate(rows)[:count], 1, 0)
-    dims = ("differentiated", "sigma")
-    return xr.Dataset(
-        {"chi_response": (dims, response), "chi_amplitude": (dims, amplitude)},
-        {"sigma": np.asarray(sigmas, np.float64)},
-    )
 
 
 def estimate_cost(settings: GuideSettings) -> dict[str, float]:
@@ -343,27 +179,27 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch, ``evaluations`` (of batches), ``bytes`` resident at
         most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
     """
-    settings = settings.resolved()
-    system, size = load_system(settings), settings.batch_size or 1
-    seconds = time_evaluation(system.unconditional, (size, *system.shape), np.dtype(np.float32))
-    per_image = (settings.num_levels or 0) * (2 if settings.solver == "heun" else 1) + 1
-    num_samples, num_search = settings.num_samples or 0, settings.num_search or 0
+    full = settings.resolved()
+    model, size = load_system(full).model, full.batch_size
+    seconds = time_evaluation(model.unconditional, (size, *model.shape), np.dtype(np.float32))
+    per_image = full.num_levels * (2 if full.solver == "heun" else 1) + 1
+    num_samples, num_search = full.num_samples, full.num_search
     total, evaluations = num_samples + num_search, 0.0
-    for budget in settings.budgets or ():
-        fixed = sum(num_evaluations(arm, settings) for arm in fixed_arms(settings, budget)[1:])
-        searched = [num_evaluations(arm, settings) for arm in searched_arms(settings, budget)]
+    for budget in full.budgets:
+        fixed = sum(num_evaluations(arm, full) for arm in fixed_arms(full, budget)[1:])
+        searched = [num_evaluations(arm, full) for arm in searched_arms(full, budget)]
         # Best interval, critical pulse and two windows are chosen during the run: at most what four searched ones cost.
         fixed += 4 * sum(searched) / len(searched)
         evaluations += num_samples * fixed + num_search * sum(searched)
     # No guidance, once for each purpose; theory, which asks the other model at every level, too. A reverse pass for two
     # responses costs six samples of two models, a trajectory of small pushes as much again in moments of the bank.
-    passes = total + 1.5 * num_trajectories(settings) + 2 * num_small_pushes(settings)
-    passes += 12 * (settings.susceptibility_samples or 0) + 4 * settings.window_samples
+    passes = total + 1.5 * num_trajectories(full) + 2 * num_small_pushes(full)
+    passes += 12 * full.susceptibility_samples + 4 * full.window_samples
     evaluations = (evaluations + passes * per_image) / size
-    path = (settings.num_levels or 0) * float(np.prod(system.shape)) * np.dtype(np.float32).itemsize
-    overhead = 100.0 if settings.kind == "els" else 60.0
-    if settings.kind == "network":
-        overhead = 120.0 + (60.0 if settings.susceptibility_samples else 0.0)
+    path = full.num_levels * float(np.prod(model.shape)) * np.dtype(np.float32).itemsize
+    overhead = 100.0 if full.kind == "els" else 60.0
+    if full.kind == "network":
+        overhead = 120.0 + (60.0 if full.susceptibility_samples else 0.0)
     return {
         "seconds": overhead + evaluations * seconds,
         "seconds_per_evaluation": seconds,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from scipy import stats
 
+from critjax._typing import Array
 from critjax.guidance import quadrature_weights
 from critjax.observables import (
     feature_variance,
@@ -20,9 +20,10 @@ from critjax.observables import (
     frechet_distance,
     frechet_error,
     interior_minimum,
+    jackknife,
 )
 from critjax.studies.guide.arms import ladder, pulse_positions, random_positions
-from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.guide.settings import ResolvedGuide
 from critjax.studies.guide.systems import System
 from critjax.studies.guide.theory import resampled_means
 
@@ -37,7 +38,7 @@ _FEWEST = 3
 JUDGED = ("critical pulse", "window")
 
 
-def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSettings) -> xr.Dataset:
+def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: ResolvedGuide) -> xr.Dataset:
     """Reduce the parts of a run.
 
     Returns
@@ -81,10 +82,10 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
                 ("resample", "sigma"),
                 resampled_means(values.values, settings.seed),
             )
-    budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets or ()))]
-    budget = xr.DataArray(list(settings.budgets or ()), dims="budget", name="budget")
+    budgets = [_one_budget(parts, number, system, settings) for number in range(len(settings.budgets))]
+    budget = xr.DataArray(list(settings.budgets), dims="budget", name="budget")
     arms = xr.concat(budgets, budget, join="outer", combine_attrs="drop")
-    pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets or ())]
+    pulses = [_pulses(parts, number, b, shared, settings) for number, b in enumerate(settings.budgets)]
     shared = shared.drop_dims("resample", errors="ignore")
     result = xr.merge(
         [shared, arms, xr.concat(pulses, budget, combine_attrs="drop")],
@@ -103,7 +104,7 @@ def summarise(parts: Mapping[str, xr.Dataset], system: System, settings: GuideSe
     return result
 
 
-def _arms(parts: Mapping[str, xr.Dataset], number: int, settings: GuideSettings) -> dict[str, xr.Dataset]:
+def _arms(parts: Mapping[str, xr.Dataset], number: int, settings: ResolvedGuide) -> dict[str, xr.Dataset]:
     """Return the tested schedules of one budget by name, random positions among them."""
     found = {"none": parts["0-none"]}
     start = f"{number}-"
@@ -131,11 +132,11 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def _one_budget(
-    parts: Mapping[str, xr.Dataset], number: int, system: System, settings: GuideSettings
+    parts: Mapping[str, xr.Dataset], number: int, system: System, settings: ResolvedGuide
 ) -> xr.Dataset:
     found = _arms(parts, number, settings)
     rows: dict[str, list[Any]] = {}
-    num_levels = (settings.num_levels or 0) + 1
+    num_levels = settings.num_levels + 1
     for arm in found.values():
         row: dict[str, Any] = {}
         for name, values in (("response", arm["response"]), ("accuracy", arm["correct"])):
@@ -156,13 +157,6 @@ def _one_budget(
     return xr.Dataset(variables, {"arm": list(found), "judged": list(JUDGED)})
 
 
-# Compiled once for all schedules.
-_frechet_distance = jax.jit(frechet_distance)
-_frechet_error, _frechet_change = (
-    jax.jit(function, static_argnames="num_blocks") for function in (frechet_error, frechet_change)
-)
-
-
 def _quality(
     features: np.ndarray, labels: np.ndarray, correct: np.ndarray, references: np.ndarray | None
 ) -> dict[str, float]:
@@ -171,28 +165,34 @@ def _quality(
     row = dict.fromkeys([*names, *(f"{n}_error" for n in names)], math.nan)
     if np.bincount(labels).min() >= _FEWEST:
         row["diversity"], row["diversity_error"] = map(float, feature_variance(features, labels))
-    enough = np.flatnonzero(np.bincount(labels[correct], minlength=1) >= _FEWEST)
-    kept = correct & np.isin(labels, enough)
-    row["classes_correct"] = len(enough)
-    if len(enough):
-        found = feature_variance(features[kept], labels[kept])
-        row["diversity_correct"], row["diversity_correct_error"] = map(float, found)
+    classes = [features[correct & (labels == c)] for c in np.unique(labels)]
+    # On the host: every schedule has another number of correct images, and a program is compiled for one number.
+    found = [jackknife(_variance, own, host=True) for own in classes if len(own) >= _FEWEST]
+    row["classes_correct"] = len(found)
+    if found:
+        values, errors = np.array(found, np.float64).T
+        row["diversity_correct"] = float(values.mean())
+        row["diversity_correct_error"] = float(np.sqrt((errors**2).sum()) / len(found))
     if references is not None:
-        row["frechet"] = float(_frechet_distance(features, references.astype(np.float64)))
+        row["frechet"] = float(frechet_distance(features, references.astype(np.float64)))
         blocks, a, b = _in_blocks(features, references)
-        row["frechet_error"] = float(_frechet_error(a, b, num_blocks=blocks))
+        row["frechet_error"] = float(frechet_error(a, b, num_blocks=blocks))
     return row
 
 
-def _real_distances(references: np.ndarray, settings: GuideSettings) -> tuple[float, float] | None:
+def _variance(features: np.ndarray) -> np.ndarray:
+    return features.var(0, ddof=1).sum()
+
+
+def _real_distances(references: np.ndarray, settings: ResolvedGuide) -> tuple[float, float] | None:
     """Mean and spread of the distance of real images, as many as an arm has, to the others; None if too few."""
-    count = settings.num_samples or 0
+    count = settings.num_samples
     if len(references) < 2 * count:
         return None
     rng, found = np.random.default_rng([settings.seed, 13]), []
     for _ in range(_REAL_DRAWS):
         order = rng.permutation(len(references))
-        found.append(float(_frechet_distance(references[order[:count]], references[order[count:]])))
+        found.append(float(frechet_distance(references[order[:count]], references[order[count:]])))
     return float(np.mean(found)), float(np.std(found, ddof=1))
 
 
@@ -225,7 +225,7 @@ def _comparison(
         found |= zip(changes[:2], map(float, feature_variance_change(features, others, labels)), strict=True)
     if references is not None:
         blocks, pairs, real = _in_blocks(np.stack([features, others], axis=1), references)
-        change = _frechet_change(pairs[:, 0], pairs[:, 1], real, num_blocks=blocks)
+        change = frechet_change(pairs[:, 0], pairs[:, 1], real, num_blocks=blocks)
         found |= zip(changes[2:], map(float, change), strict=True)
     return found
 
@@ -237,14 +237,18 @@ def spread_of(values: np.ndarray) -> float:
 
 def peaks_of(log_sigma: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """Return the ln sigma of the largest value of every curve (..., n); a peak at an end of the ladder is that end."""
-    flat = jnp.asarray(-curves.reshape(-1, len(log_sigma)))
-    inside = np.asarray(jax.vmap(lambda c: interior_minimum(jnp.asarray(log_sigma), c)[0])(flat))
+    inside = np.asarray(_vertices(log_sigma, -curves.reshape(-1, len(log_sigma))))
     ends = log_sigma[np.argmax(curves, axis=-1)]
     return np.where(np.isnan(inside.reshape(ends.shape)), ends, inside.reshape(ends.shape))
 
 
+@jax.jit
+def _vertices(x: Array, curves: Array) -> Array:
+    return jax.vmap(lambda curve: interior_minimum(x, curve)[0])(curves)
+
+
 def _pulses(
-    parts: Mapping[str, xr.Dataset], number: int, budget: float, shared: xr.Dataset, settings: GuideSettings
+    parts: Mapping[str, xr.Dataset], number: int, budget: float, shared: xr.Dataset, settings: ResolvedGuide
 ) -> xr.Dataset:
     """Measured and predicted response to a pulse against its position."""
     none = parts["0-none"]

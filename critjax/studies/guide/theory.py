@@ -33,6 +33,7 @@ the rate at which noise uncovers the class (I-MMSE relation, Guo, Shamai & Verdu
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -42,15 +43,16 @@ import xarray as xr
 
 from critjax._checks import message
 from critjax._typing import Array
+from critjax.closed_form import ideal_log_weights
 from critjax.fluctuations import gaussian_closure
-from critjax.guidance import constant, guided, linear_response
-from critjax.observables import bootstrap_values
+from critjax.guidance import linear_response
+from critjax.observables import bootstrap_means, bootstrap_values
 from critjax.sampling import sample
 from critjax.studies._engine.run import Progress
 from critjax.studies.guide.arms import ladder, sample_seeds
 from critjax.studies.guide.gaussian import gaussian_patch_response, gaussian_response
-from critjax.studies.guide.settings import GuideSettings
-from critjax.studies.guide.systems import System
+from critjax.studies.guide.settings import ResolvedGuide
+from critjax.studies.guide.systems import Model, System
 
 _NUM_RESAMPLES = 200
 #: Fields a level of the closure.
@@ -62,59 +64,47 @@ _PUSH_PAIRS = 32, 8
 _SMALL_PUSHES = 4
 
 
-def num_trajectories(settings: GuideSettings) -> int:
+def num_trajectories(settings: ResolvedGuide) -> int:
     """Return how many of the model's own trajectories the regression takes."""
-    return max(4, min(settings.num_samples or 0, 256))
+    return max(4, min(settings.num_samples, 256))
 
 
-def num_small_pushes(settings: GuideSettings) -> int:
+def num_small_pushes(settings: ResolvedGuide) -> int:
     """Return how many trajectories the exact response to small pushes takes; none where it is not known."""
     known = settings.kind == "ideal" and settings.baseline == 0
     return _SMALL_PUSHES * num_trajectories(settings) if known else 0
 
 
-def baseline_denoiser(system: System, settings: GuideSettings, label: Any) -> Any:
-    """Return the model about which the response is expanded."""
-    if settings.baseline == 0:
-        return system.unconditional
-    return guided(system.unconditional, system.conditional(label), constant(settings.baseline))
-
-
-def final_image(system: System, settings: GuideSettings, x: Array, sigma: Any, label: Any) -> Array:
-    """Return the image that is judged: the last state, or what the model at the baseline makes of it."""
-    return baseline_denoiser(system, settings, label)(x, sigma) if system.denoised_end else x
-
-
 def projections(
-    system: System, settings: GuideSettings, keys: Array, labels: Array, report: Progress
+    system: System, settings: ResolvedGuide, keys: Array, labels: np.ndarray, report: Progress
 ) -> np.ndarray:
     """Follow the model's own trajectories: v.x, v.D, v.(D_c - D_u) and |D_c - D_u|^2 (4, images, levels)."""
-    sigmas = ladder(settings)
-
-    @jax.jit
-    def follow(keys: Array, labels: Array) -> Array:
-        def one(key: Array, label: Array) -> Array:
-            denoise = baseline_denoiser(system, settings, label)
-            path = sample(denoise, key, system.shape, sigmas, eta=settings.eta, solver=settings.solver)
-            conditional, v = system.conditional(label), system.direction[label]
-
-            def level(state: tuple[Array, Array, Array]) -> Array:
-                x, own, sigma = state
-                # At the baseline of 0 or 1 one of the two is the model's own.
-                guide = own if settings.baseline == 1 else conditional(x, sigma)
-                push = guide - (own if settings.baseline == 0 else system.unconditional(x, sigma))
-                return jnp.stack([jnp.vdot(v, x), jnp.vdot(v, own), jnp.vdot(v, push), jnp.vdot(push, push)])
-
-            return jax.lax.map(level, (path.x, path.denoised, path.sigma))
-
-        return jnp.moveaxis(jax.vmap(one)(keys, labels), 2, 0)
-
-    parts, size = [], settings.batch_size or 1
+    sigmas, parts, size = ladder(settings), [], settings.batch_size
     for first in range(0, len(keys), size):
         report("theory", first, len(keys))
-        parts.append(np.asarray(follow(keys[first : first + size], labels[first : first + size]), np.float64))
+        part = slice(first, first + size)
+        found = _follow(system.model, keys[part], labels[part], sigmas, settings.eta, settings.solver)
+        parts.append(np.asarray(found, np.float64))
     report("theory", len(keys), len(keys))
     return np.concatenate(parts, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+def _follow(model: Model, keys: Array, labels: Array, sigmas: Array, eta: float, solver: str) -> Array:
+    def one(key: Array, label: Array) -> Array:
+        path = sample(model.at_baseline(label), key, model.shape, sigmas, eta=eta, solver=solver)
+        conditional, v = model.conditional(label), model.direction[label]
+
+        def level(state: tuple[Array, Array, Array]) -> Array:
+            x, own, sigma = state
+            # At the baseline of 0 or 1 one of the two is the model's own.
+            guide = own if model.baseline == 1 else conditional(x, sigma)
+            push = guide - (own if model.baseline == 0 else model.unconditional(x, sigma))
+            return jnp.stack([jnp.vdot(v, x), jnp.vdot(v, own), jnp.vdot(v, push), jnp.vdot(push, push)])
+
+        return jax.lax.map(level, (path.x, path.denoised, path.sigma))
+
+    return jnp.moveaxis(jax.vmap(one)(keys, labels), 2, 0)
 
 
 def _regression(found: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
@@ -127,47 +117,41 @@ def _regression(found: Array, labels: Array, num_classes: int) -> tuple[Array, A
 
 
 def regression_response(
-    found: np.ndarray, labels: np.ndarray, num_classes: int, sigmas: Array, settings: GuideSettings
+    found: np.ndarray, labels: np.ndarray, num_classes: int, sigmas: Array, settings: ResolvedGuide
 ) -> dict[str, np.ndarray]:
     """Return lambda, push and chi of the regression on own trajectories, with bootstrap errors over trajectories."""
-    data = jnp.asarray(np.moveaxis(found[:3], 0, -1))
-
-    def statistic(pair: tuple[Array, Array]) -> Array:
-        symbol, push = _regression(pair[0], pair[1], num_classes)
-        chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=settings.eta)
-        return jnp.stack([symbol, push, chi])
-
-    pair = (data, jnp.asarray(labels))
-    key = jax.random.key(settings.seed)
-    resampled = bootstrap_values(statistic, pair, key, num_resamples=_NUM_RESAMPLES)
-    values, errors = statistic(pair), jnp.std(resampled, axis=0, ddof=1)
+    data, key = np.moveaxis(found[:3], 0, -1), jax.random.key(settings.seed)
+    values, errors, resampled = _with_errors(data, labels, sigmas, key, num_classes, settings.eta)
     names = ("lambda_regression", "push_regression", "chi_regression")
     result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
     result |= {f"{n}_error": np.asarray(e) for n, e in zip(names, errors, strict=True)}
     return result | {"chi_regression_resampled": np.asarray(resampled[:, 2])}
 
 
+@functools.partial(jax.jit, static_argnames=("num_classes", "eta"))
+def _with_errors(
+    data: Array, labels: Array, sigmas: Array, key: Array, num_classes: int, eta: float
+) -> tuple[Array, Array, Array]:
+    """Return lambda, push and chi (3, levels), their errors, and resamples of all (R, 3, levels)."""
+
+    def statistic(pair: tuple[Array, Array]) -> Array:
+        symbol, push = _regression(pair[0], pair[1], num_classes)
+        chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=eta)
+        return jnp.stack([symbol, push, chi])
+
+    resampled = bootstrap_values(statistic, key, (data, labels), num_resamples=_NUM_RESAMPLES)
+    return statistic((data, labels)), jnp.std(resampled, axis=0, ddof=1), resampled
+
+
 def resampled_means(samples: np.ndarray, seed: int) -> np.ndarray:
     """Return means over bootstrap resamples (num, ...) of samples (count, ...)."""
-    count = len(samples)
-    weights = np.random.default_rng([seed, 12]).multinomial(count, np.full(count, 1 / count), _NUM_RESAMPLES)
-    return np.tensordot(weights / count, samples, 1)
+    return bootstrap_means(np.random.default_rng([seed, 12]), samples, num_resamples=_NUM_RESAMPLES)
 
 
-def homogeneous_response(system: System, settings: GuideSettings, other: dict[str, np.ndarray]) -> dict:
+def homogeneous_response(system: System, settings: ResolvedGuide, other: dict[str, np.ndarray]) -> dict:
     """Return linear theory about x = 0, with lambda_reg and its push below the bare critical noise."""
     sigmas = ladder(settings)
-    state = jnp.zeros(system.shape, jnp.float32)
-    v = system.direction[0]
-    conditional = system.conditional(0)
-
-    def bare(sigma: Array) -> tuple[Array, Array]:
-        response = jax.jvp(lambda x: system.unconditional(x, sigma), (state,), (v,))[1]
-        return jnp.vdot(v, response), jnp.vdot(
-            v, conditional(state, sigma) - system.unconditional(state, sigma)
-        )
-
-    symbol, push = (np.asarray(a, np.float64) for a in jax.jit(lambda s: jax.lax.map(bare, s))(sigmas))
+    symbol, push = (np.asarray(a, np.float64) for a in _bare(system.model, sigmas))
     below = np.cumsum(symbol >= 1) > 0
     mixed_symbol = np.where(below, other["lambda_regression"], symbol)
     mixed_push = np.where(below, other["push_regression"], push)
@@ -175,46 +159,34 @@ def homogeneous_response(system: System, settings: GuideSettings, other: dict[st
     return {"lambda_linear": symbol, "push_linear": push, "chi_linear": np.asarray(chi)}
 
 
-def closure_response(system: System, settings: GuideSettings) -> dict[str, np.ndarray]:
+@jax.jit
+def _bare(model: Model, sigmas: Array) -> tuple[Array, Array]:
+    """Return lambda and push of the first class at the state x = 0."""
+    state, v = jnp.zeros(model.shape, sigmas.dtype), model.direction[0]
+    conditional = model.conditional(0)
+
+    def level(sigma: Array) -> tuple[Array, Array]:
+        own, response = jax.jvp(lambda x: model.unconditional(x, sigma), (state,), (v,))
+        return jnp.vdot(v, response), jnp.vdot(v, conditional(state, sigma) - own)
+
+    return jax.lax.map(level, sigmas)
+
+
+def closure_response(system: System, settings: ResolvedGuide) -> dict[str, np.ndarray]:
     """Return lambda, push and chi of the class modes on Gaussian fields, without simulating the model; class average.
 
     Every wavevector of a mode relaxes with its own lambda. Where the closure diverges, values are not finite.
     """
-    sigmas, (height, width, channels) = ladder(settings), system.shape
-    key, field_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6))
-    found = gaussian_closure(
-        system.unconditional,
-        key,
-        sigmas,
-        (height, width),
-        eta=settings.eta,
-        num_samples=_CLOSURE_FIELDS,
-        window=system.window if system.homogeneous else None,
-        centre="spatial" if system.homogeneous else "ensemble",
-        channels=channels,
-    )
+    sigmas, (height, width, _) = ladder(settings), system.model.shape
     # Classes of a symmetric bank, whose mean is zero, respond alike: one will do.
-    labels = jnp.arange(1 if system.homogeneous else len(system.class_names))
-    means = jnp.zeros_like(found.mean) if system.homogeneous else found.mean
-    pairs = _PUSH_PAIRS[0 if system.homogeneous else 1]
-    white = jnp.fft.fft2(jax.random.normal(field_key, (pairs, height, width), jnp.float32))
-
-    def push(level: tuple[Array, ...]) -> Array:
-        mean, spectrum, sigma = level
-        field = jnp.fft.ifft2(white * jnp.sqrt(jnp.maximum(spectrum, 0))).real[..., None].astype(jnp.float32)
-        both = mean.astype(field.dtype) + jnp.concatenate([field, -field])  # odd noise cancels
-
-        def differences(x: Array) -> Array:
-            own = jax.lax.map(lambda label: system.conditional(label)(x, sigma), labels)
-            return own - system.unconditional(x, sigma)
-
-        return jnp.fft.fft2(jax.lax.map(differences, both).mean(0)[..., 0])
-
-    spectra = found.structure_factor[..., 0, 0].real
-    shifts = jax.jit(lambda parts: jax.lax.map(push, parts))((means, spectra, sigmas))
-    modes = np.fft.fft2(np.asarray(system.direction, np.float64)[: len(labels), ..., 0])
-    source = np.asarray(shifts, np.complex128) * modes.conj() / (height * width)  # level, class, H, W
-    symbol = np.broadcast_to(np.asarray(found.symbol[:, None, ..., 0, 0].real, np.float64), source.shape)
+    num_classes = 1 if system.homogeneous else len(system.class_names)
+    size = system.size if system.homogeneous else None
+    key = jax.random.key(settings.seed)
+    found = _closure(system.model, key, sigmas, settings.eta, size, num_classes, system.homogeneous)
+    symbols, shifts = (np.asarray(a, np.complex128) for a in found)
+    modes = np.fft.fft2(np.asarray(system.model.direction, np.float64)[:num_classes, ..., 0])
+    source = shifts * modes.conj() / (height * width)  # level, class, H, W
+    symbol = np.broadcast_to(symbols.real[:, None], source.shape)
     weight = np.abs(modes) ** 2 / (height * width)
     chi = np.asarray(linear_response(symbol, source, np.asarray(sigmas, np.float64), eta=settings.eta))
 
@@ -228,7 +200,51 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
     }
 
 
-def small_push_samples(system: System, settings: GuideSettings, count: int, report: Progress) -> np.ndarray:
+@functools.partial(jax.jit, static_argnames=("eta", "size", "num_classes", "homogeneous"))
+def _closure(
+    model: Model,
+    key: Array,
+    sigmas: Array,
+    eta: float,
+    size: int | None,
+    num_classes: int,
+    homogeneous: bool,
+) -> tuple[Array, Array]:
+    """Return the symbol (levels, H, W) of the first channel, and transforms of the push (levels, classes, H, W)."""
+    height, width, channels = model.shape
+    key, field_key = jax.random.split(jax.random.fold_in(key, 6))
+    found = gaussian_closure(
+        model.unconditional,
+        key,
+        sigmas,
+        (height, width),
+        eta=eta,
+        num_samples=_CLOSURE_FIELDS,
+        size=size,
+        centre="spatial" if homogeneous else "ensemble",
+        channels=channels,
+    )
+    labels = jnp.arange(num_classes)
+    means = jnp.zeros_like(found.mean) if homogeneous else found.mean
+    pairs = _PUSH_PAIRS[0 if homogeneous else 1]
+    white = jnp.fft.fft2(jax.random.normal(field_key, (pairs, height, width), jnp.float32))
+
+    def push(level: tuple[Array, ...]) -> Array:
+        mean, spectrum, sigma = level
+        field = jnp.fft.ifft2(white * jnp.sqrt(jnp.maximum(spectrum, 0))).real[..., None].astype(jnp.float32)
+        both = mean.astype(field.dtype) + jnp.concatenate([field, -field])  # odd noise cancels
+
+        def differences(x: Array) -> Array:
+            own = jax.lax.map(lambda label: model.conditional(label)(x, sigma), labels)
+            return own - model.unconditional(x, sigma)
+
+        return jnp.fft.fft2(jax.lax.map(differences, both).mean(0)[..., 0])
+
+    shifts = jax.lax.map(push, (means, found.structure_factor[..., 0, 0].real, sigmas))
+    return found.symbol[..., 0, 0], shifts
+
+
+def small_push_samples(system: System, settings: ResolvedGuide, count: int, report: Progress) -> np.ndarray:
     """Sample what the response to small pushes is the mean of: class probability and amplitude (count, levels, 2).
 
     The model must be the posterior mean over the images of its bank. One noised image and one class in turn each, with
@@ -236,59 +252,73 @@ def small_push_samples(system: System, settings: GuideSettings, count: int, repo
     """
     if system.bank is None:
         raise ValueError(message("system", "an exact model with its images", "none", "use the ideal model"))
-    sigmas, of = ladder(settings), jnp.asarray(system.bank[1])
-    flat = jnp.asarray(system.bank[0], jnp.float32).reshape(len(of), -1)
-    squares = (flat * flat).sum(1)
-
-    def samples(x0: Array, label: Array, key: Array) -> Array:
-        noise_key, key = jax.random.split(key)
-        start = x0 + sigmas[0] * jax.random.normal(noise_key, x0.shape)
-        path = sample(
-            system.unconditional,
-            key,
-            system.shape,
-            sigmas,
-            eta=settings.eta,
-            solver=settings.solver,
-            x_init=start,
-        )
-        end = path.x[-1]
-        v = system.direction[label].reshape(-1)
-        judged = system.respond(final_image(system, settings, end, sigmas[-1], label), label)
-        ends = jnp.stack([judged, jnp.vdot(v, end.reshape(-1))])
-
-        def level(state: tuple[Array, Array]) -> Array:
-            x, sigma = state[0].reshape(-1), state[1]
-            logits = (flat @ x - squares / 2) / sigma**2
-            members = jnp.where(of == label, logits, -jnp.inf)
-            weights, own_weights = jax.nn.softmax(logits), jax.nn.softmax(members)
-            probability = jnp.exp(jax.nn.logsumexp(members) - jax.nn.logsumexp(logits))
-            free, own = weights @ flat, own_weights @ flat
-            push = own - free
-            response = weights @ ((flat @ v - v @ free) * (flat @ push - free @ push))  # sigma^2 v.J u
-            left = (sigmas[-1] / sigma) ** (1 + settings.eta)
-            amplitude = response + left * (sigma**2 * (v @ push) - response)
-            rise = jnp.stack([probability * (push @ push), amplitude])
-            if settings.eta == 1:
-                return rise / sigma**2
-            divergence = (own_weights @ squares - own @ own) - (weights @ squares - free @ free)
-            known = jnp.stack([probability, v @ (free + left * (x - free))])
-            return (rise - (ends - known) * (divergence + push @ (free - x))) / sigma**2
-
-        return (1 + settings.eta) * jax.lax.map(level, (path.x, path.sigma))
-
+    images, of = (np.asarray(a, dtype) for a, dtype in zip(system.bank, (np.float32, np.int32), strict=True))
     root = jax.random.fold_in(jax.random.key(settings.seed), 8)
     chosen = np.random.default_rng([settings.seed, 10]).integers(0, len(of), count)
-    items = system.bank[0][chosen], np.arange(count) % len(system.class_names), jax.random.split(root, count)
-    batched, parts, size = jax.jit(jax.vmap(samples)), [], settings.batch_size or 1
+    items = images[chosen], np.arange(count) % len(system.class_names), jax.random.split(root, count)
+    sigmas, parts, size = ladder(settings), [], settings.batch_size
     for first in range(0, count, size):
         report("small pushes", first, count)
-        parts.append(np.asarray(batched(*(a[first : first + size] for a in items)), np.float64))
+        part = (a[first : first + size] for a in items)
+        found = _small_pushes(system.model, images, of, sigmas, *part, settings.eta, settings.solver)
+        parts.append(np.asarray(found, np.float64))
     report("small pushes", count, count)
     return np.concatenate(parts)
 
 
-def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dataset:
+@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+def _small_pushes(
+    model: Model,
+    images: Array,
+    of: Array,
+    sigmas: Array,
+    clean: Array,
+    labels: Array,
+    keys: Array,
+    eta: float,
+    solver: str,
+) -> Array:
+    """Return what images contribute (image, level, 2), see `small_push_samples`."""
+    flat = images.reshape(len(of), -1)
+    squares = (flat * flat).sum(1)
+    only = jnp.where(of == jnp.arange(len(model.direction))[:, None], 0.0, -jnp.inf)  # class, image
+    dot = functools.partial(jnp.matmul, precision="highest")
+
+    def samples(x0: Array, label: Array, key: Array) -> Array:
+        noise_key, key = jax.random.split(key)
+        start = x0 + sigmas[0] * jax.random.normal(noise_key, x0.shape)
+        path = sample(model.unconditional, key, model.shape, sigmas, eta=eta, solver=solver, x_init=start)
+        end = path.x[-1]
+        v = model.direction[label].reshape(-1)
+        judged = model.respond(model.final_image(end, sigmas[-1], label), label)
+        ends = jnp.stack([judged, dot(v, end.reshape(-1))])
+
+        def level(state: tuple[Array, Array]) -> Array:
+            x, sigma = state[0].reshape(-1), state[1]
+            weights, own_weights = (
+                jnp.exp(ideal_log_weights(images, state[0], sigma, log_prior=p)) for p in (None, only[label])
+            )
+            probability = jnp.where(of == label, weights, 0).sum()
+            free, own = dot(weights, flat), dot(own_weights, flat)
+            push = own - free
+            # sigma^2 v.J u
+            response = dot(weights, (dot(flat, v) - dot(v, free)) * (dot(flat, push) - dot(free, push)))
+            left = (sigmas[-1] / sigma) ** (1 + eta)
+            amplitude = response + left * (sigma**2 * dot(v, push) - response)
+            rise = jnp.stack([probability * dot(push, push), amplitude])
+            if eta == 1:
+                return rise / sigma**2
+            spread = dot(weights, squares) - dot(free, free)
+            divergence = dot(own_weights, squares) - dot(own, own) - spread
+            known = jnp.stack([probability, dot(v, free + left * (x - free))])
+            return (rise - (ends - known) * (divergence + dot(push, free - x))) / sigma**2
+
+        return (1 + eta) * jax.lax.map(level, (path.x, path.sigma))
+
+    return jax.vmap(samples)(clean, labels, keys)
+
+
+def predict(system: System, settings: ResolvedGuide, report: Progress) -> xr.Dataset:
     """Compute every prediction that applies; dimension ``sigma``, and ``resample`` for bootstrap resamples of chi."""
     sigmas = ladder(settings)
     levels = np.asarray(sigmas, np.float64)
@@ -296,16 +326,16 @@ def predict(system: System, settings: GuideSettings, report: Progress) -> xr.Dat
     num_classes = len(system.class_names)
     labels = np.arange(count) % num_classes
     keys = sample_seeds(settings, "theory", count)
-    found = projections(system, settings, keys, jnp.asarray(labels), report)
+    found = projections(system, settings, keys, labels, report)
     values: dict[str, Any] = regression_response(found, labels, num_classes, sigmas, settings)
     if system.homogeneous and settings.baseline == 0:
         values |= homogeneous_response(system, settings, values) | closure_response(system, settings)
     elif system.bank is not None and settings.baseline == 0:
-        bank, directions, eta = system.bank, np.asarray(system.direction), float(settings.eta)
-        if system.window is None:
+        bank, directions, eta = system.bank, np.asarray(system.model.direction), float(settings.eta)
+        if system.size is None:
             values["chi_linear"] = gaussian_response(*bank, directions, levels, eta)
         else:
-            values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.window)
+            values["chi_linear"] = gaussian_patch_response(*bank, directions, levels, eta, system.size)
         values |= closure_response(system, settings)
     if num_small_pushes(settings):
         found = small_push_samples(system, settings, num_small_pushes(settings), report)

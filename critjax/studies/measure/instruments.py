@@ -1,9 +1,8 @@
-"""Instruments of measurements: kernels from columns, numbers of one level, crossings, the closure."""
+"""Instruments of measurements at one level: symbols, kernels from columns, and the numbers that they give."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._typing import Array, DenoiseFn
-from critjax.fluctuations import gaussian_closure
-from critjax.fourier import plane_wave, radial_shells, wavevectors
+from critjax.fourier import plane_wave, shells_on_host, wavevectors
 from critjax.observables import (
     bootstrap_values,
-    first_crossing,
     fit_gap,
-    interior_minimum,
+    jackknife,
+    jackknife_spread,
+    jackknife_values,
     radial_average,
     receptive_field_radius,
 )
@@ -25,19 +24,11 @@ from critjax.spectra import leading_eigenvalue, regression_symbol
 from critjax.spectra.measured import jacobian_products
 
 NUM_RESAMPLES = 200
-#: Independent closures. `gaussian_closure` has replicas of its own, but returns their averages and errors level by
-#: level; the error of a crossing needs the crossing of every replica.
-REPLICAS = 4
 #: Kernel entries below so many standard errors count as zero: their noise would weigh by r^2 in the radius.
 _SIGNIFICANT = 3.0
 #: Gap 1 - lambda(0) and stiffness from the lowest shell: symbols of images and networks are no parabolas beyond it.
 _LOWEST_SHELL = 1
 gap_and_length = functools.partial(fit_gap, num_shells=_LOWEST_SHELL, fit_uniform=False)
-
-#: What the errors of crossings and minima need of every level, and no result keeps.
-_PER_FIELD = ("resampled", "uniform_of_fields")
-
-Variables = dict[str, tuple[tuple[str, ...], Any]]
 
 
 def mean_and_error(values: np.ndarray) -> tuple[Any, Any]:
@@ -75,16 +66,14 @@ def nonreciprocal_estimate(kernels: np.ndarray) -> tuple[float, float]:
     value = float(np.sqrt(np.maximum(square, 0.0)))
     if count < 3:
         return value, float("nan")
-    left_out = np.array([squared(np.delete(kernels, i, axis=0)) for i in range(count)])
-    spread = np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+    spread = jackknife_spread(jackknife_values(squared, kernels, host=True))
     ends = np.sqrt(np.maximum([square - spread, max(square, 0.0) + spread], 0.0))
     return value, float(np.abs(ends - value).max())
 
 
 def _lowest_modes(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and columns of the modes of `gap_and_length`, one of each pair +-k, the uniform one first."""
-    with jax.ensure_compile_time_eval():
-        index = np.asarray(radial_shells(grid).index)
+    index = shells_on_host(*grid)[0]
     rows, columns = np.nonzero((index >= 0) & (index <= _LOWEST_SHELL))
     width = grid[1]
     first = rows * width + columns <= -rows % grid[0] * width + -columns % width
@@ -140,7 +129,11 @@ def fit_fields(symbols: np.ndarray) -> tuple[Any, Any]:
 
     Errors by leaving one field out: gap and stiffness of a field err together.
     """
-    return jackknife(lambda some: np.asarray(gap_stiffness_length(some.mean(0)), np.float64), symbols)
+
+    def fit(some: np.ndarray) -> np.ndarray:
+        return np.asarray(gap_stiffness_length(some.mean(0)), np.float64)
+
+    return jackknife(fit, symbols, host=True)
 
 
 @jax.jit
@@ -188,13 +181,10 @@ def jacobian_row(
     Symbols (K, H, W, C, C), kernels (K, p, p, C, C), absolute weights (K, p, p) and the lowest modes (L, M) of as many
     or more fields.
     """
-    leading = np.real(np.asarray(jax.vmap(leading_eigenvalue)(jnp.asarray(symbols))))
-    shell_mean, shell_error = mean_and_error(np.asarray(jax.vmap(radial_average)(jnp.asarray(leading))))
-    # Symbols at the lowest modes alone, which is all that their shells and the fit read.
-    exact = np.asarray(with_lowest_modes(np.zeros((len(lowest), *leading.shape[1:])), lowest), np.float64)
+    shell_mean, shell_error = mean_and_error(np.asarray(_shells_of_symbols(symbols)))
+    exact, shells = (np.asarray(a) for a in _lowest_alone(lowest, symbols.shape[1:3]))
     known = slice(_LOWEST_SHELL + 1)
-    shells = np.asarray(jax.vmap(radial_average)(jnp.asarray(exact)))[:, known]
-    shell_mean[known], shell_error[known] = mean_and_error(shells)
+    shell_mean[known], shell_error[known] = mean_and_error(shells[:, known])
     (gap, stiffness, length), errors = fit_fields(exact)
     radius, radius_error = _radius(kernels)
     outside, outside_error = _outside(weights)
@@ -221,12 +211,23 @@ def jacobian_row(
     }
 
 
-def jackknife(statistic: Callable[[np.ndarray], Any], fields: np.ndarray) -> tuple[Any, Any]:
-    """Value of a statistic of fields (axis 0), and its error from leaving one out."""
-    count = len(fields)
-    left_out = np.array([statistic(np.delete(fields, i, axis=0)) for i in range(count)])
-    spread = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean(0)) ** 2, axis=0))
-    return statistic(fields), spread
+@jax.jit
+def _shells_of_symbols(symbols: Array) -> Array:
+    """Return the shells (K, shells) of the leading eigenvalues of symbols (K, H, W, C, C)."""
+    return shells_of(leading_eigenvalue(symbols).real)
+
+
+@jax.jit
+def shells_of(fields: Array) -> Array:
+    """Return the shells (K, shells) of single fields' eigenvalues (K, H, W)."""
+    return jax.vmap(radial_average)(fields)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _lowest_alone(lowest: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Return symbols at the lowest modes alone, which is all that the fit reads, and their shells."""
+    exact = with_lowest_modes(jnp.zeros((len(lowest), *grid), lowest.dtype), lowest)
+    return exact, shells_of(exact)
 
 
 def _radius(kernels: np.ndarray) -> tuple[float, float]:
@@ -235,9 +236,9 @@ def _radius(kernels: np.ndarray) -> tuple[float, float]:
     def radius(part: np.ndarray) -> float:
         mean, error = mean_and_error(part)
         kept = np.where(np.abs(mean) > _SIGNIFICANT * error, mean, 0.0)
-        return float(receptive_field_radius(jnp.asarray(kept))) if kept.any() else float("nan")
+        return float(receptive_field_radius(kept)) if kept.any() else float("nan")
 
-    return jackknife(radius, kernels)
+    return jackknife(radius, kernels, host=True)
 
 
 def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,21 +252,23 @@ def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Summed from the edge inwards: beyond the reach of a local denoiser the share is zero, without round-off.
         return np.append(np.cumsum(total[:0:-1])[::-1], 0.0) / total.sum()
 
-    return jackknife(share, rings)
+    return jackknife(share, rings, host=True)
 
 
+@jax.jit
 def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
     """Return the regression symbol (1 + shells,), k = 0 first, and that of resampled fields (R, 1 + shells).
 
     The key decides which fields are drawn: one key for all levels follows whole fields, or images, through the ladder.
     """
-
-    def statistic(pair: tuple[Array, Array]) -> Array:
-        symbol = leading_eigenvalue(regression_symbol(*pair)).real
-        return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
-
     pair = (x, denoised)
-    return statistic(pair), bootstrap_values(statistic, pair, key, num_resamples=NUM_RESAMPLES)
+    resampled = bootstrap_values(_regression_shells, key, pair, num_resamples=NUM_RESAMPLES)
+    return _regression_shells(pair), resampled
+
+
+def _regression_shells(pair: tuple[Array, Array]) -> Array:
+    symbol = leading_eigenvalue(regression_symbol(*pair)).real
+    return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
 
 
 def regression_row(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
@@ -277,110 +280,4 @@ def regression_row(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
         "regression_uniform": values[0],
         "regression_uniform_error": error[0],
         "resampled": resampled[:, 0],
-    }
-
-
-def collect(rows: dict[str, dict[str, list[Any]]], ladder: np.ndarray, key: Array) -> Variables:
-    """Join the levels of all ensembles, and find where their symbols turn."""
-    dims = {
-        "regression": ("wavenumber",),
-        "mean_jacobian": ("wavenumber",),
-        "kernel": ("kernel_y", "kernel_x"),
-        "weight_outside": ("window",),
-    }
-    found: dict[str, list[float]] = {}
-    for part in rows.values():
-        resampled, ones = (np.stack(part[name], axis=1) for name in _PER_FIELD)
-        numbers = {
-            "critical_sigma_regression": crossing(ladder, np.stack(part["regression_uniform"]), resampled),
-            **minimum(ladder, ones, key),
-        }
-        for name, (value, error) in numbers.items():
-            found.setdefault(name, []).append(value)
-            found.setdefault(f"{name}_error", []).append(error)
-    variables: Variables = {}
-    kept = [name for name in next(iter(rows.values())) if name not in _PER_FIELD]
-    for name in kept:
-        values = np.stack([np.stack(part[name]) for part in rows.values()])
-        variables[name] = (("ensemble", "sigma", *dims.get(name.removesuffix("_error"), ())), values)
-    variables.update({name: (("ensemble",), np.array(values)) for name, values in found.items()})
-    return variables
-
-
-def _spread(values: np.ndarray) -> float:
-    """Return the standard deviation over resamples; NaN where fewer than nine of ten exist."""
-    good = values[np.isfinite(values)]
-    return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
-
-
-def _first_passage(ladder: Any) -> Callable[[Array], Array]:
-    """Return the compiled map from a curve (num,) to the sigma at which it first passes one from below."""
-    log_sigma = jnp.log(jnp.asarray(ladder))
-    return jax.jit(lambda curve: jnp.exp(first_crossing(log_sigma, curve, 1.0, rising=True)))
-
-
-def crossing(ladder: np.ndarray, curve: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
-    """Find where a symbol (num,) rises through one, and its error from the curves (R, num) of resampled fields."""
-    find = _first_passage(ladder)
-    return float(find(jnp.asarray(curve))), _spread(np.asarray(jax.vmap(find)(jnp.asarray(resampled))))
-
-
-def minimum(ladder: np.ndarray, symbols: np.ndarray, key: Array) -> dict[str, tuple[float, float]]:
-    """Find the smallest gap of the mean over fields of one mode's symbols (K, num), and where; errors over fields."""
-
-    @jax.jit
-    def find(symbols: Array) -> tuple[Array, Array]:
-        at, gap = interior_minimum(jnp.log(jnp.asarray(ladder)), 1 - symbols.mean(0))
-        return jnp.exp(at), gap
-
-    fields = jnp.asarray(symbols)
-    sigma, gap = map(float, find(fields))
-    sigmas, gaps = map(np.asarray, bootstrap_values(find, fields, key, num_resamples=NUM_RESAMPLES))
-    return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
-
-
-def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None) -> Variables:
-    """Predict the regression symbol from the denoiser alone, each replica with a crossing of its own."""
-    height, width, channels = shape
-
-    @jax.jit
-    def predict(keys: Array) -> tuple[Array, Array, Array, Array]:
-        def replica(key: Array) -> tuple[Array, Array, Array, Array]:
-            count = num_samples // REPLICAS
-            found = gaussian_closure(
-                denoise_fn,
-                key,
-                sigmas,
-                (height, width),
-                num_samples=count,
-                window=window,
-                centre="ensemble",
-                channels=channels,
-            )
-            symbol = jax.vmap(leading_eigenvalue)(found.symbol).real
-            fit = jax.vmap(gap_and_length)(symbol)
-            return symbol[:, 0, 0], jax.vmap(radial_average)(symbol), fit.gap, fit.correlation_length
-
-        return jax.lax.map(replica, keys)
-
-    uniform, shells, gaps, lengths = map(np.asarray, predict(jax.random.split(key, REPLICAS)))
-    find = _first_passage(sigmas)
-    mean, error = mean_and_error(uniform)
-    shell_mean, shell_error = mean_and_error(shells)
-    gap, gap_error = mean_and_error(gaps)
-    length, length_error = mean_and_error(lengths)
-    critical = np.asarray(jax.vmap(find)(jnp.asarray(uniform)))
-    good = critical[np.isfinite(critical)]
-    spread = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) == len(critical) else float("nan")
-    return {
-        "regression_uniform_closure": (("sigma",), mean),
-        "regression_uniform_closure_error": (("sigma",), error),
-        "regression_closure": (("sigma", "wavenumber"), shell_mean),
-        "regression_closure_error": (("sigma", "wavenumber"), shell_error),
-        "gap_closure": (("sigma",), gap),
-        "gap_closure_error": (("sigma",), gap_error),
-        "xi_eq_closure": (("sigma",), length),
-        "xi_eq_closure_error": (("sigma",), length_error),
-        "critical_sigma_closure": ((), float(find(jnp.asarray(mean)))),
-        "critical_sigma_closure_error": ((), spread),
     }

@@ -15,25 +15,23 @@ THEORY sections 5 to 7.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax._checks import check, check_rank, check_sigmas
+from critjax._checks import as_array, check, check_rank, check_sigmas
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
-from critjax.fourier import radial_shells
+from critjax.fourier import shells_on_host
 from critjax.sampling import sample
 from critjax.spectra import measured_symbol
 from critjax.spectra.measured import jacobian_products
 from critjax.studies._engine.run import Progress
 from critjax.studies.measure.instruments import (
-    REPLICAS,
-    closure,
-    collect,
     jacobian_row,
     kernel_columns,
     lowest_eigenvalues,
@@ -42,6 +40,7 @@ from critjax.studies.measure.instruments import (
     regression_and_resamples,
     regression_row,
 )
+from critjax.studies.measure.ladder import REPLICAS, closure, collect
 
 __all__ = ["ENSEMBLES", "SIGMAS", "measure"]
 
@@ -63,7 +62,7 @@ def measure(
     probe_samples: int = 8,
     num_probes: int = 2,
     closure_samples: int = 16,
-    window: int | None = None,
+    size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -89,8 +88,8 @@ def measure(
         Random-phase probes a field, at least 2, for the symbol; twice as many columns of the Jacobian, for the kernel.
     closure_samples : int
         Fields a level of the Gaussian closure, a multiple of 4; 0 leaves it out.
-    window : int, optional
-        Width of the receptive field, odd, if it is known to be smaller than the image: the closure's symbols are
+    size : int, optional
+        Side of the receptive field, odd, if it is known to be smaller than the image: the closure's symbols are
         projected on kernels of this size, which cuts sampling noise. Default: none.
     seed : int
     progress : callable, optional
@@ -147,23 +146,19 @@ def measure(
     crossings and minima know that levels err together; repeated images count as independent fields. THEORY sections
     5 to 7.
     """
+    denoise_fn = as_pytree("denoise_fn", denoise_fn)
     check_rank("images", images, "Q H W C")
-    images = jnp.asarray(images)
-    sigmas = jnp.asarray(sigmas, images.dtype)
+    check(bool(np.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
+    images = as_array(images)
+    sigmas = as_array(np.asarray(sigmas), images.dtype)
     check_sigmas("sigmas", sigmas)
     count, height, width, channels = images.shape
     check(count >= 1, "images", "one or more", count, "pass images that were not trained on")
-    check(bool(jnp.isfinite(images).all()), "images", "finite numbers", "NaN or infinity", "clean the data")
     fewest = 3 * (channels + 1)
     check(num_samples >= fewest, "num_samples", f"at least {fewest}", num_samples, "use 64")
-    enough = 3 <= probe_samples <= num_samples // _LOWEST_FIELDS
-    check(
-        enough,
-        "probe_samples",
-        f"3 to {num_samples // _LOWEST_FIELDS}, half of num_samples",
-        probe_samples,
-        "use 8",
-    )
+    most = num_samples // _LOWEST_FIELDS
+    enough = 3 <= probe_samples <= most
+    check(enough, "probe_samples", f"3 to {most}, half of num_samples", probe_samples, "use 8")
     check(num_probes >= 2, "num_probes", "an integer >= 2", num_probes, "use 2")
     least = REPLICAS * (channels + 1)  # each replica has as many fluctuations as channels, beside the mean
     good = closure_samples == 0 or (closure_samples >= least and closure_samples % REPLICAS == 0)
@@ -172,67 +167,33 @@ def measure(
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
     keys = jax.random.split(jax.random.key(seed), 4)
-    ladder = np.asarray(sigmas, np.float64)
-
-    def batched(x: Array, sigma: Array) -> Array:
-        return jax.lax.map(lambda one: denoise_fn(one, sigma), x, batch_size=_BATCH)
-
-    @jax.jit
-    def trajectories(keys: Array) -> tuple[Array, Array]:
-        def one(key: Array) -> tuple[Array, Array]:
-            found = sample(denoise_fn, key, (height, width, channels), sigmas)
-            return found.x, found.denoised
-
-        return jax.vmap(one)(keys)
+    levels, shape = np.asarray(sigmas), (height, width, channels)
+    ladder = levels.astype(np.float64)
 
     sample_keys, parts = jax.random.split(keys[0], num_samples), []
     for first in range(0, num_samples, _BATCH):
         report("trajectories", first, num_samples)
-        parts.append(jax.tree.map(np.asarray, trajectories(sample_keys[first : first + _BATCH])))
+        batch = _trajectories(denoise_fn, sample_keys[first : first + _BATCH], sigmas, shape)
+        parts.append(jax.tree.map(np.asarray, batch))
     report("trajectories", num_samples, num_samples)
-    own, own_denoised = (np.concatenate(p).swapaxes(0, 1) for p in zip(*parts, strict=True))
+    own = [np.concatenate(p).swapaxes(0, 1) for p in zip(*parts, strict=True)]
 
-    clean = images[jnp.arange(num_samples) % count]
-
-    @jax.jit
-    def noised(sigma: Array, key: Array) -> tuple[Array, Array]:
-        x = clean + sigma * jax.random.normal(key, clean.shape, clean.dtype)
-        return x, batched(x, sigma)
-
-    @jax.jit
-    def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array, Array]:
-        def one(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-            probe_key, column_key = jax.random.split(pair[1])
-            found = measured_symbol(denoise_fn, pair[0][None], sigma, probe_key, num_probes=num_probes)
-            columns = kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
-            return found.symbol, *columns
-
-        return jax.lax.map(one, (x, jax.random.split(key, len(x))))
-
-    @jax.jit
-    def lowest(x: Array, sigma: Array) -> Array:
-        def one(field: Array) -> Array:
-            return lowest_eigenvalues(jacobian_products(denoise_fn, field, sigma, lowest_tangents(field)))
-
-        return jax.lax.map(one, x)  # the tangents of one field are batch enough
-
-    regression = jax.jit(regression_and_resamples)
-    shells = np.asarray(radial_shells((height, width)).wavenumber, np.float64)
+    clean = np.asarray(images)[np.arange(num_samples) % count]
     rows: dict[str, dict[str, list[Any]]] = {name: {} for name in ENSEMBLES}
     total = len(ladder) * len(ENSEMBLES)
-    for level, sigma in enumerate(sigmas):
-        noise_key, probe_key = jax.random.split(jax.random.fold_in(keys[1], level))
+    for level, sigma in enumerate(levels):
+        at = (sigma, keys[1], level)
         fields = {
-            "trajectories": (jnp.asarray(own[level]), jnp.asarray(own_denoised[level])),
-            "noised data": noised(sigma, noise_key),
+            "trajectories": (own[0][level], own[1][level]),
+            "noised data": _noised(denoise_fn, clean, *at),
         }
         for number, (name, (x, denoised)) in enumerate(fields.items()):
             report("measurement", level * len(ENSEMBLES) + number, total)
             # The same key at all levels: their errors are not independent, the fields are the same.
-            values, resampled = map(np.asarray, regression(x, denoised, keys[2]))
-            symbols, kernels, weights = map(np.asarray, jacobian(x[:probe_samples], sigma, probe_key))
-            columns = kernels.astype(np.float64), weights.astype(np.float64)
-            modes = np.asarray(lowest(x[: _LOWEST_FIELDS * probe_samples], sigma), np.float64)
+            values, resampled = map(np.asarray, regression_and_resamples(x, denoised, keys[2]))
+            symbols, *columns = map(np.asarray, _jacobian(denoise_fn, x[:probe_samples], *at, num_probes))
+            columns = (a.astype(np.float64) for a in columns)
+            modes = np.asarray(_lowest(denoise_fn, x[: _LOWEST_FIELDS * probe_samples], sigma), np.float64)
             row = regression_row(values, resampled) | jacobian_row(symbols, *columns, modes)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
@@ -240,8 +201,9 @@ def measure(
     variables = collect(rows, ladder, keys[2])
     if closure_samples:
         report("closure", 0, 1)
-        variables.update(closure(denoise_fn, keys[3], sigmas, images.shape[1:], closure_samples, window))
+        variables.update(closure(denoise_fn, keys[3], sigmas, shape, closure_samples, size))
         report("closure", 1, 1)
+    shells = shells_on_host(height, width)[1]
     coordinates = {"ensemble": list(ENSEMBLES), "sigma": ladder, "wavenumber": shells}
     windows = 1 + 2 * np.arange(np.shape(variables["weight_outside"][1])[-1])
     result = xr.Dataset(variables, {**coordinates, "window": windows})
@@ -260,3 +222,52 @@ def measure(
         "seconds": round(time.perf_counter() - started, 1),
     }
     return result
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _trajectories(
+    denoise_fn: DenoiseFn, keys: Array, sigmas: Array, shape: tuple[int, int, int]
+) -> tuple[Array, Array]:
+    """Return states and denoised images (batch, levels, H, W, C)."""
+
+    def one(key: Array) -> tuple[Array, Array]:
+        found = sample(denoise_fn, key, shape, sigmas)
+        return found.x, found.denoised
+
+    return jax.vmap(one)(keys)
+
+
+@jax.jit
+def _noised(
+    denoise_fn: DenoiseFn, clean: Array, sigma: Array, key: Array, level: Array
+) -> tuple[Array, Array]:
+    """Return images with the noise of a level, and what the denoiser makes of them."""
+    noise_key = jax.random.split(jax.random.fold_in(key, level))[0]
+    x = clean + sigma * jax.random.normal(noise_key, clean.shape, clean.dtype)
+    return x, jax.lax.map(lambda one: denoise_fn(one, sigma), x, batch_size=_BATCH)
+
+
+@functools.partial(jax.jit, static_argnames="num_probes")
+def _jacobian(
+    denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, level: Array, num_probes: int
+) -> tuple[Array, Array, Array]:
+    """Return symbols, kernels and absolute weights of single fields."""
+    key = jax.random.split(jax.random.fold_in(key, level))[1]
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        probe_key, column_key = jax.random.split(pair[1])
+        symbol = measured_symbol(denoise_fn, probe_key, pair[0], sigma, num_probes=num_probes).value
+        columns = kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
+        return symbol, *columns
+
+    return jax.lax.map(one, (x, jax.random.split(key, len(x))))
+
+
+@jax.jit
+def _lowest(denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
+    """Return the eigenvalues of the lowest modes at single fields."""
+
+    def one(field: Array) -> Array:
+        return lowest_eigenvalues(jacobian_products(denoise_fn, field, sigma, lowest_tangents(field)))
+
+    return jax.lax.map(one, x)  # the tangents of one field are batch enough
