@@ -158,6 +158,11 @@ def _inputs(
     return as_pytree("symbol_fn", symbol_fn), ladder, eta, {"frame": frame, "batch_size": batch_size}
 
 
+def _check_symbol(symbol_fn: SymbolFn, level: Array) -> None:
+    """Raise unless the symbol has four axes; a function that is a pytree of tracers cannot be hashed, a lambda can."""
+    check_rank("symbol_fn", jax.eval_shape(lambda sigma: symbol_fn(sigma), level), "H W C C")
+
+
 @functools.partial(jax.jit, static_argnames=("frame", "max_crossings", "batch_size"))
 def _critical_point(
     symbol_fn: SymbolFn,
@@ -170,10 +175,10 @@ def _critical_point(
     batch_size: int | None,
 ) -> CriticalPoint:
     level, eta = ladder[0], jnp.asarray(eta)
-    check_rank("symbol_fn", jax.eval_shape(symbol_fn, level), "H W C C")
+    _check_symbol(symbol_fn, level)
     # The search sees constants, also for what a function of the caller's closes over; only the implicit step at the
     # end carries derivatives.
-    converted, captured = jax.closure_convert(symbol_fn, level)
+    converted, captured = jax.closure_convert(lambda sigma: symbol_fn(sigma), level)
     frozen, ladder, still = jax.lax.stop_gradient((captured, ladder, eta))
 
     def frozen_fn(sigma: Array) -> Array:
@@ -321,7 +326,7 @@ def critical_sigmas(
 def _critical_sigmas(
     symbol_fn: SymbolFn, ladder: Array, eta: Any, *, frame: str, batch_size: int | None
 ) -> Array:
-    check_rank("symbol_fn", jax.eval_shape(symbol_fn, ladder[0]), "H W C C")
+    _check_symbol(symbol_fn, ladder[0])
     rates, _ = jax.lax.stop_gradient(_scan(symbol_fn, ladder, eta, frame, batch_size))
     finite = jnp.isfinite(rates)
     reached = jnp.cumprod(finite.astype(jnp.int32), axis=0).astype(bool)
