@@ -149,7 +149,8 @@ def langevin_structure_factor(
         expected = f"increasing indices below {sigmas.shape[0]}"
         check(good, "levels", expected, stops, "count levels from 0")
         levels = tuple(stops)
-    binary = np.array([bit == "1" for bit in f"{number:b}"])  # the leading digit first
+    # The leading digit first; whole bytes, so that most numbers of steps share a program.
+    binary = np.array([bit == "1" for bit in f"{number:0{8 * -(-number.bit_length() // 8)}b}"])
     symbol_fn = as_pytree("symbol_fn", symbol_fn)
     return _langevin_structure_factor(symbol_fn, sigmas, binary, step_size, eta, solver, levels)
 

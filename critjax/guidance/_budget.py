@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,11 @@ def with_budget(
     return _Scaled(schedule, factor, baseline)
 
 
-class _Scaled(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["weight_fn", "factor", "baseline"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scaled:
     """Weight function of `with_budget`; a pytree."""
 
     weight_fn: Any

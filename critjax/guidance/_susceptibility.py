@@ -167,7 +167,7 @@ def _susceptibility(
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["own", "other", "weight_fn"], meta_fields=["sign"]
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _About:
     """Guide where the weight is known to be that of ``own`` alone: the other model enters first derivatives only."""
 

@@ -155,7 +155,9 @@ def describe_window(
     advice = "pass the lower level first; NaN means that no window was found, see its status"
     check(0 <= low <= high, "sigma_low, sigma_high", "0 <= sigma_low <= sigma_high", (low, high), advice)
     window: dict[str, Any] = {"sigma": (high, low)}
-    ends = _in_units(sigma_high, sigma_low, num_timesteps)  # in their own precision, in the order of generation
+    ends = _in_units(
+        sigma_high, sigma_low, num_timesteps
+    )  # in their own precision, in the order of generation
     window |= {unit: (float(start), float(stop)) for unit, (start, stop) in zip(_TOLD, ends, strict=True)}
     if sigmas is not None:
         starts = _checked_levels(sigmas)[:-1]

@@ -91,7 +91,7 @@ def _known(weight_fn: WeightFn) -> int | None:
     data_fields=["unconditional", "conditional", "weight_fn"],
     meta_fields=["skip", "known"],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Guided:
     """Denoiser of `guided`; a pytree. ``known`` is the weight, 0 or 1, where that is no matter of the level."""
 
@@ -198,7 +198,9 @@ def constant(weight: Any) -> WeightFn:
     return _Constant(weight)
 
 
-class _Constant(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weight"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Constant:
     """Weight function of `constant`; a pytree."""
 
     weight: Any
@@ -397,7 +399,9 @@ def weights_on(sigmas: Float[ArrayLike, " levels"], values: Float[ArrayLike, " v
     return _Table(sigmas, values)
 
 
-class _Table(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["sigmas", "values"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Table:
     """Weight function of `weights_on`; a pytree."""
 
     sigmas: Any
