@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import jax
+import numpy as np
 import pytest
 from compile_count import CompileCount, pytest_addoption
 from jaxtyping import install_import_hook
@@ -28,6 +29,14 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def hasty_compilation():
+    """Compile in half the time to slower code, for files whose question is neither speed nor the last digit."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def tiny_network(tmp_path):
     """Save a network of one block, untrained but for a head that is not zero; returns its file."""
@@ -37,7 +46,7 @@ def tiny_network(tmp_path):
         config = NetworkConfig(width=4, dilations=(1,), sigma_data=0.7, **options)
         params = init(config, jax.random.key(0))
         shape = params["head"]["kernel"].shape
-        params["head"]["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), shape)
+        params["head"]["kernel"] = 0.3 * np.random.default_rng(1).normal(size=shape)
         save_network(tmp_path / "tiny.safetensors", config, params)
         return str(tmp_path / "tiny.safetensors")
 

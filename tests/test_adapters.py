@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from critjax._programs import as_pytree
 from critjax.closed_form import gaussian_denoiser
 from critjax.fourier import wavevectors
 from critjax.networks import jax_denoiser
@@ -26,7 +27,7 @@ MEAN = np.random.default_rng(8).normal(size=SHAPE)
 
 
 def field(seed=0, shape=SHAPE, dtype=np.float64):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def covariance():
@@ -101,40 +102,64 @@ def adapted(kind, layout="NHWC", **options):
 # The exact posterior mean --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_values_and_products_are_those_of_the_posterior_mean(kind, layout, dtype, tolerance):
-    denoise, exact, v = adapted(kind, layout), exact_denoiser(), field(2)
+SIGMAS = np.array([0.05, 0.7, 6.0])
 
-    @jax.jit
-    def run(x, v, sigma):
+
+@jax.jit
+def at_all_levels(denoisers, x, v, sigmas):
+    """Values and products of several denoisers, images and levels of noise paired."""
+
+    def both(denoise, x, sigma):
         return jax.jvp(lambda y: denoise(y, sigma), (x,), (v,))
 
-    for sigma in (0.05, 0.7, 6.0):
-        x = jnp.asarray(MEAN) + sigma * field(1)
-        found = run(x.astype(dtype), v.astype(dtype), sigma)
-        expected = exact(x, sigma), exact(v, sigma) - exact(0 * v, sigma)  # it is linear
+    return [jax.vmap(both, (None, 0, 0))(as_pytree("denoise", d), x, sigmas) for d in denoisers]
+
+
+@pytest.fixture(scope="module")
+def exact_values():
+    """Images, a direction, values and products of the exact denoiser, which is linear."""
+    x, v = MEAN + SIGMAS[:, None, None, None] * field(1), field(2)
+    denoise = exact_denoiser()
+    values = jax.jit(jax.vmap(denoise))
+    at_zero = values(np.zeros_like(x), SIGMAS)
+    return x, v, np.asarray(values(x, SIGMAS)), values(np.stack([v] * 3), SIGMAS) - at_zero
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_products_are_those_of_the_posterior_mean(kind, dtype, tolerance, exact_values):
+    x, v, *expected = exact_values
+    denoisers = [adapted(kind, layout) for layout in LAYOUTS]
+    results = at_all_levels(denoisers, x.astype(dtype), v.astype(dtype), SIGMAS.astype(dtype))
+    for layout, found in zip(LAYOUTS, results, strict=True):
         for a, b in zip(found, expected, strict=True):
             assert a.dtype == dtype
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * (1 + sigma))  # rounding is of x
+            error = np.abs(np.asarray(a, float) - b).max((1, 2, 3))
+            assert np.all(error <= tolerance * (1 + SIGMAS)), layout  # rounding is of x
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_derivative_in_sigma_and_gradients(kind):
-    denoise, exact = adapted(kind), exact_denoiser()
     x, u, sigma, step = field(3), field(4), 0.9, 1e-5
-    slope = jax.jvp(lambda s: denoise(x, s), (sigma,), (1.0,))[1]
-    central = (denoise(x, sigma + step) - denoise(x, sigma - step)) / (2 * step)
-    np.testing.assert_allclose(slope, central, atol=1e-9)
-    for found, expected in zip(
-        *(jax.grad(lambda y, s, f=f: jnp.vdot(u, f(y, s)), (0, 1))(x, sigma) for f in (denoise, exact)),
-        strict=True,
-    ):
+
+    @jax.jit
+    def derivatives(denoisers, x, sigma, levels):
+        denoise, _ = denoisers
+
+        def slope(s):
+            return jax.jvp(lambda r: denoise(x, r), (s,), (1.0,))[1]
+
+        gradients = [jax.grad(lambda y, s, f=f: jnp.vdot(u, f(y, s)), (0, 1))(x, sigma) for f in denoisers]
+        second = jax.jvp(slope, (sigma,), (1.0,))[1]
+        return slope(sigma), second, gradients, jax.lax.map(lambda s: denoise(x, s), levels)
+
+    levels = sigma + np.array([step, -step, 1e-3, 0.0, -1e-3])
+    denoisers = [as_pytree("denoise", f) for f in (adapted(kind), exact_denoiser())]
+    slope, second, (own, exact), values = derivatives(denoisers, x, sigma, levels)
+    np.testing.assert_allclose(slope, (values[0] - values[1]) / (2 * step), atol=1e-9)
+    for found, expected in zip(own, exact, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    second = jax.jvp(lambda s: jax.jvp(lambda r: denoise(x, r), (s,), (1.0,))[1], (sigma,), (1.0,))[1]
-    third = (denoise(x, sigma + 1e-3) - 2 * denoise(x, sigma) + denoise(x, sigma - 1e-3)) / 1e-6
-    np.testing.assert_allclose(second, third, atol=1e-5)
+    np.testing.assert_allclose(second, (values[2] - 2 * values[3] + values[4]) / 1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -143,42 +168,54 @@ def test_the_derivative_in_sigma_and_gradients(kind):
 @pytest.mark.parametrize("kind", ["vp-epsilon", "v"])
 def test_timesteps_of_the_schedules(kind, options):
     """The model knows its noise from the timestep alone, with the schedule written out in this file."""
-    denoise, exact, x = adapted(kind, **options), exact_denoiser(), field(5)
-    for sigma in (0.06, 0.8, 20.0):
-        np.testing.assert_allclose(denoise(x, sigma), exact(x, sigma), atol=1e-10)
-        slopes = (jax.jvp(lambda s, f=f: f(x, s), (sigma,), (1.0,))[1] for f in (denoise, exact))
-        np.testing.assert_allclose(*slopes, atol=1e-9)
+    denoisers = [as_pytree("denoise", f) for f in (adapted(kind, **options), exact_denoiser())]
+    (own, slopes), (exact, expected) = levels_and_slopes(denoisers, field(5), np.array([0.06, 0.8, 20.0]))
+    np.testing.assert_allclose(own, exact, atol=1e-10)
+    np.testing.assert_allclose(slopes, expected, atol=1e-9)
+
+
+@jax.jit
+def levels_and_slopes(denoisers, x, sigmas):
+    return [jax.lax.map(lambda s, f=f: jax.jvp(lambda r: f(x, r), (s,), (1.0,)), sigmas) for f in denoisers]
 
 
 def test_the_default_schedule_is_linear_with_a_thousand_steps():
-    seen = []
-    denoise = jax_denoiser(lambda x, t: seen.append(float(t[0])) or x, parameterisation="v")
-    for number in (1, 300, 998):
-        denoise(field(), float(np.sqrt(1 / alpha_bars("linear", 1000)[number] - 1)))
-    np.testing.assert_allclose(seen, [1, 300, 998], atol=1e-6)
+    denoise = jax_denoiser(lambda x, t: x - t[:, None, None, None], parameterisation="vp-epsilon")
+    numbers = np.array([1, 300, 998])
+    for number, sigma in zip(numbers, np.sqrt(1 / alpha_bars("linear", 1000)[numbers] - 1), strict=True):
+        # D = x - sigma (x/sqrt(1 + sigma^2) - t) at x = 0
+        np.testing.assert_allclose(denoise(np.zeros(SHAPE), sigma) / sigma, number, atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_batch_equals_the_loop(layout):
-    denoise = adapted("vp-epsilon", layout, schedule="linear")
-    batch, sigmas = field(6, (4, *SHAPE)), jnp.linspace(0.3, 3.0, 4)
-    loop = np.stack([denoise(x, s) for x, s in zip(batch, sigmas, strict=True)])
-    np.testing.assert_allclose(jax.jit(jax.vmap(denoise))(batch, sigmas), loop, atol=1e-13)
+def test_a_batch_equals_the_loop():
+    denoisers = [adapted("vp-epsilon", layout, schedule="linear") for layout in LAYOUTS]
+    batch, sigmas = field(6, (4, *SHAPE)), np.linspace(0.3, 3.0, 4)
+
+    @jax.jit
+    def both(denoisers, batch, sigmas):
+        return [
+            (jax.vmap(f)(batch, sigmas), jax.lax.map(lambda a, f=f: f(*a), (batch, sigmas)))
+            for f in denoisers
+        ]
+
+    for layout, (found, loop) in zip(LAYOUTS, both(denoisers, batch, sigmas), strict=True):
+        np.testing.assert_allclose(found, loop, atol=1e-13, err_msg=layout)
 
 
 def test_labels_are_closed_over_and_half_precision_is_computed_in_single():
-    table = jnp.asarray([1.0, 2.0, 3.0], jnp.float32)
+    table = np.array([1.0, 2.0, 3.0], np.float32)
 
-    def model(x, t, label):
-        assert x.dtype == t.dtype == jnp.float32
-        return x * table[label][:, None, None, None]
+    def model(label, x, t):
+        assert x.dtype == t.dtype == np.float32
+        return x * jnp.asarray(table)[label]
 
     x = field(7, dtype=np.float16)
     for label in range(3):
-        denoise = jax_denoiser(lambda x, t, label=label: model(x, t, jnp.full(t.shape, label)))
-        found = denoise(x, 0.5)
-        assert found.dtype == jnp.float16
+        found = jax_denoiser(lambda x, t, label=label: model(label, x, t))(x, 0.5)
+        again = jax_denoiser(jax.tree_util.Partial(model, np.int32(label)))(x, 0.5)
+        assert found.dtype == again.dtype == np.float16
         np.testing.assert_array_equal(found, (1 + label) * x)
+        np.testing.assert_array_equal(again, (1 + label) * x)
 
 
 # Through the library -------------------------------------------------------------------------------------------

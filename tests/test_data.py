@@ -182,8 +182,8 @@ def test_damaged_files_say_what_is_wrong(small, tmp_path):
     ("arguments", "text"),
     [
         ({"split": "valid"}, "split: expected 'train' or 'test', got 'valid'"),
-        ({"num_images": 0}, "num_images: expected a positive integer or None, got 0"),
-        ({"num_images": True}, "num_images: expected a positive integer or None, got True"),
+        ({"num_images": 0}, "num_images: expected an integer >= 1, got 0"),
+        ({"num_images": True}, "num_images: expected an integer >= 1, got True"),
         ({"classes": ["Hat"]}, r"classes: expected names or indices among \{0: 'T-shirt/top', .* got 'Hat'"),
         ({"classes": [10]}, "classes: expected names or indices .* got 10"),
         ({"classes": [-1]}, "classes: expected names or indices .* got -1"),
@@ -311,7 +311,7 @@ def test_embedded_selection_and_its_limits():
         ValueError, match=r"got 1001 of 1000; ask for at most 1000, or use load_fashion_mnist"
     ):
         embedded_fashion_mnist(1001)
-    with pytest.raises(ValueError, match=r"num_images: expected a positive integer or None, got -3"):
+    with pytest.raises(ValueError, match=r"num_images: expected an integer >= 1, got -3"):
         embedded_fashion_mnist(-3)
 
 
@@ -627,7 +627,7 @@ def test_messages_of_the_front_door(tmp_path):
         FileNotFoundError, match=r"name_or_path: expected 'fashion-mnist' or an existing .* got 'mnist'"
     ):
         load_dataset("mnist")
-    with pytest.raises(ValueError, match="num_images: expected a positive integer or None, got 0"):
+    with pytest.raises(ValueError, match="num_images: expected an integer >= 1, got 0"):
         load_dataset("mnist", num_images=0)
     with pytest.raises(ValueError, match="split: expected 'train' or 'test', got 'valid'"):
         load_dataset("fashion-mnist", split="valid")

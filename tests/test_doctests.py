@@ -18,6 +18,10 @@ MODULES = [
 OPTIONAL = {"critjax.networks._torch": "torch"}
 
 
+# Examples print three or four digits of small cases: compilation is all that they cost.
+pytestmark = pytest.mark.usefixtures("hasty_compilation")
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     if name in OPTIONAL:

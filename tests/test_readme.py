@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import jax
+import pytest
 
 import critjax
 
+pytestmark = pytest.mark.usefixtures("hasty_compilation")
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 

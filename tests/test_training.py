@@ -57,7 +57,7 @@ def along_a_direction(config, params, batch):
     """A gradient whose norm is the mean of the images."""
     parts = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), params)
     norm = jnp.mean(batch[0])
-    return norm, jax.tree.map(lambda a: a * (norm / optax.global_norm(parts)), parts)
+    return norm, jax.tree.map(lambda a: a * (norm / optax.tree.norm(parts)), parts)
 
 
 def drawn(config, params, batch):
@@ -68,6 +68,7 @@ def drawn(config, params, batch):
 
 
 def batch_itself(config, params, batch):
+    """In place of the loss: what was drawn."""
     return batch, jax.tree.map(jnp.zeros_like, params)
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from critjax._checks import check, check_option, message
+from critjax._checks import check, check_count, check_option, message
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -62,14 +62,11 @@ class ImageSet(NamedTuple):
 # ---------------------------------------------------------------- selection
 
 
-def check_count(num_images: Any) -> int | None:
-    """Return ``num_images`` as a positive ``int`` or None, or raise `ValueError`."""
+def checked_number(num_images: Any) -> int | None:
+    """Return ``num_images`` as an ``int`` >= 1 or None, or raise `ValueError`."""
     if num_images is None:
         return None
-    integer = isinstance(num_images, (int, np.integer)) and not isinstance(num_images, bool)
-    good = integer and bool(num_images >= 1)
-    check(good, "num_images", "a positive integer or None", repr(num_images), "None takes every image")
-    return int(num_images)
+    return check_count("num_images", num_images, least=1, advice="None takes every image")
 
 
 def class_indices(classes: Classes, class_names: tuple[str, ...]) -> list[int] | None:
@@ -241,7 +238,7 @@ def load_fashion_mnist(
     (500, 28, 28, 1)
     """
     check_option("split", split, ("train", "test"))
-    num_images = check_count(num_images)
+    num_images = checked_number(num_images)
     indices = class_indices(classes, FASHION_MNIST_CLASSES)
     directories = _directories(root)
     prefix = {"train": "train", "test": "t10k"}[split]
@@ -299,7 +296,7 @@ def embedded_fashion_mnist(num_images: int | None = None, classes: Classes = Non
     >>> bags.images.shape, bags.labels[:3].tolist()
     ((60, 28, 28, 1), [8, 8, 8])
     """
-    num_images = check_count(num_images)
+    num_images = checked_number(num_images)
     indices = class_indices(classes, FASHION_MNIST_CLASSES)
     stored = resources.files("critjax").joinpath("_embedded", "fashion_mnist_1000.npz").read_bytes()
     with np.load(io.BytesIO(stored), allow_pickle=False) as archive:

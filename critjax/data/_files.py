@@ -17,7 +17,7 @@ from critjax.data._fashion_mnist import (
     FASHION_MNIST_CLASSES,
     Classes,
     ImageSet,
-    check_count,
+    checked_number,
     choose,
     class_indices,
     embedded_fashion_mnist,
@@ -204,7 +204,7 @@ def load_images(
     >>> ramp.images.shape, float(ramp.images.min()), float(ramp.images.max())
     ((2, 3, 4, 1), -1.0, 1.0)
     """
-    value_range, num_images, path = _check_range(value_range), check_count(num_images), Path(path)
+    value_range, num_images, path = _check_range(value_range), checked_number(num_images), Path(path)
     if not path.exists():
         raise FileNotFoundError(message("path", "a file or folder", str(path), "check the spelling"))
     source, suffix, name = str(path), path.suffix.lower(), path.stem
@@ -277,7 +277,7 @@ def load_dataset(
     >>> load_dataset("fashion-mnist", num_images=60).images.shape
     (60, 28, 28, 1)
     """
-    num_images = check_count(num_images)
+    num_images = checked_number(num_images)
     if name_or_path == "fashion-mnist":
         check(value_range is None, "value_range", "None for a named data set", value_range, "drop it")
         check_option("split", split, ("train", "test"))

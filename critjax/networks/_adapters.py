@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -189,7 +190,9 @@ class _Adapted:
         if is_concrete(sigma):
             sigma = np.asarray(sigma, jnp.promote_types(x.dtype, jnp.float32))
         if is_concrete(sigma) and self.time is not None:
-            with jax.ensure_compile_time_eval():  # the time of a known sigma is known inside jit, too
+            # The time of a known sigma is known inside jit, too. Outside, constants are better left to the program.
+            now = contextlib.nullcontext() if is_concrete(x) else jax.ensure_compile_time_eval()
+            with now:
                 t = _time(self.time, sigma)
             if is_concrete(t):
                 advice = "choose another noise level, schedule or time_fn"

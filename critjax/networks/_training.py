@@ -233,7 +233,7 @@ def _step(
     state: TrainingState,
     images: Array,
     labels: Array | None,
-) -> tuple[TrainingState, Array]:
+) -> tuple[TrainingState, Any]:
     keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
     chosen = jax.random.randint(keys[0], (program.batch_size,), 0, images.shape[0])
     x0 = images[chosen]
