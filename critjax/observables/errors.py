@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,10 +21,27 @@ class Estimate(NamedTuple):
     ----------
     value : the estimate.
     error : one standard error, in the unit of the value.
+
+    Example
+    -------
+    >>> found = Estimate(2.0, 0.1)
+    >>> found.known, round(found.deviations(2.3), 9)
+    (True, 3.0)
     """
 
     value: Any
-    error: Any
+    error: Any = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Tell whether there is a number at all; of a scalar outside of any trace, as `deviations`."""
+        return math.isfinite(self.value)
+
+    def deviations(self, expected: float) -> float:
+        """Return the distance to an expected number in standard errors; infinite, or 0, without an error."""
+        if not (math.isfinite(self.error) and self.error > 0):
+            return math.inf if self.value != expected else 0.0
+        return abs(self.value - expected) / self.error
 
 
 def _num_samples(samples: Any) -> int:

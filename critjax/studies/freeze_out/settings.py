@@ -158,3 +158,13 @@ class FreezeOutSettings(Stored):
         )
         last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
         return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
+
+    @property
+    def label(self) -> str:
+        """Name for folders and titles."""
+        return f"p{self.size}"
+
+    @property
+    def precision(self) -> str:
+        """Everything is computed in float32."""
+        return "float32"
