@@ -1,24 +1,101 @@
-"""Dataclasses of settings that travel as JSON, in the attributes of results and the headers of files."""
+"""Dataclasses of settings: what each value's option needs, and how they travel as JSON, in results and in files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from critjax._checks import check, message
 
+_Kind = TypeVar("_Kind")
+
+
+class Option(NamedTuple):
+    """What the command line shows of one value of a dataclass, see `option`."""
+
+    help: str = ""
+    metavar: str | tuple[str, ...] | None = None
+    flag: str | None = None
+    choices: Sequence[Any] | None = None
+    group: str = ""
+    shown: str | None = None
+    repeated: bool = False
+    positional: bool = False
+
+
+def option(default: Any, help: str = "", **more: Any) -> Any:
+    """Return a field of a dataclass that knows its option of the command line.
+
+    The option's name and type are those of the field: ``num_samples: int`` is ``--num-samples N``.
+
+    Parameters
+    ----------
+    default : Any
+        Value of the field when nothing is said; `dataclasses.MISSING` if something must be.
+    help : str
+        One line without the default, which is added.
+    **more
+        ``metavar``: placeholder of the value, one for each of a pair. ``flag``: name of the option where it is not the
+        field's. ``choices``: legal values. ``group``: heading in the help. ``shown``: text of the default where the
+        value does not say it, ``""`` for none. ``repeated``: the option is given once a value. ``positional``: it has
+        no name.
+
+    Example
+    -------
+    >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+    ... class Settings:
+    ...     size: int = option(9, "window size, odd", metavar="P")
+    >>> Settings().size, option_of(dataclasses.fields(Settings)[0]).help
+    (9, 'window size, odd')
+    """
+    return dataclasses.field(default=default, metadata={"option": Option(help, **more)})
+
+
+def option_of(field: dataclasses.Field[Any]) -> Option | None:
+    """Return what `option` said of a field; a plain one has no option."""
+    return field.metadata.get("option")
+
+
+def required() -> Any:
+    """Return a field without default: of resolved settings, which leave nothing open."""
+    return dataclasses.field()
+
 
 class Stored:
-    """Base of dataclasses that are written as JSON and read back; ``_called`` and ``_advice`` word the errors."""
+    """Base of dataclasses that are written as JSON and read back; ``_called`` and ``_advice`` word the errors.
+
+    A class made with ``eq=False`` equals its subclasses where all values are equal: settings equal resolved ones.
+    """
 
     _called: ClassVar[str] = "settings"
     _advice: ClassVar[str] = "use results.nc"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare values; one class must be the other, or below it."""
+        if not (
+            isinstance(other, Stored) and (isinstance(other, type(self)) or isinstance(self, type(other)))
+        ):
+            return NotImplemented
+        return self.values() == other.values()
+
+    def __hash__(self) -> int:
+        """Return the hash of the values, which equal settings share."""
+        return hash(tuple(self.values().values()))
 
     @property
     def unused(self) -> dict[str, str]:
         """Values without any effect beside the others, and what would use them."""
         return {}
+
+    def values(self) -> dict[str, Any]:
+        """Return the values by name, in the order of the fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def filled(self, kind: type[_Kind], **new: Any) -> _Kind:
+        """Return these values and the ``new`` ones as another class of the same fields."""
+        return kind(**{**self.values(), **new})
 
     def to_json(self) -> str:
         """Return the values as JSON, for the attributes of a result or the header of a file."""

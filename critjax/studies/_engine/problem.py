@@ -73,7 +73,7 @@ def pattern_problem(
 
 def check_precision(precision: str) -> None:
     """Raise `ValueError` for float64 where JAX has it disabled: it would be float32 without a word."""
-    enabled = precision != "float64" or jax.config.jax_enable_x64
+    enabled = precision != "float64" or jnp.result_type(float) == np.float64
     advice = "call jax.config.update('jax_enable_x64', True) first"
     check(enabled, "precision", "float64 enabled in JAX", "it disabled", advice)
 

@@ -5,15 +5,31 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from critjax._checks import check, check_integer
-from critjax._stored import Stored
+from critjax._stored import Stored, option, required
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)
 
+# What ``None`` stands for; the second column is what `quick` uses.
+_DEFAULTS = {
+    "num_images": (200, 50),
+    "num_levels": (8, 4),
+    "num_queries": (8, 3),
+    "num_samples": (48, 12),
+    "probe_samples": (8, 3),
+    "num_films": (4, 2),
+}
 
-@dataclasses.dataclass(frozen=True)
+
+def _filled(name: str, help: str) -> Any:
+    """Return a field whose default `resolved` fills in."""
+    return option(None, help, metavar="N", shown=f"{_DEFAULTS[name][0]}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CompareSettings(Stored):
     """Everything that decides the numbers of a comparison; ``None`` stands for a default that `resolved` fills in.
 
@@ -61,20 +77,22 @@ class CompareSettings(Stored):
     200
     """
 
-    network: str = "local-11"
-    class_label: int | None = None
-    data: str = "fashion-mnist"
-    num_images: int | None = None
-    sizes: Sequence[int] = SIZES
-    num_levels: int | None = None
-    num_queries: int | None = None
-    num_samples: int | None = None
-    probe_samples: int | None = None
-    closure_samples: int = 16
-    num_films: int | None = None
-    num_modes: int = 6
-    seed: int = 0
-    quick: bool = False
+    network: str = option("local-11", "shipped name or file of weights", metavar="NETWORK", positional=True)
+    class_label: int | None = option(
+        None, "class of a conditional network and of images", metavar="N", shown="none"
+    )
+    data: str = option("fashion-mnist", "fashion-mnist or your images", metavar="NAME|PATH", shown="it")
+    num_images: int | None = _filled("num_images", "training images of the patch models")
+    sizes: Sequence[int] = option(SIZES, "windows, odd", metavar="P,Q,...")
+    num_levels: int | None = _filled("num_levels", "noise levels of the comparison")
+    num_queries: int | None = _filled("num_queries", "noised images a level")
+    num_samples: int | None = _filled("num_samples", "trajectories that are measured")
+    probe_samples: int | None = _filled("probe_samples", "fields with probed Jacobian")
+    closure_samples: int = option(16, "fields of the closure; 0: none", metavar="N")
+    num_films: int | None = _filled("num_films", "trajectories from the same noise")
+    num_modes: int = option(6, "eigenmodes shown; 0: none", metavar="N")
+    seed: int = option(0, metavar="N")
+    quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
@@ -101,18 +119,10 @@ class CompareSettings(Stored):
             self.closure_samples % 4 == 0, "closure_samples", "a multiple of 4", self.closure_samples, advice
         )
 
-    def resolved(self) -> CompareSettings:
+    def resolved(self) -> ResolvedCompare:
         """Return a copy with every default filled in."""
-        quick = self.quick
-        return dataclasses.replace(
-            self,
-            num_images=self.num_images or (50 if quick else 200),
-            num_levels=self.num_levels or (4 if quick else 8),
-            num_queries=self.num_queries or (3 if quick else 8),
-            num_samples=self.num_samples or (12 if quick else 48),
-            probe_samples=self.probe_samples or (3 if quick else 8),
-            num_films=self.num_films or (2 if quick else 4),
-        )
+        new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
+        return self.filled(ResolvedCompare, **new)
 
     @property
     def label(self) -> str:
@@ -131,3 +141,16 @@ class CompareSettings(Stored):
     def precision(self) -> str:
         """Networks and images are float32."""
         return "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedCompare(CompareSettings):
+    """Settings with every default filled in; an unconditional network has no class."""
+
+    sizes: tuple[int, ...] = required()
+    num_images: int = required()
+    num_levels: int = required()
+    num_queries: int = required()
+    num_samples: int = required()
+    probe_samples: int = required()
+    num_films: int = required()

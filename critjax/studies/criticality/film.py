@@ -14,7 +14,7 @@ from critjax.landau import ReducedModel, integrate, low_pass, reduced_model, sta
 from critjax.studies._engine.problem import Problem
 from critjax.studies.criticality.ensemble import Kept
 from critjax.studies.criticality.prediction import Prediction, Variables
-from critjax.studies.criticality.settings import CriticalitySettings
+from critjax.studies.criticality.settings import ResolvedCriticality
 
 NUM_FILM_SAMPLES = 2
 NUM_FILM_LEVELS = 8
@@ -25,7 +25,7 @@ def film_levels(levels: np.ndarray) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, len(levels) - 1, NUM_FILM_LEVELS)).astype(int))
 
 
-def film(kept: Kept, levels: np.ndarray, sigmas: Array) -> Variables:
+def film(kept: Kept, levels: np.ndarray, sigmas: np.ndarray) -> Variables:
     """Pick a few levels, from noise to image, of a few samples; ``levels`` are those of the kept fields."""
     chosen = film_levels(levels)
     dims = ("film_sample", "film_sigma", "y", "x", "channel")
@@ -44,12 +44,12 @@ def has_reduced_model(problem: Problem, prediction: Prediction) -> bool:
 
 def reduced_film(
     problem: Problem,
-    settings: CriticalitySettings,
+    settings: ResolvedCriticality,
     prediction: Prediction,
     kept: Kept,
     levels: np.ndarray,
     key: Array,
-    closure_symbol: Array | None,
+    closure_symbol: np.ndarray | None,
 ) -> Variables:
     """Run the reduced model from the noise of the first sample, bare and with the symbol of the closure.
 

@@ -29,7 +29,7 @@ from critjax.spectra import (
 from critjax.studies._engine.critical import Branch, critical_points, symbol_along
 from critjax.studies._engine.problem import Problem, bank_key, largest_sigma
 from critjax.studies.criticality.ensemble import mode_groups, shell_maximum, shells
-from critjax.studies.criticality.settings import CriticalitySettings, ladder_ends
+from critjax.studies.criticality.settings import ResolvedCriticality, ladder_ends
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 
@@ -105,7 +105,7 @@ def growth_of(groups: np.ndarray, power: np.ndarray) -> np.ndarray:
     return checked / checked[0]
 
 
-def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
+def predict(problem: Problem, settings: ResolvedCriticality) -> Prediction:
     """Compute everything linear theory says; a few seconds, most of them compilation."""
     grid, eta, frame, dtype = problem.grid, settings.eta, settings.frame, jnp.dtype(settings.precision)
     top = max(largest_sigma(problem), settings.sigma_max or 0.0)
@@ -116,7 +116,7 @@ def predict(problem: Problem, settings: CriticalitySettings) -> Prediction:
         problem, (top, bottom), precision=settings.precision, eta=eta, frame=frame
     )
     high, low = ladder_ends(settings, float(ve.sigma), top, frame_sigma=float(chosen.sigma))
-    sigmas = np.asarray(geometric_sigmas(high, low, (settings.num_levels or 2) - 1, dtype=dtype))
+    sigmas = np.asarray(geometric_sigmas(high, low, settings.num_levels - 1, dtype=dtype))
     # Without a critical point, what is said "there" is said at the middle of the ladder.
     at = chosen.sigma if np.isfinite(chosen.sigma) else sigmas[len(sigmas) // 2]
     theory = _along(
@@ -233,11 +233,11 @@ def _closure(
 
 
 def closure_prediction(
-    problem: Problem, settings: CriticalitySettings, prediction: Prediction, key: Array
+    problem: Problem, settings: ResolvedCriticality, prediction: Prediction, key: Array
 ) -> tuple[Variables, np.ndarray]:
     """Solve the Gaussian closure on the study's own ladder; return its predictions and its symbol (L, H, W)."""
     grid, sigmas = problem.grid, prediction.sigmas
-    num_samples = settings.closure_samples or 2
+    num_samples = settings.closure_samples
     solved = _closure(
         as_pytree("denoise_fn", patch_denoiser(problem.bank)),
         key,
@@ -357,7 +357,7 @@ def _bank_spread(
     return jax.lax.map(draw, jax.random.split(key, num_banks)), _critical_squares(bank, grid=grid)
 
 
-def bank_spread(problem: Problem, settings: CriticalitySettings) -> Variables:
+def bank_spread(problem: Problem, settings: ResolvedCriticality) -> Variables:
     """Draw many random banks and give their bare critical noise, squared, in closed form, and this one's."""
     bank, number = problem.bank, settings.num_random
     if settings.bank != "random-pattern" or not settings.num_banks or not isinstance(bank, PatchBank):

@@ -18,7 +18,7 @@ from critjax.spectra import leading_eigenvalue, measured_symbol
 from critjax.studies._engine.problem import Problem
 from critjax.studies.criticality.ensemble import Kept, shells
 from critjax.studies.criticality.prediction import Prediction, Variables
-from critjax.studies.criticality.settings import CriticalitySettings
+from critjax.studies.criticality.settings import ResolvedCriticality
 from critjax.studies.measure.instruments import minimum, nonreciprocal_estimate
 
 NUM_PROBE_LEVELS = 12
@@ -63,7 +63,7 @@ def _condensation(count_fn: Callable[..., Array], x: Array, sigma: Array) -> Arr
 
 def probe(
     problem: Problem,
-    settings: CriticalitySettings,
+    settings: ResolvedCriticality,
     prediction: Prediction,
     kept: Kept,
     levels: np.ndarray,
@@ -75,7 +75,7 @@ def probe(
     denoise_fn = as_pytree("denoise_fn", patch_denoiser(problem.bank))
     count_fn = as_pytree("count_fn", effective_patches(problem.bank))
     sigmas = prediction.sigmas[levels]
-    num_samples = min(settings.probe_samples or 0, len(kept.x))
+    num_samples = min(settings.probe_samples, len(kept.x))
     rows = []
     for i, sigma in enumerate(sigmas):
         report("probes", i, len(sigmas))

@@ -10,10 +10,10 @@ import numpy as np
 from critjax._checks import check
 from critjax.banks import ImageBank
 from critjax.studies._engine.problem import Problem, pattern_problem
-from critjax.studies.criticality.settings import DEFAULT_NUM_IMAGES, CriticalitySettings
+from critjax.studies.criticality.settings import DEFAULT_NUM_IMAGES, ResolvedCriticality
 
 
-def _load_images(settings: CriticalitySettings) -> Any:
+def _load_images(settings: ResolvedCriticality) -> Any:
     """Load the training images; without a number given, the first hundred or all there are."""
     from critjax.data import load_dataset  # brings the embedded images: only when images are asked for
 
@@ -28,7 +28,7 @@ def _load_images(settings: CriticalitySettings) -> Any:
         return load_dataset(settings.bank, **options)  # there are fewer
 
 
-def build_problem(settings: CriticalitySettings) -> Problem:
+def build_problem(settings: ResolvedCriticality) -> Problem:
     """Build or load the bank of resolved settings.
 
     Raises
@@ -36,12 +36,11 @@ def build_problem(settings: CriticalitySettings) -> Problem:
     ValueError, FileNotFoundError
         If images cannot be read or are smaller than the window, or the closure has fewer fields than they need.
     """
-    size = settings.size or 1
-    if not settings.uses_images:
+    if settings.grid is not None:  # images bring their own
         return pattern_problem(
             settings.bank,
-            settings.grid or (64, 64),
-            size=size,
+            settings.grid,
+            size=settings.size,
             num_random=settings.num_random,
             wavelength=settings.wavelength,
             seed=settings.seed,
@@ -49,11 +48,11 @@ def build_problem(settings: CriticalitySettings) -> Problem:
         )
     found = _load_images(settings)
     images = np.asarray(found.images, jnp.dtype(settings.precision))
-    bank = ImageBank(images, size, positions=settings.positions)
+    bank = ImageBank(images, settings.size, positions=settings.positions)
     count, height, width, channels = images.shape
     # The closure needs as many fluctuations as channels, beside the mean.
     fields, least = settings.closure_samples, channels + 1
     expected = f"0 or at least {least} with {channels} channels"
     check(not fields or fields >= least, "closure_samples", expected, fields, "use 16, or 0 to skip")
-    text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {size}"
+    text = f"patches of {count} images ({height} x {width} x {channels}) of {found.name}, p = {settings.size}"
     return Problem(bank, (height, width), channels, False, images, text)

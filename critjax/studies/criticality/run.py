@@ -43,7 +43,7 @@ from critjax.studies.criticality.ensemble import (
 from critjax.studies.criticality.film import NUM_FILM_SAMPLES, film, has_reduced_model, reduced_film
 from critjax.studies.criticality.probes import NUM_PROBE_LEVELS, probe
 from critjax.studies.criticality.problem import build_problem
-from critjax.studies.criticality.settings import CriticalitySettings, ladder_ends
+from critjax.studies.criticality.settings import CriticalitySettings, ResolvedCriticality, ladder_ends
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run"]
 
@@ -124,7 +124,7 @@ def run(
     variables.update(film(kept, levels, prediction.sigmas))
     if has_reduced_model(problem, prediction) and run.complete:
         with run.stage("reduced model", optional=True):
-            first_key = sample_keys(sample_key, 0, batch_size=settings.batch_size or 1)[0]
+            first_key = sample_keys(sample_key, 0, batch_size=settings.batch_size)[0]
             film_of = (problem, settings, prediction, kept, levels, first_key, closure_symbol)
             variables.update(reduced_film(*film_of))
     if settings.probe_samples and run.complete:
@@ -152,20 +152,20 @@ def sample_keys(key: jax.Array, index: int, *, batch_size: int) -> jax.Array:
 
 def _simulate(
     problem: Problem,
-    settings: CriticalitySettings,
+    settings: ResolvedCriticality,
     prediction: theory.Prediction,
     key: jax.Array,
     run: Run,
 ) -> tuple[list[BatchSums], Kept]:
     """Simulate batch after batch; return the sums of each, and the kept fields of enough samples."""
-    wanted = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
+    wanted = max(NUM_FILM_SAMPLES, settings.probe_samples)
     denoise_fn = as_pytree("denoise_fn", patch_denoiser(problem.bank))
     centre = np.asarray(problem.mean, prediction.sigmas.dtype)
 
     def batch(index: int) -> dict[str, np.ndarray]:
         simulated = simulate_batch(
             denoise_fn,
-            sample_keys(key, index, batch_size=settings.batch_size or 1),
+            sample_keys(key, index, batch_size=settings.batch_size),
             prediction.sigmas,
             centre,
             shape=(*problem.grid, problem.channels),
@@ -181,7 +181,7 @@ def _simulate(
         part = {f"sums_{name}": value for name, value in sums._asdict().items()}
         return part | {f"kept_{name}": value[:missing] for name, value in kept._asdict().items()}
 
-    total = (settings.num_samples or 0) // (settings.batch_size or 1)
+    total = settings.num_samples // settings.batch_size
     names = [f"batch-{index:05d}" for index in range(total)]
     parts = list(run.parts("simulation", names, batch))
     batches = [BatchSums(*(part[f"sums_{name}"] for name in BatchSums._fields)) for part in parts]
@@ -236,7 +236,7 @@ def _dataset(problem, settings, prediction, variables, num_batches, run) -> xr.D
         settings,
         run.status,
         run.seconds,
-        num_samples_done=num_batches * (settings.batch_size or 1),
+        num_samples_done=num_batches * settings.batch_size,
         num_batches_done=num_batches,
         frame=settings.frame,
         **{k: json.dumps(v) if isinstance(v, list) else v for k, v in prediction.attributes.items()},

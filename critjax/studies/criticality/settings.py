@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
 from critjax._checks import check, check_eta, check_grid, check_integer, check_option
-from critjax._stored import Stored
+from critjax._stored import Stored, option, required
+from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
-PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
 IMAGE_BANKS = ("fashion-mnist",)
 SOLVERS = ("heun", "euler")
 FRAMES = ("ve", "vp")
-PRECISIONS = ("float32", "float64")
 POSITIONS = ("all", "interior")
 
 # Defaults that depend on the kind of bank; the second column of each pair is what `quick` uses.
@@ -39,7 +39,18 @@ _IMAGE_DEFAULTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+def _shown(name: str, what: str = "") -> str:
+    """Write the defaults of patterns and of images, as the help shows them."""
+    patterns, images = _PATTERN_DEFAULTS[name][0], _IMAGE_DEFAULTS.get(name, (what,))[0]
+    return f"{patterns}; images: {images}"
+
+
+_bank = functools.partial(option, group="bank of patches")
+_run = functools.partial(option, group="simulation")
+_measure = functools.partial(option, group="theory and measurement")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CriticalitySettings(Stored):
     r"""Everything that decides the numbers of a criticality study.
 
@@ -101,29 +112,51 @@ class CriticalitySettings(Stored):
     512
     """
 
-    bank: str = "random-pattern"
-    size: int | None = None
-    num_random: int = 8
-    wavelength: float = 6.0
-    num_images: int | None = None
-    classes: tuple[int | str, ...] | None = None
-    positions: str = "interior"
-    value_range: tuple[float, float] | None = None
-    grid: tuple[int, int] | None = None
-    num_samples: int | None = None
-    num_levels: int | None = None
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    seed: int = 0
-    eta: float = 0.0
-    solver: str = "heun"
-    frame: str = "ve"
-    precision: str = "float32"
-    batch_size: int | None = None
-    num_banks: int | None = None
-    closure_samples: int | None = None
-    probe_samples: int | None = None
-    quick: bool = False
+    bank: str = _bank(
+        "random-pattern", f"{', '.join((*PATTERN_BANKS, *IMAGE_BANKS))}, or your images", metavar="NAME|PATH"
+    )
+    size: int | None = _bank(None, "window size, odd", metavar="P", shown=_shown("size"))
+    num_random: int = _bank(8, "random patterns of random-pattern", metavar="M")
+    wavelength: float = _bank(6.0, "period of the stripes", metavar="PX")
+    num_images: int | None = _bank(None, "training images taken", metavar="N", shown=f"{DEFAULT_NUM_IMAGES}")
+    classes: tuple[int | str, ...] | None = _bank(
+        None, "only these classes, by number or name", metavar="A,B"
+    )
+    positions: str = _bank(
+        "interior", "patches of the images that count: all (images wrap) or interior", choices=POSITIONS
+    )
+    value_range: tuple[float, float] | None = _bank(
+        None,
+        "values of your images that become -1 and 1",
+        metavar=("BLACK", "WHITE"),
+        shown="from the dtype",
+    )
+    grid: tuple[int, int] | None = _run(
+        None, "sample size", metavar="N|HxW", shown=f"{_PATTERN_DEFAULTS['grid'][0][0]}; images: theirs"
+    )
+    num_samples: int | None = _run(None, "trajectories", metavar="N", shown=_shown("num_samples"))
+    num_levels: int | None = _run(None, "noise levels", metavar="N", shown=_shown("num_levels"))
+    sigma_max: float | None = _run(None, "first noise", metavar="S", shown="sqrt(6) x predicted sigma_c")
+    sigma_min: float | None = _run(None, "last noise", metavar="S", shown="0.1 sigma_c; images: 0.05")
+    seed: int = _run(0, "random bank and samples", metavar="N")
+    eta: float = _run(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
+    solver: str = _run("heun", "second or first order steps", choices=SOLVERS)
+    frame: str = _measure("ve", "frame in which a mode is called critical", choices=FRAMES)
+    precision: str = _run("float32", choices=PRECISIONS)
+    batch_size: int | None = _run(None, "trajectories at once", metavar="N", shown=_shown("batch_size"))
+    num_banks: int | None = _measure(
+        None,
+        "random banks drawn for comparison",
+        metavar="N",
+        shown=f"{_PATTERN_DEFAULTS['num_banks'][0]}",
+    )
+    closure_samples: int | None = _measure(
+        None, "fields per level of the closure; 0: none", metavar="N", shown=_shown("closure_samples")
+    )
+    probe_samples: int | None = _measure(
+        None, "samples with probed Jacobian; 0: none", metavar="N", shown=_shown("probe_samples")
+    )
+    quick: bool = _measure(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated without loading anything."""
@@ -137,20 +170,17 @@ class CriticalitySettings(Stored):
             check(
                 Path(self.bank).exists(), "bank", expected, repr(self.bank), "check the spelling or the path"
             )
+        check_patterns(self)
         for name, low, advice in (
-            ("size", 1, "an odd window such as 7"),
             ("num_images", 2, "use 100"),
             ("num_samples", 2, "use 512 for patterns, 24 for images"),
             ("num_levels", 3, "use 60 or more for results"),
             ("batch_size", 1, "use 32"),
-            ("num_random", 0, "use 8"),
             ("num_banks", 0, "use 256, or 0 to skip"),
             ("closure_samples", 0, "use 16, or 0 to skip"),
             ("probe_samples", 0, "use 8, or 0 to skip"),
-            ("seed", 0, "use a non-negative seed"),
         ):
             check_integer(self, name, low, advice)
-        check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 7 or 9")
         for name in ("closure_samples", "probe_samples"):
             check(getattr(self, name) != 1, name, "0 or at least 2", 1, "one sample gives no error estimate")
         for name in ("sigma_max", "sigma_min"):
@@ -185,9 +215,6 @@ class CriticalitySettings(Stored):
             check(own, "value_range", "an image bank of your own", f"bank {self.bank!r}", advice)
             good = math.isfinite(low) and math.isfinite(high) and low < high
             check(good, "value_range", "two finite numbers, low < high", (low, high), "pass e.g. 0 1")
-        check(
-            self.wavelength > 2, "wavelength", "a period > 2 pixels", self.wavelength, "shorter waves alias"
-        )
 
     @property
     def uses_images(self) -> bool:
@@ -216,7 +243,7 @@ class CriticalitySettings(Stored):
 
         return {"images": images_digest(self.bank)}
 
-    def resolved(self) -> CriticalitySettings:
+    def resolved(self) -> ResolvedCriticality:
         """Return a copy with every default filled in (except the ladder's ends and an image bank's grid).
 
         ``num_samples`` is rounded up to whole batches, so that every batch compiles to the same program.
@@ -231,18 +258,31 @@ class CriticalitySettings(Stored):
         if self.bank != "random-pattern":
             new["num_banks"] = 0
         if self.uses_images and self.bank not in IMAGE_BANKS:
-            new.pop(
-                "num_images", None
-            )  # of one's own images all, but not more than the default: see the loading
-        full = dataclasses.replace(self, **new)
+            # Of one's own images all, but not more than the default: see the loading.
+            new.pop("num_images", None)
+        full = self.filled(ResolvedCriticality, **new)
         if full.grid is not None:
-            height, width = full.grid
-            advice = "choose a larger --grid or a smaller --size"
-            fits = (full.size or 1) <= min(height, width)
-            check(fits, "size", f"a window that fits the {height} x {width} grid", full.size, advice)
-        samples, batch = full.num_samples or 0, full.batch_size or 1
-        batch = min(batch, max(1, samples // 2))  # at least two batches, or there would be no errors
-        return dataclasses.replace(full, batch_size=batch, num_samples=-(-samples // batch) * batch)
+            check_fits(full.size, full.grid)
+        # At least two batches, or there would be no errors.
+        batch = min(full.batch_size, max(1, full.num_samples // 2))
+        num_samples = -(-full.num_samples // batch) * batch
+        return dataclasses.replace(full, batch_size=batch, num_samples=num_samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedCriticality(CriticalitySettings):
+    """Settings with every default filled in; open are the ladder's ends, and the grid and number of images.
+
+    Patterns have no images; those of an image bank are as large and as many as the files say.
+    """
+
+    size: int = required()
+    num_samples: int = required()
+    num_levels: int = required()
+    batch_size: int = required()
+    num_banks: int = required()
+    closure_samples: int = required()
+    probe_samples: int = required()
 
 
 def ladder_ends(

@@ -188,9 +188,7 @@ def transition_sentence(dataset: xr.Dataset) -> str | None:
     if not known:
         return f"No grid orders down to {end} σ_c: the Binder cumulant stays below its Ising value."
     listed = ", ".join(f"{text(found[i])} σ_c ({sides[i]} x {sides[i]})" for i in known)
-    sentence = f"Samples order far from the bare critical noise, if at all: the Binder cumulant passes its Ising value at {listed}"
-    if max(found[i].value for i in known) > 0.9:
-        sentence = f"The Binder cumulant passes its Ising value at {listed}"
+    sentence = f"Samples order where the Binder cumulant passes its Ising value, at {listed}"
     never = [side for i, side in enumerate(sides) if i not in known]
     if never:
         sentence += f", on {', '.join(f'{s} x {s}' for s in never)} not down to {end} σ_c"
@@ -209,10 +207,13 @@ def equilibrium_sentence(dataset: xr.Dataset) -> str | None:
         return None
     ratios, side = dataset["binder_ratio"].values, int(dataset["grid_side"].values[-1])
     needed, span = float(dataset["relaxation_tau"].values[-1]), float(np.log(ratios[0] / ratios[-1]))
-    text_ = f"Order takes {plain(needed, 2)} of ln σ to diffuse across {side} x {side}, the curve spans {plain(span, 2)}"
+    size = f"{side} x {side}"
+    start = (
+        f"Order takes {plain(needed, 2)} of ln σ to diffuse across {size}, the curve spans {plain(span, 2)}"
+    )
     if needed <= QUASISTATIC * span:
-        return f"{text_}: it shows what the field is like at each noise."
-    return f"{text_}: it shows freeze-out, not what the field would settle to."
+        return f"{start}: it shows what the field is like at each noise."
+    return f"{start}: it shows freeze-out, not what the field would settle to."
 
 
 def closure_sentence(dataset: xr.Dataset) -> str:
@@ -282,6 +283,7 @@ def content(dataset: xr.Dataset) -> Content:
         findings(dataset),
         2,
         table(dataset),
-        f"Errors are one standard error, by jackknife over blocks of samples. n: Langevin steps per unit of ln σ. {UNITS}",
+        "Errors are one standard error, by jackknife over blocks of samples. n: Langevin steps per unit of ln σ. "
+        f"{UNITS}",
         labels(dataset, done, len(numbers) + len(grids), "quenches and grids"),
     )

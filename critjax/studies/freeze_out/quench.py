@@ -170,7 +170,7 @@ def simulate(
     size: int,
     steps_per_level: int,
 ) -> dict[str, Array]:
-    """Take ``num`` samples of side x side pixels down a ladder; return the kept numbers (S, num, ...) of every stretch."""
+    """Take ``num`` samples of side x side pixels down a ladder; return the kept numbers (S, num, ...) of stretches."""
     denoise, modes = jax.vmap(denoise_fn, (0, None)), low_modes(side, size)
     start_key, noise_key = jax.random.split(key)
 

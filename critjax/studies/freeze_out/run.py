@@ -37,7 +37,7 @@ from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._engine.results import attributes
 from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.freeze_out import quench
-from critjax.studies.freeze_out.settings import FreezeOutSettings
+from critjax.studies.freeze_out.settings import FreezeOutSettings, ResolvedFreezeOut
 
 __all__ = ["ISING_BINDER", "FreezeOutSettings", "estimate_cost", "fit_exponent", "run"]
 
@@ -99,29 +99,29 @@ def run(
     a weighted straight line in logarithms, its error scaled up where the line does not fit. THEORY sections 5 and 6;
     Zurek 1985, Nature 317, 505; Binder 1981, Z. Phys. B 43, 119.
     """
-    settings = (settings or FreezeOutSettings()).resolved()
+    full = (settings or FreezeOutSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
-    numbers, sides = settings.steps_per_tau or (), settings.binder_grids or ()
+    numbers, sides = full.steps_per_tau, full.binder_grids
     key, denoise_fn = (
-        jax.random.key(settings.seed),
-        as_pytree("denoise_fn", two_pattern_denoiser(settings.size)),
+        jax.random.key(full.seed),
+        as_pytree("denoise_fn", two_pattern_denoiser(full.size)),
     )
 
     def quench_of(index: int) -> dict[str, np.ndarray]:
-        return _quench(settings, denoise_fn, numbers[index], key)
+        return _quench(full, denoise_fn, numbers[index], key)
 
     def grid_of(index: int) -> dict[str, np.ndarray]:
-        return _binder(settings, denoise_fn, sides[index], key)
+        return _binder(full, denoise_fn, sides[index], key)
 
     rows = list(run.parts("quenches", [f"quench-{number}" for number in numbers], quench_of))
     columns = []
     if run.complete and sides:
         names = [f"grid-{side}" for side in sides]
         columns = list(run.parts("binder", names, grid_of, optional=True))
-    return _dataset(settings, rows, columns, run)
+    return _dataset(full, rows, columns, run)
 
 
-def _count(settings: FreezeOutSettings, wanted: Any, side: int) -> tuple[int, int]:
+def _count(settings: ResolvedFreezeOut, wanted: Any, side: int) -> tuple[int, int]:
     """Return samples per batch and number of batches: whole blocks, at least ``wanted`` samples."""
     blocks = settings.num_blocks
     total = -(-math.ceil(wanted) // blocks) * blocks
@@ -141,23 +141,23 @@ class _Simulation(NamedTuple):
     wanted: float
 
 
-def _quench_plan(settings: FreezeOutSettings, number: int) -> _Simulation:
+def _quench_plan(settings: ResolvedFreezeOut, number: int) -> _Simulation:
     """Plan the quench of one n: as many samples as cost what those of the largest n do."""
     ratios, e = np.array(settings.noise_ratios), settings.step_size
     ladder = quench.build_ladder(
         settings.size * ratios, float(settings.size), number, e, settings.steps_per_level
     )
-    most, least = (settings.steps_per_tau or (number,))[-1], settings.num_samples or 0
-    wanted = max(min(least * most / number, settings.max_samples or 0), least)
-    return _Simulation(settings.grid or 0, number, ladder, e, wanted)
+    most, least = settings.steps_per_tau[-1], settings.num_samples
+    wanted = max(min(least * most / number, settings.max_samples), least)
+    return _Simulation(settings.grid, number, ladder, e, wanted)
 
 
-def _binder_plan(settings: FreezeOutSettings, side: int) -> _Simulation:
+def _binder_plan(settings: ResolvedFreezeOut, side: int) -> _Simulation:
     """Plan the Binder curve of one grid."""
-    size, e, number = settings.size, settings.binder_step_size, settings.binder_steps_per_tau or 0
+    size, e, number = settings.size, settings.binder_step_size, settings.binder_steps_per_tau
     ratios = _binder_ratios(settings)
     ladder = quench.build_ladder(size * ratios, float(size * ratios[0]), number, e, settings.steps_per_level)
-    wanted = (settings.binder_samples or 0) * (settings.binder_grids or (side,))[-1] / side
+    wanted = settings.binder_samples * settings.binder_grids[-1] / side
     return _Simulation(side, number, ladder, e, wanted)
 
 
@@ -168,7 +168,7 @@ def _batch_key(key: Array, number: Any, batch: Any) -> Array:
 
 
 def _simulate(
-    settings: FreezeOutSettings, denoise_fn: DenoiseFn, plan: _Simulation, key: Array, number: int
+    settings: ResolvedFreezeOut, denoise_fn: DenoiseFn, plan: _Simulation, key: Array, number: int
 ) -> dict[str, np.ndarray]:
     """Simulate batch after batch; return the kept numbers of all samples: (levels, samples, ...)."""
     num, batches = _count(settings, plan.wanted, plan.side)
@@ -190,7 +190,7 @@ def _simulate(
 
 
 def _quench(
-    settings: FreezeOutSettings, denoise_fn: DenoiseFn, number: int, key: Array
+    settings: ResolvedFreezeOut, denoise_fn: DenoiseFn, number: int, key: Array
 ) -> dict[str, np.ndarray]:
     """Simulate one n and predict it; everything by name, over the measured levels."""
     plan = _quench_plan(settings, number)
@@ -237,7 +237,7 @@ def _stored(value: Any) -> np.ndarray:
     return value.astype(np.float64) if value.dtype.kind == "f" else value
 
 
-def _binder_ratios(settings: FreezeOutSettings) -> np.ndarray:
+def _binder_ratios(settings: ResolvedFreezeOut) -> np.ndarray:
     first, last = settings.binder_range
     return np.geomspace(first, last, settings.binder_levels)
 
@@ -261,7 +261,7 @@ def _binder_statistics(
 
 
 def _binder(
-    settings: FreezeOutSettings, denoise_fn: DenoiseFn, side: int, key: Array
+    settings: ResolvedFreezeOut, denoise_fn: DenoiseFn, side: int, key: Array
 ) -> dict[str, np.ndarray]:
     """Simulate one grid down to every ratio of the Binder curve."""
     plan = _binder_plan(settings, side)
@@ -288,18 +288,18 @@ def estimate_cost(settings: FreezeOutSettings) -> dict[str, float]:
     Returns
     -------
     dict
-        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches; those of other grids by
-        their pixels), ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from
-        experience.
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches; of other grids by
+        their pixels), ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last
+        from experience.
     """
-    settings = settings.resolved()
-    plans = [_quench_plan(settings, number) for number in settings.steps_per_tau or ()]
-    plans += [_binder_plan(settings, side) for side in settings.binder_grids or ()]
-    side = settings.grid or 0
-    batch = _count(settings, settings.num_samples, side)[0]
-    step_fn = Partial(_step, two_pattern_denoiser(settings.size), jax.random.key(0))
+    full = settings.resolved()
+    plans = [_quench_plan(full, number) for number in full.steps_per_tau]
+    plans += [_binder_plan(full, side) for side in full.binder_grids]
+    side = full.grid
+    batch = _count(full, full.num_samples, side)[0]
+    step_fn = Partial(_step, two_pattern_denoiser(full.size), jax.random.key(0))
     per_step = time_evaluation(step_fn, (batch, side, side, 1), jnp.float32)
-    pixels = [math.prod(_count(settings, p.wanted, p.side)) * p.side**2 * p.ladder.num_steps for p in plans]
+    pixels = [math.prod(_count(full, p.wanted, p.side)) * p.side**2 * p.ladder.num_steps for p in plans]
     steps = sum(pixels) / (batch * side**2)
     overhead = 6.0 + 2.0 * len(plans)
     return {
@@ -336,14 +336,14 @@ def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float
     return slope, math.sqrt((chi if chi > 1 else 1.0) / curvature), chi
 
 
-def _dataset(settings: FreezeOutSettings, rows: list, columns: list, run: Run) -> xr.Dataset:
+def _dataset(settings: ResolvedFreezeOut, rows: list, columns: list, run: Run) -> xr.Dataset:
     """Label everything."""
-    numbers = np.array((settings.steps_per_tau or ())[: len(rows)])
+    numbers = np.array(settings.steps_per_tau[: len(rows)])
     variables: dict[str, Any] = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows])
         variables[name] = (("steps_per_tau", "sigma_ratio")[: values.ndim], values)
-    fitted = numbers >= (settings.fit_from or 0)
+    fitted = numbers >= settings.fit_from
     for name in quench.MEASURED:
         values, errors = variables[name][1], variables[f"{name}_error"][1]
         pairs = [
@@ -359,7 +359,7 @@ def _dataset(settings: FreezeOutSettings, rows: list, columns: list, run: Run) -
         "sigma_ratio": np.array(settings.noise_ratios),
     }
     if columns:
-        coordinates["grid_side"] = np.array((settings.binder_grids or ())[: len(columns)])
+        coordinates["grid_side"] = np.array(settings.binder_grids[: len(columns)])
         coordinates["binder_ratio"] = _binder_ratios(settings)
         for name in columns[0]:
             values = np.array([column[name] for column in columns])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from critjax._checks import check, check_integer, check_window
-from critjax._stored import Stored
+from critjax._stored import Stored, option, required
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -23,7 +24,17 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+def _shown(name: str) -> str:
+    """Write a default as the help shows it."""
+    value = _DEFAULTS[name][0]
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+_quench = functools.partial(option, group="quenches")
+_binder = functools.partial(option, group="Binder cumulant, on several grids")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FreezeOutSettings(Stored):
     r"""Everything that decides the numbers of a freeze-out study.
 
@@ -78,24 +89,53 @@ class FreezeOutSettings(Stored):
     (10, 30, 100, 300)
     """
 
-    size: int = 3
-    grid: int | None = None
-    steps_per_tau: tuple[int, ...] | None = None
-    step_size: float = 0.1
-    steps_per_level: int = 1
-    noise_ratios: tuple[float, ...] = (1.0, 0.34, 0.28)
-    num_samples: int | None = None
-    max_samples: int | None = None
-    num_blocks: int = 16
-    fit_from: int | None = None
-    binder_grids: tuple[int, ...] | None = None
-    binder_steps_per_tau: int | None = None
-    binder_samples: int | None = None
-    binder_step_size: float = 0.5
-    binder_range: tuple[float, ...] = (0.45, 0.26)
-    binder_levels: int = 16
-    seed: int = 0
-    quick: bool = False
+    size: int = _quench(3, "window size, odd; the critical noise is as large", metavar="P")
+    grid: int | None = _quench(None, "side of the samples", metavar="N", shown=_shown("grid"))
+    steps_per_tau: tuple[int, ...] | None = _quench(
+        None,
+        "steps per e-fold of the noise, one quench each",
+        metavar="A,B,...",
+        shown=_shown("steps_per_tau"),
+    )
+    step_size: float = _quench(0.1, "of a Langevin step, in (0, 1)", metavar="E")
+    steps_per_level: int = _quench(
+        1, "steps between two changes of the noise; more coarsens the ladder", metavar="N"
+    )
+    noise_ratios: tuple[float, ...] = _quench(
+        (1.0, 0.34, 0.28), "noises, in units of the critical one, that fields are measured at", metavar="A,B"
+    )
+    num_samples: int | None = _quench(
+        None, "samples of the slowest quench", metavar="N", shown=_shown("num_samples")
+    )
+    max_samples: int | None = _quench(
+        None,
+        "samples of a quench at most; fast ones take as many as cost the same",
+        metavar="N",
+        shown=_shown("max_samples"),
+    )
+    num_blocks: int = _quench(16, "blocks of samples, for the errors", metavar="N")
+    fit_from: int | None = _quench(
+        None, "smallest number of steps in the fits of exponents", metavar="N", shown="the last decade"
+    )
+    binder_grids: tuple[int, ...] | None = _binder(
+        None, "sides of the grids; none: no cumulant", metavar="A,B", shown=_shown("binder_grids")
+    )
+    binder_steps_per_tau: int | None = _binder(
+        None, "steps per e-fold of the noise", metavar="N", shown=_shown("binder_steps_per_tau")
+    )
+    binder_samples: int | None = _binder(
+        None,
+        "samples of the largest grid; smaller ones take more",
+        metavar="N",
+        shown=_shown("binder_samples"),
+    )
+    binder_step_size: float = _binder(0.5, "of a Langevin step, in (0, 1)", metavar="E")
+    binder_range: tuple[float, ...] = _binder(
+        (0.45, 0.26), "first and last noise, in units of the critical one", metavar="A,B"
+    )
+    binder_levels: int = _binder(16, "noises at which it is measured", metavar="N")
+    seed: int = _quench(0, metavar="N")
+    quick: bool = _quench(False, "small defaults")
 
     def __post_init__(self) -> None:
         """Validate every value that is given."""
@@ -138,7 +178,17 @@ class FreezeOutSettings(Stored):
             advice = "choose larger grids or a smaller size"
             check(side > self.size, "grid", f"more pixels than the window's {self.size}", side, advice)
 
-    def resolved(self) -> FreezeOutSettings:
+    @property
+    def label(self) -> str:
+        """Name for folders and titles."""
+        return f"{self.size}"
+
+    @property
+    def precision(self) -> str:
+        """Signs and lengths need no more than float32."""
+        return "float32"
+
+    def resolved(self) -> ResolvedFreezeOut:
         """Return a copy with every default filled in.
 
         Raises
@@ -147,24 +197,25 @@ class FreezeOutSettings(Stored):
             If fewer samples are allowed than asked for.
         """
         new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
-        full = dataclasses.replace(self, **new)
-        least, most = full.num_samples or 0, full.max_samples or 0
-        check(
-            least <= most,
-            "max_samples",
-            f"at least num_samples = {least}",
-            most,
-            "raise it or lower the other",
-        )
-        last_decade = max(1, max(full.steps_per_tau or (1,)) // 10)
-        return full if full.fit_from else dataclasses.replace(full, fit_from=last_decade)
+        if self.fit_from is None:
+            steps = new.get("steps_per_tau", self.steps_per_tau)
+            new["fit_from"] = max(1, max(steps) // 10)
+        full = self.filled(ResolvedFreezeOut, **new)
+        expected, advice = f"at least num_samples = {full.num_samples}", "raise it or lower the other"
+        good = full.num_samples <= full.max_samples
+        check(good, "max_samples", expected, full.max_samples, advice)
+        return full
 
-    @property
-    def label(self) -> str:
-        """Name for folders and titles."""
-        return f"p{self.size}"
 
-    @property
-    def precision(self) -> str:
-        """Everything is computed in float32."""
-        return "float32"
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedFreezeOut(FreezeOutSettings):
+    """Settings with every default filled in."""
+
+    grid: int = required()
+    steps_per_tau: tuple[int, ...] = required()
+    num_samples: int = required()
+    max_samples: int = required()
+    fit_from: int = required()
+    binder_grids: tuple[int, ...] = required()
+    binder_steps_per_tau: int = required()
+    binder_samples: int = required()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from critjax._checks import check, check_eta, check_integer, check_option
-from critjax._stored import Stored
+from critjax._stored import Stored, option, required
 
 #: Exact models; anything else is a network.
 EXACT = ("patterns", "ideal", "els")
@@ -66,7 +67,15 @@ _DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+def _default(name: str, model: str) -> str:
+    """Write the default that a model has, as the help shows it."""
+    return f"{_DEFAULTS[model][name][0]}"
+
+
+_by_model = functools.partial(option, None, shown="by model")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GuideSettings(Stored):
     """Everything that decides the numbers of a guidance study; ``None`` is a default that `resolved` fills in.
 
@@ -122,27 +131,43 @@ class GuideSettings(Stored):
     5
     """
 
-    model: str = "patterns"
-    budgets: Sequence[float] | None = None
-    baseline: float = 0.0
-    num_samples: int | None = None
-    num_search: int | None = None
-    num_positions: int = 13
-    pulse_width: float = 0.5
-    num_levels: int | None = None
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-    window_samples: int = 16
-    susceptibility_samples: int | None = None
-    size: int | None = None
-    grid: int | None = None
-    num_images: int | None = None
-    pool: int | None = None
-    eta: float = 0.0
-    solver: str = "heun"
-    batch_size: int | None = None
-    seed: int = 0
-    quick: bool = False
+    model: str = option("patterns", "patterns, ideal, els, or a network", metavar="MODEL", positional=True)
+    budgets: Sequence[float] | None = _by_model("of (w - baseline) d tau", metavar="A,B")
+    baseline: float = option(0.0, "0: unconditional, 1: conditional", metavar="W")
+    num_samples: int | None = _by_model("images of every schedule", metavar="N")
+    num_search: int | None = _by_model("images of every searched interval", metavar="N")
+    num_positions: int = option(13, "pulses along the ladder", metavar="N")
+    pulse_width: float = option(0.5, "in tau = -ln sigma", metavar="T")
+    num_levels: int | None = _by_model("steps of the sampler", metavar="N")
+    sigma_max: float | None = _by_model("first noise", metavar="S")
+    sigma_min: float | None = _by_model("last noise", metavar="S")
+    window_samples: int = option(16, "trajectories of the recommendation", metavar="N")
+    susceptibility_samples: int | None = option(
+        None, "images differentiated; 0: none", metavar="N", shown="32; els: 16; networks: none"
+    )
+    size: int | None = option(
+        None, "window of patch models, odd", metavar="P", shown=_default("size", "patterns")
+    )
+    grid: int | None = option(
+        None, "side of pattern samples", metavar="N", shown=_default("grid", "patterns")
+    )
+    num_images: int | None = option(
+        None,
+        "training images of ideal and els",
+        metavar="N",
+        shown=f"{_default('num_images', 'ideal')}; els: {_default('num_images', 'els')}",
+    )
+    pool: int | None = option(
+        None,
+        "average blocks of N x N pixels",
+        metavar="N",
+        shown=f"1; els: {_default('pool', 'els')}",
+    )
+    eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
+    solver: str = option("heun", choices=SOLVERS)
+    batch_size: int | None = _by_model("images sampled together", metavar="N")
+    seed: int = option(0, metavar="N")
+    quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
@@ -209,7 +234,7 @@ class GuideSettings(Stored):
         """Networks and images are float32, and so is the laboratory."""
         return "float32"
 
-    def resolved(self) -> GuideSettings:
+    def resolved(self) -> ResolvedGuide:
         """Return a copy with every default filled in.
 
         Raises
@@ -221,13 +246,27 @@ class GuideSettings(Stored):
         new = {n: pair[self.quick] for n, pair in defaults.items() if getattr(self, n) is None}
         if self.kind == "ideal" and self.pool is None:
             new["pool"] = 1
-        full = dataclasses.replace(self, **new)
-        high, low = full.sigma_max or 0.0, full.sigma_min or 0.0
+        full = self.filled(ResolvedGuide, **new)
+        high, low = full.sigma_max, full.sigma_min
         check(low < high, "sigma_min", f"less than sigma_max = {high:g}", low, "exchange the two")
-        step = math.log(high / low) / (full.num_levels or 1)
+        step = math.log(high / low) / full.num_levels
         expected = f"at least one step of the ladder, {step:.3g}"
         check(full.pulse_width >= step, "pulse_width", expected, full.pulse_width, "widen it or add levels")
-        most = 1 + math.floor((step * (full.num_levels or 1) - full.pulse_width) / step + 1e-9)
+        most = 1 + math.floor((step * full.num_levels - full.pulse_width) / step + 1e-9)
         expected = f"at most {most}, a step of the ladder apart"
         check(full.num_positions <= most, "num_positions", expected, full.num_positions, "add levels")
         return full
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedGuide(GuideSettings):
+    """Settings with every default filled in; open is what the kind of model does not have."""
+
+    budgets: tuple[float, ...] = required()
+    num_samples: int = required()
+    num_search: int = required()
+    num_levels: int = required()
+    sigma_max: float = required()
+    sigma_min: float = required()
+    susceptibility_samples: int = required()
+    batch_size: int = required()

@@ -82,7 +82,7 @@ def _everything(runs: Runs, slow_modes: Array, inside: Array) -> tuple[Any, Any,
     )
 
 
-def compare(runs: Runs, ladder: Array, grid: tuple[int, int], size: int) -> dict[str, Any]:
+def compare(runs: Runs, ladder: np.ndarray, grid: tuple[int, int], size: int) -> dict[str, Any]:
     """Errors, overlaps and structure factors of the slow fields, with jackknife errors over samples."""
     slow_modes = (np.asarray(wavevectors(grid)) ** 2).sum(-1) <= (np.pi / size) ** 2
     found = _everything(runs, slow_modes, slow_shells(grid, size)[1])
@@ -141,7 +141,7 @@ def coefficients(bare: ReducedModel, renormalised: ReducedModel) -> dict[str, An
     return result
 
 
-def film(runs: Runs, ladder: Array) -> dict[str, Any]:
+def film(runs: Runs, ladder: np.ndarray) -> dict[str, Any]:
     """Return the fields of one sample, exact and reduced, at a few levels."""
     levels = np.unique(np.rint(np.linspace(0, len(ladder) - 1, _NUM_FILM_LEVELS)).astype(int))
     rows = (runs.film, runs.exact, runs.bare, runs.renormalised)

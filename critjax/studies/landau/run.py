@@ -56,7 +56,7 @@ from critjax.studies.landau.reduction import (
     holds_to,
     slow_shells,
 )
-from critjax.studies.landau.settings import LandauSettings
+from critjax.studies.landau.settings import LandauSettings, ResolvedLandau
 from critjax.studies.landau.walls import DEPTHS, pattern_states, uniform_states
 
 __all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "holds_to", "run"]
@@ -123,14 +123,12 @@ def run(
     ``15 closure_samples num_levels`` for the closure and the renormalised coefficients. All slow fields of a bank are
     in memory: ``5 num_samples num_levels H W`` numbers.
     """
-    settings = (settings or LandauSettings()).resolved()
-    check_precision(settings.precision)
+    full = (settings or LandauSettings()).resolved()
+    check_precision(full.precision)
     run = Run(progress, on_checkpoint, saved)
-    banks = list(settings.banks)
+    banks = full.banks
     # Every bank reports by its own name.
-    found = run.parts(
-        "banks", banks, lambda index: _one_bank(banks[index], settings, run.report), shown=False
-    )
+    found = run.parts("banks", banks, lambda index: _one_bank(banks[index], full, run.report), shown=False)
     parts = list(found)
     result = xr.concat(parts, dim="bank", combine_attrs="drop", join="exact", data_vars="all", coords="all")
     rows = ["exact, denoised", "exact, slow", "bare", "renormalised"]
@@ -139,13 +137,13 @@ def run(
         unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
         if unit is not None:
             result[name].attrs["units"] = unit
-    result.attrs = attributes("landau", "exact and reduced dynamics", settings, run.status, run.seconds)
+    result.attrs = attributes("landau", "exact and reduced dynamics", full, run.status, run.seconds)
     return result
 
 
-def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Dataset:
-    grid, eta = settings.grid or (64, 64), settings.eta
-    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+def _one_bank(name: str, settings: ResolvedLandau, report: Progress) -> xr.Dataset:
+    grid, eta = settings.grid, settings.eta
+    num_samples, num_levels = settings.num_samples, settings.num_levels
     steps = num_samples + 4
 
     def done(count: int) -> None:
@@ -166,7 +164,7 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     bare = _bare_model(bank, ladder, eta, grid=grid)
     done(1)
     renormalised = _renormalised_model(
-        bank, ladder, closure_key, fast_key, eta, grid=grid, num_samples=settings.closure_samples or 0
+        bank, ladder, closure_key, fast_key, eta, grid=grid, num_samples=settings.closure_samples
     )
     runs = _simulate(bank, bare, renormalised, ladder, settings, sample_key, lambda count: done(2 + count))
     variables = compare(runs, ladder, grid, bank.size)
@@ -187,11 +185,11 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     return xr.Dataset(variables, coordinates).expand_dims(bank=[name])
 
 
-def _problem(name: str, settings: LandauSettings) -> Problem:
+def _problem(name: str, settings: ResolvedLandau) -> Problem:
     """Build one of the banks on the grid."""
     return pattern_problem(
         name,
-        settings.grid or (64, 64),
+        settings.grid,
         size=settings.size,
         num_random=settings.num_random,
         wavelength=settings.wavelength,
@@ -263,7 +261,8 @@ def _run_both(
         options = {"eta": eta, "cutoff": cutoff, "num_substeps": np.array(num_substeps)}
         reduced = jax.vmap(lambda model: integrate(model, noise_key, start, **options))(pair)
         fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
-        return Runs(*fields, exact.denoised[0, ..., 0])
+        exact_field, exact_slow, bare, renormalised = fields
+        return Runs(exact_field, exact_slow, bare, renormalised, exact.denoised[0, ..., 0])
 
     return jax.vmap(one)(numbers)
 
@@ -284,7 +283,7 @@ def _simulate(bank, bare, renormalised, ladder, settings, key, report) -> Runs:
     return joined._replace(film=joined.film[:1])
 
 
-def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, int]) -> dict[str, Any]:
+def _ordered_states(bank: Any, softest: CriticalPoint, grid: tuple[int, int]) -> dict[str, Any]:
     """Plateau and wall width below the softest mode's critical noise, where there is one."""
     names = (
         "depth",
@@ -319,18 +318,18 @@ def estimate_cost(settings: LandauSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch (mean over banks), ``evaluations`` (of batches),
         ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
     """
-    settings = settings.resolved()
-    grid, dtype = settings.grid or (64, 64), jnp.dtype(settings.precision)
-    num_samples, num_levels = settings.num_samples or 0, settings.num_levels or 0  # resolved: never None
+    full = settings.resolved()
+    grid, dtype = full.grid, jnp.dtype(full.precision)
+    num_samples, num_levels = full.num_samples, full.num_levels
     batch = min(_BATCH, num_samples)
     times = []
-    for name in settings.banks:
-        denoise = patch_denoiser(_problem(name, settings).bank)
+    for name in full.banks:
+        denoise = patch_denoiser(_problem(name, full).bank)
         times.append(time_evaluation(denoise, (batch, *grid, 1), dtype))
     trajectories = 4 * (num_levels - 1) + 2
-    extra = _CLOSURE_EVALUATIONS * (settings.closure_samples or 0) * num_levels / batch
+    extra = _CLOSURE_EVALUATIONS * full.closure_samples * num_levels / batch
     per_bank = -(-num_samples // batch) * trajectories + extra
-    overhead = 35.0 * len(settings.banks)
+    overhead = 35.0 * len(full.banks)
     fields = float(np.prod(grid)) * dtype.itemsize * num_levels * num_samples
     return {
         "seconds": overhead + per_bank * sum(times),

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from critjax._checks import check, check_eta, check_grid, check_integer, check_option
-from critjax._stored import Stored
-from critjax.studies.criticality.settings import PATTERN_BANKS, PRECISIONS, CriticalitySettings
+from critjax._stored import Stored, option, required
+from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
+
+# What ``None`` stands for; the second column is what `quick` uses.
+_DEFAULTS: dict[str, tuple[Any, Any]] = {
+    "grid": ((64, 64), (32, 32)),
+    "num_samples": (32, 8),
+    "num_levels": (80, 24),
+    "closure_samples": (16, 4),
+}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LandauSettings(Stored):
     """Everything that decides the numbers of a Landau study; ``None`` stands for a default that `resolved` fills in.
 
@@ -19,7 +28,7 @@ class LandauSettings(Stored):
     banks : sequence of str, or one
         Among ``"two-pattern"``, ``"random-pattern"``, ``"stripe"``; one after the other.
     size, num_random, wavelength
-        Window p, random patterns M and period of the stripes, as in `CriticalitySettings`.
+        Window p, random patterns M and period of the stripes in pixels, for the banks that have them.
     grid : (H, W)
         Sample size in pixels.
     num_samples : int, optional
@@ -47,18 +56,34 @@ class LandauSettings(Stored):
     32
     """
 
-    banks: Sequence[str] = PATTERN_BANKS
-    size: int = 9
-    num_random: int = 8
-    wavelength: float = 6.0
-    grid: tuple[int, int] | None = None
-    num_samples: int | None = None
-    num_levels: int | None = None
-    closure_samples: int | None = None
-    eta: float = 0.0
-    seed: int = 0
-    precision: str = "float32"
-    quick: bool = False
+    banks: Sequence[str] = option(
+        PATTERN_BANKS,
+        f"one of {', '.join(PATTERN_BANKS)}; may be repeated",
+        flag="--bank",
+        repeated=True,
+        metavar="NAME",
+        shown="all three",
+    )
+    size: int = option(9, "window size, odd", metavar="P")
+    num_random: int = option(8, "random patterns of random-pattern", metavar="M")
+    wavelength: float = option(6.0, "period of the stripes", metavar="PX")
+    grid: tuple[int, int] | None = option(
+        None, "sample size", metavar="N|HxW", shown=f"{_DEFAULTS['grid'][0][0]}"
+    )
+    num_samples: int | None = option(
+        None, "trajectories a bank", metavar="N", shown=f"{_DEFAULTS['num_samples'][0]}"
+    )
+    num_levels: int | None = option(None, "noise levels", metavar="N", shown=f"{_DEFAULTS['num_levels'][0]}")
+    closure_samples: int | None = option(
+        None,
+        "fields per level that renormalised coefficients average over",
+        metavar="N",
+        shown=f"{_DEFAULTS['closure_samples'][0]}",
+    )
+    eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
+    seed: int = option(0, "random bank and samples", metavar="N")
+    precision: str = option("float32", choices=PRECISIONS)
+    quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
@@ -73,10 +98,10 @@ class LandauSettings(Stored):
         check_eta(self.eta)
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
-        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2), ("seed", 0)):
+        check_patterns(self)
+        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2)):
             check_integer(self, name, low, "leave it out for the default")
-        for name in self.banks:
-            self.of_bank(name)  # the remaining settings are checked there
+        check_fits(self.size, self.grid or _DEFAULTS["grid"][self.quick])
 
     @property
     def unused(self) -> dict[str, str]:
@@ -84,32 +109,23 @@ class LandauSettings(Stored):
         users = {"num_random": "random-pattern", "wavelength": "stripe"}
         return {name: f"the {bank} bank" for name, bank in users.items() if bank not in self.banks}
 
-    def of_bank(self, name: str) -> CriticalitySettings:
-        """Return the settings that build one of the banks."""
-        return CriticalitySettings(
-            bank=name,
-            size=self.size,
-            num_random=self.num_random,
-            wavelength=self.wavelength,
-            grid=self.grid,
-            seed=self.seed,
-            eta=self.eta,
-            precision=self.precision,
-            quick=self.quick,
-        ).resolved()
-
-    def resolved(self) -> LandauSettings:
+    def resolved(self) -> ResolvedLandau:
         """Return a copy with every default filled in."""
-        quick = self.quick
-        return dataclasses.replace(
-            self,
-            grid=self.grid or ((32, 32) if quick else (64, 64)),
-            num_samples=self.num_samples or (8 if quick else 32),
-            num_levels=self.num_levels or (24 if quick else 80),
-            closure_samples=self.closure_samples or (4 if quick else 16),
-        )
+        new = {n: pair[self.quick] for n, pair in _DEFAULTS.items() if getattr(self, n) is None}
+        return self.filled(ResolvedLandau, **new)
 
     @property
     def label(self) -> str:
         """Name for folders and titles."""
         return "-".join(self.banks) if len(self.banks) < len(PATTERN_BANKS) else "all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedLandau(LandauSettings):
+    """Settings with every default filled in."""
+
+    banks: tuple[str, ...] = required()
+    grid: tuple[int, int] = required()
+    num_samples: int = required()
+    num_levels: int = required()
+    closure_samples: int = required()
