@@ -42,21 +42,26 @@ def _difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(first.value - second.value, math.hypot(first.error, second.error))
 
 
+def _told(difference: Estimate) -> bool:
+    """Tell whether a difference is larger than its error allows; one without an error is not."""
+    return AGREEMENT < difference.deviations(0.0) < math.inf
+
+
 def _bare_level(dataset: xr.Dataset) -> int | None:
     """Return the measured level that is the bare critical noise, if there is one."""
     near = np.flatnonzero(np.abs(dataset["sigma_ratio"].values - 1) < 1e-9)
     return int(near[0]) if near.size else None
 
 
-def _beside(found: Estimate, predicted: float) -> str:
-    """Say how a measured number stands to a predicted one."""
-    away = found.deviations(predicted)
+def _beside(found: Estimate, predicted: float, what: str) -> str:
+    """Say how a measured length stands to a predicted one."""
+    theory, away = f"the {plain(predicted)} px of {what}", found.deviations(predicted)
     if away <= AGREEMENT:
-        return f"agrees with {plain(predicted)} ({away:.1f} standard errors)"
+        return f"in agreement with {theory} ({away:.1f} standard errors)"
     side = "above" if found.value > predicted else "below"
     relative = abs(found.value / predicted - 1)
     size = "only " if relative < SMALL else ""
-    return f"lies {size}{100 * relative:.1f} % {side} {plain(predicted)} ({plain(away, 2)} standard errors)"
+    return f"{size}{100 * relative:.1f} % {side} {theory} ({plain(away, 2)} standard errors)"
 
 
 def length_sentence(dataset: xr.Dataset) -> str | None:
@@ -71,22 +76,21 @@ def length_sentence(dataset: xr.Dataset) -> str | None:
         return f"{start} has no correlation length: its structure factor does not fall with |k|."
     linear, closure = (float(dataset[f"{kind}_xi_fit"].values[-1, level]) for kind in ("linear", "closure"))
     sentence = f"{start} has a correlation length of {text(found)} px"
-    parts = [
-        f"that {_beside(found, value)}, {name}"
-        for name, value in (("linear theory", linear), ("the Gaussian closure", closure))
-        if math.isfinite(value)
-    ]
+    theories = (("linear theory", linear), ("the Gaussian closure", closure))
+    if not math.isfinite(found.error):
+        listed = ", ".join(f"{plain(value)} px by {name}" for name, value in theories if math.isfinite(value))
+        return f"{sentence}, without an error: how it stands to theory is not decided ({listed})."
+    parts = [_beside(found, value, name) for name, value in theories if math.isfinite(value)]
     if not parts:
         return f"{sentence}."
-    verdict = ""
-    if math.isfinite(linear):
-        if found.deviations(linear) <= AGREEMENT:
-            verdict = " Whether fluctuations limit the length is not decided."
-        elif found.value < linear:
-            verdict = " Fluctuations limit the length there, not the rate alone."
-        else:
-            verdict = " The field is correlated over longer distances than linear theory says."
-    return f"{sentence}: {'; '.join(parts)}.{verdict}"
+    verdict, away = "", found.deviations(linear)
+    if math.isfinite(linear) and away <= AGREEMENT:
+        verdict = " Whether fluctuations limit the length is not decided."
+    elif math.isfinite(linear) and found.value < linear:
+        verdict = " Fluctuations limit the length there, not the rate alone."
+    elif math.isfinite(linear):
+        verdict = " The field is correlated over longer distances than linear theory says."
+    return f"{sentence}: {', '.join(parts)}.{verdict}"
 
 
 def _power(dataset: xr.Dataset, name: str, level: int) -> tuple[Estimate, float]:
@@ -109,7 +113,7 @@ def exponent_sentence(dataset: xr.Dataset) -> str | None:
     if math.isfinite(chi2) and chi2 > BAD_FIT:
         return f"{start}, but is no power of n: χ² per degree of freedom is {plain(chi2, 2)}."
     away = power.deviations(LINEAR_POWER)
-    if away <= AGREEMENT and power.error > LINEAR_POWER / AGREEMENT:
+    if not math.isfinite(away) or (away <= AGREEMENT and power.error > LINEAR_POWER / AGREEMENT):
         return f"{start}: whether that is the freeze-out power 1/4 of linear theory is not decided."
     if away <= AGREEMENT:
         return f"{start}, in agreement with the freeze-out power 1/4 of linear theory ({away:.1f} standard errors)."
@@ -133,7 +137,7 @@ def domains_sentence(dataset: xr.Dataset) -> str | None:
     change = _difference(last, first)
     ends = f"{text(first)} px at n = {numbers[0]}, {text(last)} px at n = {numbers[-1]}"
     where = f"at the end of the quench, {plain(ratio)} σ_c"
-    if change.deviations(0.0) <= AGREEMENT:
+    if not _told(change):
         return f"Whether the rate of the quench decides how long domains are {where} is not decided: {ends}."
     if change.value < 0:
         return f"Slower quenches leave shorter domains {where}: {ends}."
@@ -157,8 +161,8 @@ def walls_sentence(dataset: xr.Dataset) -> str | None:
     first, last = (_at(dataset, name, i, -1) for i in (0, -1))
     change = _difference(last, first)
     ends = f"{text(first)} at n = {numbers[0]}, {text(last)} at n = {numbers[-1]}"
-    if change.deviations(0.0) <= AGREEMENT:
-        return f"The wall density at the end is the same within errors: {ends}."
+    if not _told(change):
+        return f"Whether slower quenches leave fewer walls is not decided: {ends}."
     return f"{'Fewer' if change.value < 0 else 'More'} walls are left by slower quenches: {ends}."
 
 
@@ -186,6 +190,10 @@ def transition_sentence(dataset: xr.Dataset) -> str | None:
     known = [i for i, one in enumerate(found) if one.known]
     end = plain(float(dataset["binder_ratio"].values[-1]))
     if not known:
+        last, error = (dataset[f"binder{tail}"].values[:, -1] for tail in ("", "_error"))
+        if not np.all(last + AGREEMENT * error < dataset.attrs["ising_binder"]):
+            near = "the Binder cumulant nears its Ising value"
+            return f"Whether any grid orders down to {end} σ_c is not decided: {near}."
         return f"No grid orders down to {end} σ_c: the Binder cumulant stays below its Ising value."
     listed = ", ".join(f"{text(found[i])} σ_c ({sides[i]} x {sides[i]})" for i in known)
     sentence = f"Samples order where the Binder cumulant passes its Ising value, at {listed}"
@@ -195,7 +203,7 @@ def transition_sentence(dataset: xr.Dataset) -> str | None:
     if len(known) < 2:
         return f"{sentence}."
     change = _difference(found[known[-1]], found[known[0]])
-    if not math.isfinite(change.error) or change.deviations(0.0) <= AGREEMENT:
+    if not _told(change):
         return f"{sentence}. Whether larger grids order later is not decided."
     late = "later, at lower noise" if change.value < 0 else "earlier, at higher noise"
     return f"{sentence}. The larger grid orders {late} ({plain(change.deviations(0.0), 2)} standard errors apart)."
@@ -266,6 +274,8 @@ def table(dataset: xr.Dataset) -> list[Row]:
     if "binder_crossing" in dataset:
         for i, side in enumerate(dataset["grid_side"].values):
             value, error = (float(dataset[f"binder_crossing{end}"].values[i]) for end in ("", "_error"))
+            if not math.isfinite(value):
+                continue
             quantity = f"noise at which {side} x {side} passes the Ising value"
             rows += noise_rows(quantity, math.nan, Estimate(bare * value, bare * error))
     return rows
