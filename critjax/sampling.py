@@ -111,7 +111,9 @@ def _initial_state(key: PRNGKey, sigma: Array, *, shape: tuple[int, int, int]) -
     return sigma * jax.random.normal(jax.random.split(key)[0], shape, sigma.dtype)
 
 
-def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, step_size: Any = 0.1) -> Array:
+def langevin_step(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: ArrayLike, sigma: Any, step_size: Any = 0.1
+) -> Array:
     r"""Take one step of Langevin dynamics at fixed noise, ``x <- x + e (D - x) + sqrt(2 e) sigma z``.
 
     Parameters
