@@ -100,7 +100,7 @@ def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Array) -> Ar
 
     Example
     -------
-    >>> initial_state(jax.random.key(0), (4, 4, 1), jnp.float32(2.0)).shape
+    >>> initial_state(jax.random.key(0), (4, 4, 1), np.float32(2.0)).shape
     (4, 4, 1)
     """
     return _initial_state(key, sigma, shape=tuple(int(n) for n in shape))
@@ -141,7 +141,7 @@ def langevin_step(
 
     Example
     -------
-    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), jnp.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
+    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), np.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
     0.75
     """
     check_floating("x", x)

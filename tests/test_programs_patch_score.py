@@ -1,4 +1,4 @@
-"""What is compiled by patch scores, closed-form denoisers, banks and the sampler: one program a shape, for all values."""
+"""What patch scores, closed-form denoisers, banks and the sampler compile: one program a shape, for all values."""
 
 import jax
 import numpy as np
