@@ -31,7 +31,12 @@ def one_a_size(positions: str):
 
 def nested(positions: str):
     """Return the same by one pass."""
-    return lambda images, x, sigma: patch_denoisers(images, SIZES, positions=positions)(x, sigma)
+
+    def denoise(images, x, sigma):
+        bank = ImageBank(images, SIZES[0], positions=positions)
+        return patch_denoisers(bank, SIZES, boundary="zero")(x, sigma)
+
+    return denoise
 
 
 def by_window(images: np.ndarray, x: np.ndarray, repeats: int) -> None:
@@ -40,7 +45,10 @@ def by_window(images: np.ndarray, x: np.ndarray, repeats: int) -> None:
     directions = np.stack([np.ones_like(x), x, -np.flip(x, 0)])
 
     def sums(size: int, boundary: str):
-        return lambda images, x, sigma: patch_denoisers(images, (size,), boundary=boundary)(x, sigma)[0]
+        def denoise(images, x, sigma):
+            return patch_denoisers(ImageBank(images, size), (size,), boundary=boundary)(x, sigma)[0]
+
+        return denoise
 
     def single(size: int, boundary: str):
         return lambda images, x, sigma: patch_denoiser(ImageBank(images, size), boundary=boundary)(x, sigma)

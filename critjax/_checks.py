@@ -25,6 +25,19 @@ def is_concrete(array: Any) -> bool:
     return not isinstance(array, Tracer)
 
 
+def on_host(value: Any, dtype: Any) -> Any:
+    """Convert concrete numbers to a dtype without a program; a tracer is converted in the program that it is of."""
+    return np.asarray(value).astype(dtype) if is_concrete(value) else value.astype(dtype)
+
+
+def as_array(value: Any, dtype: Any = None) -> jax.Array:
+    """Return an array on the device, without a program where the value is concrete, as ``jnp.asarray`` would need."""
+    dtype = jax.dtypes.canonicalize_dtype(getattr(value, "dtype", None) if dtype is None else dtype)
+    if getattr(value, "dtype", None) != dtype:
+        value = on_host(value, dtype)
+    return value if isinstance(value, jax.Array) else jax.device_put(value)
+
+
 def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> None:
     """Raise `ValueError` in the standard format unless ``condition`` holds."""
     if not condition:
@@ -103,9 +116,9 @@ def check_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> None:
 
 def as_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> jax.Array:
     """Return a ladder that passes `check_sigmas` as a floating-point array; integers and lists are converted."""
-    sigmas = sigmas if hasattr(sigmas, "shape") else jnp.asarray(sigmas)
+    sigmas = sigmas if hasattr(sigmas, "shape") else np.asarray(sigmas)
     check_sigmas(name, sigmas, minimum=minimum)
-    return jnp.asarray(sigmas, jnp.result_type(sigmas, float))
+    return as_array(sigmas, jnp.result_type(sigmas, float))
 
 
 def check_eta(eta: Any) -> None:
@@ -147,14 +160,14 @@ def as_floating(name: str, array: Any, shape: str) -> jax.Array:
     got = f"shape {tuple(array.shape)}"
     check(0 not in array.shape, name, "no empty axis", got, "give at least one entry")
     check_finite(name, array)
-    return jnp.asarray(array)
+    return as_array(array)
 
 
 def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
     """Return log weights of ``count`` candidates, uniform by default, or raise."""
     if log_prior is None:
-        return jnp.full((count,), -np.log(count), dtype)
-    log_prior = jnp.asarray(log_prior, dtype)
+        return as_array(np.full((count,), -np.log(count), dtype))
+    log_prior = as_array(log_prior, dtype)
     check(
         log_prior.shape == (count,),
         "log_prior",

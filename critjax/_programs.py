@@ -8,6 +8,7 @@ JAX can see, and is part of the program: the same object compiles once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,22 @@ import jax
 from jax.tree_util import Partial
 
 from critjax._checks import check
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A function whose first arguments are static, hashable options; equal to another of the same two.
+
+    ``Partial(Static(function, options), *arrays)`` is how critjax returns functions: those of one function, one set of
+    options and arrays of one shape share their programs.
+    """
+
+    function: Callable[..., Any]
+    options: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call ``function(options, *arguments)``."""
+        return self.function(self.options, *arguments)
 
 
 class _ByIdentity:

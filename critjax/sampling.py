@@ -9,6 +9,7 @@ and may add Langevin corrector steps at fixed noise (THEORY section 1).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,16 +19,20 @@ import numpy as np
 from jax import lax
 
 from critjax._checks import (
+    as_scalar,
     as_sigmas,
     check,
+    check_count,
     check_eta,
     check_finite,
     check_floating,
     check_option,
     check_rank,
     is_concrete,
+    on_host,
 )
-from critjax._typing import Array, DenoiseFn, PRNGKey
+from critjax._programs import as_pytree
+from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 
 
 class Trajectory(NamedTuple):
@@ -46,7 +51,13 @@ class Trajectory(NamedTuple):
 
 
 def saved_levels(num_steps: int, save_every: int) -> list[int]:
-    """List the indices of the levels that `sample` saves: every ``save_every``-th, and the last."""
+    """List the indices of the levels that `sample` saves: every ``save_every``-th, and the last.
+
+    Example
+    -------
+    >>> saved_levels(7, 3)
+    [0, 3, 6, 7]
+    """
     levels = list(range(0, num_steps + 1, save_every))
     return levels if levels[-1] == num_steps else [*levels, num_steps]
 
@@ -85,11 +96,24 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
 
 
 def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Array) -> Array:
-    """Draw the white noise (H, W, C) of standard deviation ``sigma`` that `sample` starts a key from."""
-    return sigma * jax.random.normal(jax.random.split(key)[0], tuple(shape), sigma.dtype)
+    """Draw the white noise (H, W, C) of standard deviation ``sigma`` that `sample` starts a key from.
+
+    Example
+    -------
+    >>> initial_state(jax.random.key(0), (4, 4, 1), np.float32(2.0)).shape
+    (4, 4, 1)
+    """
+    return _initial_state(key, sigma, shape=tuple(int(n) for n in shape))
 
 
-def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, step_size: Any = 0.1) -> Array:
+@functools.partial(jax.jit, static_argnames="shape")
+def _initial_state(key: PRNGKey, sigma: Array, *, shape: tuple[int, int, int]) -> Array:
+    return sigma * jax.random.normal(jax.random.split(key)[0], shape, sigma.dtype)
+
+
+def langevin_step(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: ArrayLike, sigma: Any, step_size: Any = 0.1
+) -> Array:
     r"""Take one step of Langevin dynamics at fixed noise, ``x <- x + e (D - x) + sqrt(2 e) sigma z``.
 
     Parameters
@@ -117,10 +141,17 @@ def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, ste
 
     Example
     -------
-    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), jnp.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
+    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), np.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
     0.75
     """
-    amplitude = jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * sigma
+    check_floating("x", x)
+    step_size, sigma = (on_host(value, x.dtype) for value in (step_size, sigma))
+    return _langevin_step(as_pytree("denoise_fn", denoise_fn), key, x, sigma, step_size)
+
+
+@jax.jit
+def _langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Array, step_size: Array) -> Array:
+    amplitude = jnp.sqrt(2 * step_size) * sigma
     return x + step_size * (denoise_fn(x, sigma) - x) + amplitude * jax.random.normal(key, x.shape, x.dtype)
 
 
@@ -140,13 +171,13 @@ def sample(
     denoise_fn: DenoiseFn,
     key: PRNGKey,
     shape: tuple[int, int, int],
-    sigmas: Array,
+    sigmas: Any,
     *,
     eta: Any = 0.0,
     solver: str = "heun",
     langevin_steps: int = 0,
-    langevin_step_size: Any = 0.1,
-    x_init: Array | None = None,
+    step_size: Any = 0.1,
+    x_init: ArrayLike | None = None,
     first_step: Any = 0,
     save_every: int = 1,
 ) -> Trajectory:
@@ -160,7 +191,7 @@ def sample(
     ``(1+eta)(D - x)/sigma`` over both ends of the step, with the same single increment z added to predictor and
     result (additive noise). For eta = 0 these are the Euler and Heun steps of dx/dsigma = (x - D)/sigma.
     After each step ``langevin_steps`` corrections at the new level,
-    ``x <- x + e (D - x) + sqrt(2 e) sigma' z``, e the dimensionless ``langevin_step_size``.
+    ``x <- x + e (D - x) + sqrt(2 e) sigma' z``, e the dimensionless ``step_size``.
 
     Parameters
     ----------
@@ -178,8 +209,9 @@ def sample(
         Two or one denoiser evaluations a step.
     langevin_steps : int
         Corrector steps at every level after the first.
-    langevin_step_size : float
-        e in (0, 2/gap); a linear mode with gap g = 1 - Dhat has stationary S = sigma^2/(g (1 - e g/2)).
+    step_size : float
+        Of the corrector, e in (0, 2/gap); a linear mode with gap g = 1 - Dhat has stationary
+        S = sigma^2/(g (1 - e g/2)).
     x_init : (H, W, C) array, optional
         Noisy image at ``sigmas[first_step]``; default ``sigmas[0]`` times white noise.
     first_step : int
@@ -217,18 +249,11 @@ def sample(
     sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check_eta(eta)
     check_option("solver", solver, ("heun", "euler"))
-    good = isinstance(langevin_steps, int) and langevin_steps >= 0
-    check(good, "langevin_steps", "an integer >= 0", repr(langevin_steps), "0 switches the corrector off")
-    if is_concrete(langevin_step_size):
-        step = float(langevin_step_size)
-        check(0 < step < 2, "langevin_step_size", "a number in (0, 2)", step, "larger steps are unstable")
-    check(
-        isinstance(save_every, int) and save_every >= 1,
-        "save_every",
-        "an integer >= 1",
-        repr(save_every),
-        "use 1",
+    langevin_steps = check_count("langevin_steps", langevin_steps, advice="0 switches the corrector off")
+    step_size = as_scalar(
+        "step_size", step_size, "a number in (0, 2)", "larger steps are unstable", good=lambda e: 0 < e < 2
     )
+    save_every = check_count("save_every", save_every, least=1, advice="use 1")
     check(len(tuple(shape)) == 3, "shape", "three sizes (H, W, C)", repr(shape), "pass e.g. (64, 64, 1)")
     if x_init is not None:
         check_floating("x_init", x_init)
@@ -236,13 +261,49 @@ def sample(
         check_rank("x_init", x_init, "H W C")
         got = tuple(x_init.shape)
         check(got == tuple(shape), "x_init", f"shape {tuple(shape)}", f"shape {got}", "pass matching shapes")
-        sigmas = sigmas.astype(x_init.dtype)
-    noise_key = jax.random.split(key)[1]
     whole = is_concrete(first_step) and _first_step(first_step, sigmas.shape[0], x_init is not None) == 0
+    noisy = not is_concrete(eta) or float(eta) > 0
+    dtype = sigmas.dtype if x_init is None else x_init.dtype
+    return _sample(
+        as_pytree("denoise_fn", denoise_fn),
+        key,
+        sigmas,
+        on_host(eta, dtype),
+        on_host(step_size, dtype),
+        x_init,
+        0 if whole else on_host(first_step, int),
+        shape=tuple(int(n) for n in shape),
+        solver=solver,
+        langevin_steps=langevin_steps,
+        save_every=save_every,
+        noisy=noisy,
+        whole=whole,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("shape", "solver", "langevin_steps", "save_every", "noisy", "whole")
+)
+def _sample(
+    denoise_fn: DenoiseFn,
+    key: PRNGKey,
+    sigmas: Array,
+    eta: Array,
+    step_size: Array,
+    x_init: Array | None,
+    first_step: Any,
+    *,
+    shape: tuple[int, int, int],
+    solver: str,
+    langevin_steps: int,
+    save_every: int,
+    noisy: bool,
+    whole: bool,
+) -> Trajectory:
+    sigmas = sigmas.astype(eta.dtype)
+    noise_key = jax.random.split(key)[1]
     if x_init is None:
         x_init = initial_state(key, shape, sigmas[0])
-    noisy = not is_concrete(eta) or float(eta) > 0
-    eta = jnp.asarray(eta, x_init.dtype)
     num_steps, num_stages = sigmas.shape[0] - 1, 2 if solver == "heun" else 1
 
     def advance(x: Array, index: Array) -> tuple[Array, Array]:
@@ -269,7 +330,7 @@ def sample(
 
             def correct(x: Array, number: Array) -> tuple[Array, None]:
                 key = jax.random.fold_in(corrector_key, number)
-                return langevin_step(denoise_fn, key, x, sigma_next, langevin_step_size), None
+                return langevin_step(denoise_fn, key, x, sigma_next, step_size), None
 
             x_next, _ = lax.scan(correct, x_next, jnp.arange(langevin_steps))
         return x_next, denoised[0]
@@ -278,10 +339,9 @@ def sample(
         return lax.cond(index < first_step, lambda: (x, jnp.full_like(x, jnp.nan)), lambda: advance(x, index))
 
     (states, denoised), x = scan_saved(advance if whole else advance_from, x_init, num_steps, save_every)
-    levels = jnp.asarray(saved_levels(num_steps, save_every))
     last = denoise_fn(x, sigmas[-1])
     return Trajectory(
-        sigmas[levels],
+        sigmas[np.asarray(saved_levels(num_steps, save_every))],
         jnp.concatenate([states, x[None]]),
         jnp.concatenate([denoised, last[None]]),
     )

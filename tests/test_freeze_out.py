@@ -121,7 +121,7 @@ def test_ensemble_of_the_sampler(solver, eta):
     denoise = gaussian_denoiser(np.zeros((*grid, 1)), power)
     keys = jax.random.split(jax.random.key(3), num)
     run = jax.jit(
-        jax.vmap(lambda key: sample(denoise, key, (*grid, 1), sigmas, langevin_step_size=e, **options).x[-1])
+        jax.vmap(lambda key: sample(denoise, key, (*grid, 1), sigmas, step_size=e, **options).x[-1])
     )(keys)
     got = structure_factor(run, centre=False)[..., 0, 0].real
     theory = langevin_structure_factor(gaussian_symbol(power), sigmas, step_size=e, **options)[

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax import ideal_denoiser, patch_denoisers
+from critjax import ImageBank, ideal_denoiser, patch_denoisers
 from critjax.data import load_fashion_mnist
 from critjax.networks import EVALUATION_SIGMAS, load_network, network_denoiser, shipped_networks
 
@@ -120,7 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
     ls, els = (training[:count] for count in (options.num_ls, options.num_els))
     for kind, images, positions in (("LS", ls, "same"), ("ELS", els, "all")):
         if len(images):
-            denoise = patch_denoisers(images, SIZES, positions=positions, boundary="zero")
+            denoise = patch_denoisers(
+                ImageBank(images, SIZES[0], positions=positions), SIZES, boundary="zero"
+            )
             models[f"{kind}, {len(images):,} images"] = denoise
     rivals = [name for name in models if name not in reach]
     found = {}

@@ -280,7 +280,7 @@ MUTATIONS = [
         "critjax/patch_score/_turns.py",
         "next(rest) if b else a for a, b in zip(arguments",
         "a[0] if b else a for a, b in zip(arguments",
-        (ORACLE, "vmap_over_stacked_banks"),
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
     ),
     Mutation(
         "shift of the window from row to row",
@@ -614,7 +614,7 @@ MUTATIONS = [
         POSTERIOR,
         "part.sums * jnp.exp(own - top)[..., None] for part, own",
         "part.sums for part, own",
-        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "devices, sums not rescaled",
@@ -628,7 +628,7 @@ MUTATIONS = [
         BLOCKS,
         "jnp.where(first + jnp.arange(size) < start, -jnp.inf, log_prior)",
         "log_prior",
-        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "covariance without the product of means",
@@ -866,8 +866,8 @@ MUTATIONS = [
     Mutation(
         "freeze-out, noise level of a Langevin step",
         "critjax/sampling.py",
-        "amplitude = jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * sigma",
-        "amplitude = jnp.sqrt(jnp.asarray(step_size, x.dtype)) * sigma",
+        "amplitude = jnp.sqrt(2 * step_size) * sigma",
+        "amplitude = jnp.sqrt(step_size) * sigma",
         (FREEZE, "ensemble_of_the_sampler or pure_langevin"),
     ),
     # Guidance

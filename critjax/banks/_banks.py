@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_floating, as_log_prior, check, check_option, check_window, is_concrete, message
+from critjax._checks import (
+    as_array,
+    as_floating,
+    as_log_prior,
+    check,
+    check_option,
+    check_window,
+    is_concrete,
+    message,
+)
 from critjax._typing import ArrayLike
 
 POSITIONS = ("all", "interior", "same")
@@ -21,7 +30,7 @@ POSITIONS = ("all", "interior", "same")
 def _as_labels(labels: Any, count: int) -> jax.Array | None:
     if labels is None:
         return None
-    labels = jnp.asarray(labels)
+    labels = as_array(labels if hasattr(labels, "dtype") else np.asarray(labels))
     advice = "pass one class index per candidate"
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(message("labels", "integers", f"dtype {labels.dtype}", advice))
@@ -212,6 +221,11 @@ class ImageBank(_Bank):
         return self.images.shape[-1]
 
 
+@jax.jit
+def _take(bank: Any, kept: ArrayLike) -> Any:
+    return jax.tree.map(lambda a: a[kept], bank)
+
+
 def select(bank: PatchBank | ImageBank, label: Any) -> PatchBank | ImageBank:
     """Restrict a bank to one class.
 
@@ -252,6 +266,5 @@ def select(bank: PatchBank | ImageBank, label: Any) -> PatchBank | ImageBank:
         kept = np.flatnonzero(np.asarray(labels) == int(label))
         present = np.unique(np.asarray(labels)).tolist()
         check(kept.size > 0, "label", f"one of {present}", int(label), "choose a class that occurs")
-        data = {n: getattr(bank, n)[kept] for n in bank._data}
-        return bank.replace(**data)
+        return _take(bank, kept)
     return bank.replace(log_prior=jnp.where(labels == label, bank.log_prior, -jnp.inf))

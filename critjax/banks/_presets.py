@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_option, check_window, is_concrete
-from critjax._typing import PRNGKey
+from critjax._checks import as_array, check, check_option, check_window, is_concrete
+from critjax._typing import Array, PRNGKey
 from critjax.banks._banks import ImageBank, PatchBank
 
 
@@ -38,8 +39,8 @@ def two_pattern_bank(size: int, *, channels: int = 1, dtype: Any = None) -> Patc
     (2, 9, 9, 1)
     """
     size = check_window(size)
-    sign = jnp.asarray([1.0, -1.0], dtype)
-    return PatchBank(jnp.broadcast_to(sign[:, None, None, None], (2, size, size, channels)))
+    sign = np.asarray([1.0, -1.0]).astype(jnp.dtype(float) if dtype is None else dtype)
+    return PatchBank(np.tile(sign[:, None, None, None], (1, size, size, channels)))
 
 
 def random_pattern_bank(
@@ -70,9 +71,14 @@ def random_pattern_bank(
     """
     size = check_window(size)
     check(num_random >= 0, "num_random", "a number >= 0", num_random, "0 gives the two-pattern bank")
-    pair = two_pattern_bank(size, channels=channels, dtype=dtype).patches
-    signs = jax.random.rademacher(key, (num_random, size, size, channels), pair.dtype)
-    return PatchBank(jnp.concatenate([pair, signs, -signs]))
+    pair = two_pattern_bank(size, channels=channels, dtype=dtype)
+    return PatchBank(_with_random_patterns(key, pair.patches, num_random))
+
+
+@functools.partial(jax.jit, static_argnames="num_random")
+def _with_random_patterns(key: PRNGKey, pair: Array, num_random: int) -> Array:
+    signs = jax.random.rademacher(key, (num_random, *pair.shape[1:]), pair.dtype)
+    return jnp.concatenate([pair, signs, -signs])
 
 
 def stripe_bank(
@@ -119,7 +125,7 @@ def stripe_bank(
     along = offsets[:, None] * np.sin(angles)[:, None, None] + offsets * np.cos(angles)[:, None, None]
     phases = 2 * np.pi * np.arange(num_phases) / num_phases
     patches = np.cos(2 * np.pi * along[:, None] / wavelength + phases[:, None, None])
-    return PatchBank(jnp.asarray(patches.reshape(-1, size, size, 1), dtype))
+    return PatchBank(as_array(patches.reshape(-1, size, size, 1), dtype))
 
 
 def extract_patches(bank: ImageBank) -> PatchBank:

@@ -10,13 +10,20 @@ respect to the parameters of the prior.
 """
 
 from critjax.closed_form._gaussian import gaussian_denoiser, gaussian_fields, gaussian_symbol, image_spectrum
-from critjax.closed_form._mixtures import ideal_denoiser, mixture_denoiser, score, two_pattern_denoiser
+from critjax.closed_form._mixtures import (
+    ideal_denoiser,
+    ideal_log_weights,
+    mixture_denoiser,
+    score,
+    two_pattern_denoiser,
+)
 
 __all__ = [
     "gaussian_denoiser",
     "gaussian_fields",
     "gaussian_symbol",
     "ideal_denoiser",
+    "ideal_log_weights",
     "image_spectrum",
     "mixture_denoiser",
     "score",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from critjax._checks import as_floating, check, check_finite, is_concrete, message
+from critjax._checks import as_array, as_floating, check, check_finite, is_concrete, message, on_host
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, SymbolFn
-from critjax.closed_form._inputs import EXACT, check_sigma, prepare
+from critjax.closed_form._inputs import EXACT, check_inputs, check_sigma
 
 
 def _check_spectrum(spectrum: Any) -> Array:
     """Validate a spectrum and return it as (H, W, C, C); C = 1 comes back real, as do real matrices."""
-    spectrum = jnp.asarray(spectrum)
+    spectrum = spectrum if hasattr(spectrum, "dtype") else np.asarray(spectrum)
     if not jnp.issubdtype(spectrum.dtype, jnp.inexact):
         raise TypeError(message("spectrum", "floating point", f"dtype {spectrum.dtype}", "convert it"))
     shape = tuple(spectrum.shape)
@@ -37,7 +39,9 @@ def _check_spectrum(spectrum: Any) -> Array:
         check(odd <= tolerance, "spectrum", "S(-k) = conj S(k)", f"deviation {odd:.3g}", advice)
         lowest = float(np.linalg.eigvalsh(values).min())
         check(lowest >= -tolerance, "spectrum", "no negative power", f"{lowest:.3g}", "pass |FFT|^2/N_pixels")
-    return jnp.real(spectrum) if spectrum.shape[-1] == 1 else spectrum
+    if spectrum.shape[-1] == 1:
+        spectrum = np.real(spectrum) if is_concrete(spectrum) else jnp.real(spectrum)
+    return as_array(spectrum)
 
 
 @jax.custom_jvp
@@ -66,22 +70,34 @@ def _shrink_jvp(primals, tangents):
     return (gain, rest), (d_gain, -d_gain)
 
 
-def _filter_fn(spectrum: Any):
-    """Return ``variance -> S (S + variance)^{-1}`` (H, W, C, C) and the shape; eigenpairs are found once."""
-    spectrum = _check_spectrum(spectrum)
-    channels = spectrum.shape[-1]
-    if channels > 1:
-        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(spectrum))
+class _Spectrum(NamedTuple):
+    """A spectrum (H, W, C, C) with its eigenpairs, which are found once; None with one channel."""
 
-    def gain(variance: Array) -> Array:
-        real = variance.dtype
-        if channels == 1:
-            power = jnp.maximum(spectrum.astype(real), 0)
-            return power / (power + variance)
-        dtype = jnp.promote_types(real, jnp.complex64) if jnp.iscomplexobj(spectrum) else real
-        return _shrink(spectrum.astype(dtype), values.astype(real), vectors.astype(dtype), variance)[0]
+    matrix: Array
+    values: Array | None
+    vectors: Array | None
 
-    return gain, tuple(spectrum.shape[:2]), channels
+
+def _diagonalise(spectrum: Any) -> _Spectrum:
+    matrix = _check_spectrum(spectrum)
+    return _Spectrum(matrix, *((None, None) if matrix.shape[-1] == 1 else _eigenpairs(matrix)))
+
+
+@jax.jit
+def _eigenpairs(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
+    return values, vectors
+
+
+def _gain(spectrum: _Spectrum, variance: Array) -> Array:
+    """Return S (S + variance)^{-1}, (H, W, C, C)."""
+    real = variance.dtype
+    if spectrum.values is None or spectrum.vectors is None:
+        power = jnp.maximum(spectrum.matrix.astype(real), 0)
+        return power / (power + variance)
+    dtype = jnp.promote_types(real, jnp.complex64) if jnp.iscomplexobj(spectrum.matrix) else real
+    pairs = spectrum.values.astype(real), spectrum.vectors.astype(dtype)
+    return _shrink(spectrum.matrix.astype(dtype), *pairs, variance)[0]
 
 
 def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
@@ -116,29 +132,35 @@ def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
 
     Example
     -------
-    >>> denoise = gaussian_denoiser(jnp.zeros((4, 6, 1)), jnp.full((4, 6), 3.0))  # white
-    >>> round(float(denoise(jnp.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
+    >>> denoise = gaussian_denoiser(np.zeros((4, 6, 1)), np.full((4, 6), 3.0))  # white
+    >>> round(float(denoise(np.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
     0.75
     """
     mean = as_floating("mean", mean, "H W C")
-    gain, grid, channels = _filter_fn(spectrum)
+    filtered = _diagonalise(spectrum)
+    grid, channels = tuple(filtered.matrix.shape[:2]), filtered.matrix.shape[-1]
     expected = f"grid {tuple(mean.shape[:2])} and {mean.shape[2]} channels, those of mean"
     fits = grid == tuple(mean.shape[:2]) and channels in (1, mean.shape[2])
     got = f"grid {grid} and {channels} channels"
     check(fits, "spectrum", expected, got, "compute both from the same images")
 
-    def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "H W C"]:
-        y, noise = prepare(x, sigma, mean.shape)
-        centre = mean.astype(y.dtype)
-        modes = jnp.fft.fft2(y - centre, axes=(0, 1))
-        factor = gain(noise**2)
-        if channels == 1:
-            modes = factor[..., 0] * modes
-        else:
-            modes = jnp.einsum("hwab,hwb->hwa", factor.astype(modes.dtype), modes, precision=EXACT)
-        return (centre + jnp.real(jnp.fft.ifft2(modes, axes=(0, 1)))).astype(x.dtype)
+    return Partial(_denoise, mean, filtered)
 
-    return denoise
+
+def _denoise(mean: Array, spectrum: _Spectrum, x: Any, sigma: Any) -> Array:
+    return _filter(mean, spectrum, x, check_inputs(x, sigma, tuple(mean.shape)))
+
+
+@jax.jit
+def _filter(mean: Array, spectrum: _Spectrum, x: Array, sigma: Array) -> Array:
+    centre = mean.astype(sigma.dtype)
+    modes = jnp.fft.fft2(x.astype(sigma.dtype) - centre, axes=(0, 1))
+    factor = _gain(spectrum, sigma**2)
+    if factor.shape[-1] == 1:
+        modes = factor[..., 0] * modes
+    else:
+        modes = jnp.einsum("hwab,hwb->hwa", factor.astype(modes.dtype), modes, precision=EXACT)
+    return (centre + jnp.real(jnp.fft.ifft2(modes, axes=(0, 1)))).astype(x.dtype)
 
 
 def gaussian_symbol(spectrum: ArrayLike) -> SymbolFn:
@@ -168,19 +190,22 @@ def gaussian_symbol(spectrum: ArrayLike) -> SymbolFn:
 
     Example
     -------
-    >>> symbol_fn = gaussian_symbol(jnp.full((4, 6), 3.0))
+    >>> symbol_fn = gaussian_symbol(np.full((4, 6), 3.0))
     >>> complex(symbol_fn(1.0)[0, 0, 0, 0])
     (0.75+0j)
     """
-    gain, _, _ = _filter_fn(spectrum)
-    real = jnp.promote_types(jnp.real(jnp.asarray(spectrum)).dtype, jnp.float32)
-    dtype = jnp.promote_types(real, jnp.complex64)
+    return Partial(_symbol_at, _diagonalise(spectrum))
 
-    def symbol_fn(sigma: Any) -> Complex[Array, "H W C C"]:
-        check_sigma(sigma)
-        return gain(jnp.asarray(sigma).astype(real) ** 2).astype(dtype)
 
-    return symbol_fn
+def _symbol_at(spectrum: _Spectrum, sigma: Any) -> Array:
+    check_sigma(sigma)
+    real = jnp.finfo(jnp.promote_types(spectrum.matrix.dtype, jnp.float32)).dtype
+    return _symbol(spectrum, on_host(sigma, real))
+
+
+@jax.jit
+def _symbol(spectrum: _Spectrum, sigma: Array) -> Array:
+    return _gain(spectrum, sigma**2).astype(jnp.promote_types(sigma.dtype, jnp.complex64))
 
 
 def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H W C C"]:
@@ -215,28 +240,32 @@ def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H 
 
     Example
     -------
-    >>> images = jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 6, 1))
+    >>> images = np.array([1.0, -1.0]).reshape(2, 1, 1, 1) * np.ones((2, 4, 6, 1))
     >>> spectrum = image_spectrum(images)  # all power in the uniform mode: N_pixels
     >>> complex(spectrum[0, 0, 0, 0]), float(abs(spectrum[1, 0, 0, 0]))
     ((24+0j), 0.0)
     """
     images = as_floating("images", images, "N H W C")
-    count, height, width, channels = images.shape
-    if mean is None:
-        mean = jnp.mean(images, axis=0)
-    mean = jnp.asarray(mean, images.dtype)
-    expected = f"a shape that broadcasts to {(height, width, channels)}"
-    pairs = zip(mean.shape[::-1], (channels, width, height), strict=False)
-    fits = mean.ndim <= 3 and all(size in (1, full) for size, full in pairs)
-    got = f"shape {tuple(mean.shape)}"
-    check(fits, "mean", expected, got, "pass images.mean(0) or images.mean((0, 1, 2))")
-    modes = jnp.fft.fft2(images - mean, axes=(1, 2))
+    _, height, width, channels = images.shape
+    if mean is not None:
+        mean = on_host(mean, images.dtype)
+        expected = f"a shape that broadcasts to {(height, width, channels)}"
+        pairs = zip(mean.shape[::-1], (channels, width, height), strict=False)
+        fits = mean.ndim <= 3 and all(size in (1, full) for size, full in pairs)
+        got = f"shape {tuple(mean.shape)}"
+        check(fits, "mean", expected, got, "pass images.mean(0) or images.mean((0, 1, 2))")
+    return _image_spectrum(images, mean)
+
+
+@jax.jit
+def _image_spectrum(images: Array, mean: Any) -> Array:
+    modes = jnp.fft.fft2(images - (jnp.mean(images, axis=0) if mean is None else mean), axes=(1, 2))
     total = jnp.einsum("nhwa,nhwb->hwab", modes, jnp.conj(modes), precision=EXACT)
-    return total / (count * height * width)
+    return total / math.prod(images.shape[:3])
 
 
 def gaussian_fields(
-    white_hat: Complex[Array, "B H W C"], spectrum: Complex[Array, "H W C C"]
+    white_hat: Complex[ArrayLike, "B H W C"], spectrum: Complex[ArrayLike, "H W C C"]
 ) -> Float[Array, "B H W C"]:
     """Colour white noise: Gaussian fields of mean zero and structure factor S.
 
@@ -255,10 +284,15 @@ def gaussian_fields(
     Example
     -------
     >>> white = jax.random.normal(jax.random.key(0), (1, 4, 4, 1))
-    >>> fields = gaussian_fields(jnp.fft.fft2(white, axes=(1, 2)), jnp.full((4, 4, 1, 1), 9.0 + 0j))
-    >>> bool(jnp.allclose(fields, 3 * white, atol=1e-5))
+    >>> fields = gaussian_fields(np.fft.fft2(white, axes=(1, 2)), np.full((4, 4, 1, 1), 9.0 + 0j))
+    >>> bool(np.allclose(fields, 3 * white, atol=1e-5))
     True
     """
+    return _coloured(white_hat, spectrum)
+
+
+@jax.jit
+def _coloured(white_hat: Array, spectrum: Array) -> Array:
     if spectrum.shape[-1] == 1:
         coloured = jnp.sqrt(jnp.maximum(spectrum.real, 0))[..., 0] * white_hat
     else:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_floating, check_rank, is_concrete
+from critjax._checks import check, check_floating, check_rank, is_concrete, on_host
 from critjax._typing import Array
 
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round products to ten bits
@@ -23,13 +23,18 @@ def check_sigma(sigma: Any) -> None:
         check(0 < value < np.inf, "sigma", "a finite number > 0", value, "pass a standard deviation")
 
 
-def prepare(x: Any, sigma: Any, shape: tuple[int, ...] | None) -> tuple[Array, Array]:
-    """Validate a denoiser's input and return it, with sigma, in the dtype of the computation."""
+def check_inputs(x: Any, sigma: Any, shape: tuple[int, ...] | None) -> Any:
+    """Validate a denoiser's input on the host and return sigma in the dtype of the computation."""
     check_floating("x", x)
     check_rank("x", x, "H W C")
     if shape is not None:
         got = tuple(x.shape)
         check(got == shape, "x", f"shape {shape}, that of the prior", f"shape {got}", "resize or rebuild it")
     check_sigma(sigma)
-    work = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.asarray(x, work), jnp.asarray(sigma).astype(work)
+    return on_host(sigma, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def prepare(x: Any, sigma: Any, shape: tuple[int, ...] | None) -> tuple[Array, Array]:
+    """Validate a denoiser's input and return it, with sigma, in the dtype of the computation."""
+    noise = jnp.asarray(check_inputs(x, sigma, shape))
+    return jnp.asarray(x, noise.dtype), noise

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from critjax._checks import as_floating, as_log_prior, check, check_window, is_concrete
+from critjax._checks import (
+    as_floating,
+    as_log_prior,
+    check,
+    check_floating,
+    check_window,
+    is_concrete,
+    on_host,
+)
+from critjax._programs import Static, as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
-from critjax.closed_form._inputs import EXACT, check_sigma, prepare
+from critjax.closed_form._inputs import EXACT, check_inputs, check_sigma
 
 
 def score(denoise_fn: DenoiseFn, x: ArrayLike, sigma: Any) -> Float[Array, "H W C"]:
@@ -38,13 +49,20 @@ def score(denoise_fn: DenoiseFn, x: ArrayLike, sigma: Any) -> Float[Array, "H W 
 
     Example
     -------
-    >>> images = jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1)
-    >>> float(score(ideal_denoiser(images), jnp.zeros((1, 1, 1)), 1.0)[0, 0, 0])
+    >>> images = np.array([1.0, -1.0]).reshape(2, 1, 1, 1)
+    >>> float(score(ideal_denoiser(images), np.zeros((1, 1, 1)), 1.0)[0, 0, 0])
     0.0
     """
     check_sigma(sigma)
-    x = jnp.asarray(x)
-    return (denoise_fn(x, sigma) - x) / jnp.asarray(sigma).astype(x.dtype) ** 2
+    check_floating("x", x)
+    return _score(
+        as_pytree("denoise_fn", denoise_fn), x, on_host(sigma, jnp.promote_types(x.dtype, jnp.float32))
+    )
+
+
+@jax.jit
+def _score(denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
+    return (denoise_fn(x, sigma) - x) / sigma.astype(x.dtype) ** 2
 
 
 def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> DenoiseFn:
@@ -80,7 +98,7 @@ def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> De
 
     Example
     -------
-    >>> denoise = mixture_denoiser(jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1), 0.6)
+    >>> denoise = mixture_denoiser(np.array([1.0, -1.0]).reshape(2, 1, 1, 1), 0.6)
     >>> slope = jax.grad(lambda a: denoise(jnp.full((1, 1, 1), a), 0.8)[0, 0, 0])(0.0)  # 0.8^2 = 1 - 0.6^2
     >>> round(float(slope), 4)
     1.0
@@ -92,19 +110,31 @@ def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> De
     if is_concrete(std):
         value = float(std)
         check(0 <= value < np.inf, "std", "a finite number >= 0", value, "0 is the ideal denoiser")
+        std = np.asarray(value)
+    return Partial(_denoise_mixture, means, log_prior, std)
 
-    def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "H W C"]:
-        y, noise = prepare(x, sigma, means.shape[1:])
-        centres = means.astype(y.dtype)
-        prior_variance = jnp.asarray(std).astype(y.dtype) ** 2
-        variance = prior_variance + noise**2
-        # Differences first, then squares: expanding the square loses every digit once sigma is far below |m|.
-        distance = jnp.sum((y - centres) ** 2, axis=(1, 2, 3))
-        weights = jax.nn.softmax(log_prior.astype(y.dtype) - distance / (2 * variance))
-        centre = jnp.tensordot(weights, centres, 1, precision=EXACT)
-        return ((prior_variance * y + noise**2 * centre) / variance).astype(x.dtype)
 
-    return denoise
+def _denoise_mixture(means: Array, log_prior: Array, std: Any, x: Any, sigma: Any) -> Array:
+    return _mixture_mean(means, log_prior, std, x, check_inputs(x, sigma, tuple(means.shape[1:])))
+
+
+@jax.jit
+def _mixture_mean(means: Array, log_prior: Array, std: Array, x: Array, sigma: Array) -> Array:
+    y, centres, prior_variance = (
+        x.astype(sigma.dtype),
+        means.astype(sigma.dtype),
+        std.astype(sigma.dtype) ** 2,
+    )
+    variance = prior_variance + sigma**2
+    weights = jax.nn.softmax(_log_weights(centres, log_prior, y, variance))
+    centre = jnp.tensordot(weights, centres, 1, precision=EXACT)
+    return ((prior_variance * y + sigma**2 * centre) / variance).astype(x.dtype)
+
+
+def _log_weights(centres: Array, log_prior: Array, y: Array, variance: Array) -> Array:
+    # Differences first, then squares: expanding the square loses every digit once sigma is far below |m|.
+    distance = jnp.sum((y - centres) ** 2, axis=(1, 2, 3))
+    return log_prior.astype(y.dtype) - distance / (2 * variance)
 
 
 def ideal_denoiser(images: ArrayLike, *, log_prior: Any = None) -> DenoiseFn:
@@ -132,17 +162,67 @@ def ideal_denoiser(images: ArrayLike, *, log_prior: Any = None) -> DenoiseFn:
 
     Notes
     -----
-    O(N H W C) per call; outside ``jit`` also that much memory. Biroli et al. 2024, arXiv:2402.18491;
+    O(N H W C) per call. The weights themselves: `ideal_log_weights`. Biroli et al. 2024, arXiv:2402.18491;
     Scarvelis et al. 2023, arXiv:2310.12395; THEORY section 2, row "ideal".
 
     Example
     -------
-    >>> denoise = ideal_denoiser(jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1))
-    >>> round(float(denoise(jnp.full((1, 1, 1), 0.5), 1.0)[0, 0, 0]), 4)  # tanh(1/2)
+    >>> denoise = ideal_denoiser(np.array([1.0, -1.0]).reshape(2, 1, 1, 1))
+    >>> round(float(denoise(np.full((1, 1, 1), 0.5), 1.0)[0, 0, 0]), 4)  # tanh(1/2)
     0.4621
     """
     images = as_floating("images", images, "N H W C")
     return mixture_denoiser(images, 0.0, log_prior=log_prior)
+
+
+def ideal_log_weights(
+    images: ArrayLike, x: ArrayLike, sigma: Any, *, log_prior: Any = None
+) -> Float[Array, " N"]:
+    r"""Compute the logarithms of the posterior weights that `ideal_denoiser` gives to whole images.
+
+    .. math:: \ln w_\mu = \ln \pi_\mu - |x - \phi_\mu|^2 / 2\sigma^2 - \ln Z
+
+    Parameters
+    ----------
+    images : float array (N, H, W, C)
+        Training images phi_mu.
+    x : float array (H, W, C)
+        Noisy image.
+    sigma : scalar > 0
+        Standard deviation of the noise.
+    log_prior : float array (N,), optional
+        As for `ideal_denoiser`.
+
+    Returns
+    -------
+    float array (N,)
+        Normalised; -inf for what the prior excludes. exp of the entropy counts the images that share the posterior;
+        sums over the images of a class are its posterior.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ideal_denoiser`.
+
+    Notes
+    -----
+    Exact, by differences, O(N H W C). Biroli et al. 2024, arXiv:2402.18491; THEORY section 3.
+
+    Example
+    -------
+    >>> images = np.array([1.0, -1.0], np.float32).reshape(2, 1, 1, 1)
+    >>> np.exp(ideal_log_weights(images, np.zeros((1, 1, 1), np.float32), 1.0)).tolist()
+    [0.5, 0.5]
+    """
+    images = as_floating("images", images, "N H W C")
+    log_prior = as_log_prior(log_prior, images.shape[0], images.dtype)
+    return _normalised(images, log_prior, x, check_inputs(x, sigma, tuple(images.shape[1:])))
+
+
+@jax.jit
+def _normalised(images: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
+    logits = _log_weights(images.astype(sigma.dtype), log_prior, x.astype(sigma.dtype), sigma**2)
+    return jax.nn.log_softmax(logits).astype(x.dtype)
 
 
 def two_pattern_denoiser(size: int) -> DenoiseFn:
@@ -175,22 +255,26 @@ def two_pattern_denoiser(size: int) -> DenoiseFn:
     Example
     -------
     >>> denoise = two_pattern_denoiser(3)
-    >>> round(float(denoise(jnp.full((8, 8, 1), 0.1), 3.0)[0, 0, 0]), 6)  # tanh(9 * 0.1 / 9)
+    >>> round(float(denoise(np.full((8, 8, 1), 0.1), 3.0)[0, 0, 0]), 6)  # tanh(9 * 0.1 / 9)
     0.099668
     """
     size = check_window(size)
-    before, after = (size - 1) // 2, size // 2
+    return Partial(Static(_denoise_two_patterns, size))
 
-    def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "H W C"]:
-        y, noise = prepare(x, sigma, None)
-        window = jnp.sum(y, axis=-1)
-        for axis in (0, 1):
-            widths = [(0, 0), (0, 0)]
-            widths[axis] = (before, after)
-            extent = [1, 1]
-            extent[axis] = size
-            padded, zero = jnp.pad(window, widths, mode="wrap"), np.zeros((), y.dtype)
-            window = jax.lax.reduce_window(padded, zero, jax.lax.add, extent, (1, 1), "VALID")
-        return jnp.broadcast_to(jnp.tanh(window / noise**2)[..., None], y.shape).astype(x.dtype)
 
-    return denoise
+def _denoise_two_patterns(size: int, x: Any, sigma: Any) -> Array:
+    return _tanh_of_windows(size, x, check_inputs(x, sigma, None))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tanh_of_windows(size: int, x: Array, sigma: Array) -> Array:
+    y = x.astype(sigma.dtype)
+    window = jnp.sum(y, axis=-1)
+    for axis in (0, 1):
+        widths = [(0, 0), (0, 0)]
+        widths[axis] = ((size - 1) // 2, size // 2)
+        extent = [1, 1]
+        extent[axis] = size
+        padded, zero = jnp.pad(window, widths, mode="wrap"), np.zeros((), y.dtype)
+        window = jax.lax.reduce_window(padded, zero, jax.lax.add, extent, (1, 1), "VALID")
+    return jnp.broadcast_to(jnp.tanh(window / sigma**2)[..., None], y.shape).astype(x.dtype)

@@ -84,7 +84,7 @@ def langevin_structure_factor(
     ``solver=None`` nothing else happens: pure annealed Langevin, n steps a level, which on a ladder of spacing h in
     ln sigma is the rate a = n e/h per unit of tau. With "euler" or "heun" the step that `critjax.sample` takes from
     level to level comes first, so that the result is the ensemble average of ``sample(..., solver=solver, eta=eta,
-    langevin_steps=n, langevin_step_size=e)``: the rate is then a + 1 + eta.
+    langevin_steps=n, step_size=e)``: the rate is then a + 1 + eta.
 
     Parameters
     ----------

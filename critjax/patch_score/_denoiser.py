@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from critjax._checks import (
     check,
+    check_count,
     check_finite,
     check_floating,
     check_option,
     check_rank,
     is_concrete,
     message,
+    on_host,
 )
+from critjax._programs import Static
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import least_overlap
@@ -123,8 +128,7 @@ def _choose_block(bank: PatchBank | ImageBank, block_size: int | None, times: in
         per_item, target = (height - lost) * (width - lost), times * ROW_TARGET * (height - lost)
     if block_size is None:
         return least_overlap(count, target) if per_item == 1 else min(count, max(1, target // per_item))
-    good = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
-    check(good, "block_size", "an integer >= 1", repr(block_size), "it counts candidates a block")
+    block_size = check_count("block_size", block_size, least=1, advice="it counts candidates a block")
     return min(count, max(1, block_size // per_item))
 
 
@@ -172,16 +176,25 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -> tuple[Array, Array, tuple]:
-    candidates = bank.patches if isinstance(bank, PatchBank) else bank.images
+def check_query(x: Any, sigma: Any) -> Any:
+    """Check a noisy image and its noise level; return the latter in the dtype of the computation."""
     check_floating("x", x)
     check_finite("x", x)
     check_rank("x", x, "H W C")
+    shape = tuple(jnp.shape(sigma))
+    check(shape == (), "sigma", "a scalar", f"shape {shape}", "batch with jax.vmap")
+    if is_concrete(sigma):
+        check(float(sigma) > 0, "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise")
+    return on_host(sigma, jnp.result_type(x.dtype, jnp.float32))
+
+
+def _check_inputs(plan: Plan, candidates: Array, x: Any, sigma: Any) -> Any:
+    sigma, channels = check_query(x, sigma), candidates.shape[-1]
     got = f"shape {tuple(x.shape)}"
     check(
-        x.shape[-1] == bank.channels,
+        x.shape[-1] == channels,
         "x",
-        f"{bank.channels} channels, like the bank",
+        f"{channels} channels, like the bank",
         got,
         "match the channels",
     )
@@ -195,18 +208,45 @@ def _check_inputs(plan: Plan, bank: PatchBank | ImageBank, x: Any, sigma: Any) -
             "resize it",
         )
     check(
-        min(x.shape[:2]) >= bank.size,
+        min(x.shape[:2]) >= plan.size,
         "x",
-        f"at least {bank.size} x {bank.size} pixels",
+        f"at least {plan.size} x {plan.size} pixels",
         got,
         "use a smaller window",
     )
-    sigma = jnp.asarray(sigma)
-    check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
-    if is_concrete(sigma):
-        check(float(sigma) > 0, "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise")
-    dtype = jnp.result_type(x.dtype, jnp.float32)
-    return x.astype(dtype), sigma.astype(dtype), (candidates.astype(dtype), bank.log_prior.astype(dtype))
+    return sigma
+
+
+def _denoise(plan: Plan, candidates: Array, log_prior: Array, x: Any, sigma: Any) -> Array:
+    return _denoised(plan, candidates, log_prior, x, _check_inputs(plan, candidates, x, sigma))
+
+
+def _count(plan: Plan, candidates: Array, log_prior: Array, x: Any, sigma: Any) -> Array:
+    return _effective(plan, candidates, log_prior, x, _check_inputs(plan, candidates, x, sigma))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _denoised(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
+    mean = posterior(plan, x.astype(sigma.dtype), sigma, _as(sigma.dtype, candidates, log_prior)).mean
+    if plan.readout == "average":
+        shape = (x.shape[0], x.shape[1])
+        mean = overlap_mean(mean, plan.size, x.shape[-1], shape, periodic=plan.boundary == "periodic")
+    return mean.astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _effective(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
+    nats = entropy(plan, x.astype(sigma.dtype), sigma, _as(sigma.dtype, candidates, log_prior))
+    return jnp.exp(nats).astype(x.dtype)
+
+
+def _as(dtype: Any, candidates: Array, log_prior: Array) -> tuple[Array, Array]:
+    return candidates.astype(dtype), log_prior.astype(dtype)
+
+
+def _bound(function: Callable[..., Array], plan: Plan, bank: PatchBank | ImageBank) -> Partial:
+    candidates = bank.patches if isinstance(bank, PatchBank) else bank.images
+    return Partial(Static(function, plan), candidates, bank.log_prior)
 
 
 def patch_denoiser(
@@ -250,8 +290,8 @@ def patch_denoiser(
     Returns
     -------
     DenoiseFn
-        ``(x (H, W, C), sigma ()) -> (H, W, C)``, dtype of ``x``; batch with `jax.vmap`. NaN where the (traced) prior
-        excludes every candidate.
+        ``(x (H, W, C), sigma ()) -> (H, W, C)``, dtype of ``x``; batch with `jax.vmap`. A pytree over the arrays of
+        the bank: banks of one shape share compiled programs. NaN where the (traced) prior excludes every candidate.
 
     Raises
     ------
@@ -278,17 +318,7 @@ def patch_denoiser(
     >>> round(float(denoise(jnp.full((4, 4, 1), 0.5), 2.0)[0, 0, 0]), 4)  # tanh(9 * 0.5 / 4)
     0.8093
     """
-    plan = _make_plan(bank, boundary, readout, method, block_size, mesh, axis)
-
-    def denoise(x: Array, sigma: Any) -> Array:
-        inputs = _check_inputs(plan, bank, x, sigma)
-        mean = posterior(plan, *inputs).mean
-        if plan.readout == "average":
-            shape = (x.shape[0], x.shape[1])
-            mean = overlap_mean(mean, plan.size, x.shape[-1], shape, periodic=plan.boundary == "periodic")
-        return mean.astype(x.dtype)
-
-    return denoise
+    return _bound(_denoise, _make_plan(bank, boundary, readout, method, block_size, mesh, axis), bank)
 
 
 def effective_patches(
@@ -323,9 +353,4 @@ def effective_patches(
     >>> round(float(count(jnp.zeros((4, 4, 1)), 2.0)[0, 0]), 6)
     2.0
     """
-    plan = _make_plan(bank, boundary, readout, method, block_size, None, None)
-
-    def count(x: Array, sigma: Any) -> Array:
-        return jnp.exp(entropy(plan, *_check_inputs(plan, bank, x, sigma))).astype(x.dtype)
-
-    return count
+    return _bound(_count, _make_plan(bank, boundary, readout, method, block_size, None, None), bank)

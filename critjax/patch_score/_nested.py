@@ -20,22 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
 from critjax._checks import (
-    as_floating,
-    as_log_prior,
     check,
-    check_finite,
-    check_floating,
+    check_count,
     check_option,
-    check_rank,
     check_window,
-    is_concrete,
+    message,
 )
-from critjax._typing import Array, ArrayLike
-from critjax.banks import POSITIONS
+from critjax._programs import Static
+from critjax._typing import Array
+from critjax.banks import ImageBank
 from critjax.patch_score._blocks import cut_block, least_overlap
-from critjax.patch_score._denoiser import LEGAL
+from critjax.patch_score._denoiser import LEGAL, check_query
 from critjax.patch_score._scores import excluded_logit, matmul
 from critjax.patch_score._turns import in_turn
 
@@ -256,13 +254,52 @@ def _check_sizes(sizes: Sequence[Any], grid: tuple[int, int]) -> tuple[int, ...]
     return found
 
 
+class PatchEstimates(NamedTuple):
+    """What `patch_denoisers` finds with ``with_effective``, in the order of the sizes."""
+
+    denoised: Array  # (sizes, H, W, C)
+    effective: Array  # (sizes, H, W): exp(entropy of the weights)
+
+
+class _Options(NamedTuple):
+    """Everything static about an evaluation."""
+
+    sizes: tuple[int, ...]
+    positions: str
+    boundary: str
+    with_effective: bool
+    block: int  # images a block
+
+
+def _call(options: _Options, images: Array, log_prior: Array, x: Any, sigma: Any) -> Any:
+    sigma, grid = check_query(x, sigma), tuple(images.shape[1:])
+    check(
+        tuple(x.shape) == grid,
+        "x",
+        f"shape {grid} of the training images",
+        f"shape {tuple(x.shape)}",
+        "resize it",
+    )
+    return _estimates(options, images, log_prior, x, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _estimates(options: _Options, images: Array, log_prior: Array, x: Array, sigma: Array) -> Any:
+    axes = [_axes(length, *options[:3]) for length in images.shape[1:3]]
+    passes = tuple(itertools.product(*axes))
+    evaluate = in_turn(
+        functools.partial(_evaluate, options.sizes, passes, options.with_effective, options.block)
+    )
+    means, entropies = evaluate(*(a.astype(sigma.dtype) for a in (x, sigma, images, log_prior)))
+    means = means.astype(x.dtype)
+    return PatchEstimates(means, jnp.exp(entropies).astype(x.dtype)) if options.with_effective else means
+
+
 def patch_denoisers(
-    images: ArrayLike,
+    bank: ImageBank,
     sizes: Sequence[Any],
     *,
-    positions: str = "all",
-    boundary: str = "zero",
-    log_prior: Any = None,
+    boundary: str = "periodic",
     with_effective: bool = False,
     block_size: int | None = None,
 ) -> Callable[..., Any]:
@@ -278,16 +315,13 @@ def patch_denoisers(
 
     Parameters
     ----------
-    images : float array (N, H, W, C)
-        Training images, range [-1, 1] by convention.
+    bank : ImageBank
+        Training images (N, H, W, C), their prior, and which patches of each are candidates. The size of the bank itself
+        is not used.
     sizes : sequence of int
         Different odd window sizes, at most ``min(H, W)``, in any order.
-    positions : "all", "interior" or "same"
-        Which patches of each image are candidates, as for `ImageBank`.
-    boundary : "zero" or "periodic"
-        How windows continue beyond the image, as for `patch_denoiser`; "interior" needs "periodic".
-    log_prior : float array (N,), optional
-        Logarithm of the weight of each image, shared by all its patches; -inf excludes it. Default uniform.
+    boundary : "periodic" or "zero"
+        How windows continue beyond the image, as for `patch_denoiser`; positions "interior" need "periodic".
     with_effective : bool
         Return exp(entropy of the weights) as well, at the cost of one more running sum.
     block_size : int, optional
@@ -297,14 +331,14 @@ def patch_denoisers(
     -------
     callable
         ``(x (H, W, C), sigma ()) -> (len(sizes), H, W, C)`` in the order of ``sizes``, dtype of ``x``; with
-        ``with_effective`` a pair of it and the effective numbers of patches (len(sizes), H, W). NaN where the prior
-        excludes every image.
+        ``with_effective`` a NamedTuple of it, ``denoised``, and of the numbers of patches that share the posterior,
+        ``effective`` (len(sizes), H, W). NaN where the prior excludes every image.
 
     Raises
     ------
     ValueError, TypeError
-        On sizes that are even, repeated or too large, an illegal combination or option, or (at the call) an image whose
-        shape is not that of the training images.
+        On sizes that are even, repeated or too large, an illegal combination or option, another bank, or (at the call)
+        an image whose shape is not that of the training images.
 
     Notes
     -----
@@ -319,48 +353,26 @@ def patch_denoisers(
     Example
     -------
     >>> images = np.linspace(-1, 1, 2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5, 1)
-    >>> denoise = patch_denoisers(images, (1, 3, 5))
-    >>> denoise(jnp.zeros((6, 5, 1)), 0.5).shape
+    >>> denoise = patch_denoisers(ImageBank(images, 1), (1, 3, 5))
+    >>> denoise(np.zeros((6, 5, 1), np.float32), 0.5).shape
     (3, 6, 5, 1)
     """
-    images = as_floating("images", images, "N H W C")
-    count, height, width = images.shape[:3]
-    check_option("positions", positions, POSITIONS)
+    if not isinstance(bank, ImageBank):
+        raise TypeError(
+            message("bank", "an ImageBank", type(bank).__name__, "a list of patches has one size")
+        )
     check_option("boundary", boundary, ("periodic", "zero"))
     check(
-        ("images", positions, boundary, "centre") in LEGAL,
+        ("images", bank.positions, boundary, "centre") in LEGAL,
         "boundary",
-        f"'periodic' with positions={positions!r}",
+        f"'periodic' with positions={bank.positions!r}",
         repr(boundary),
         "choose positions='all' for noiseless padding",
     )
+    count, height, width, _ = bank.images.shape[-4:]
     sizes = _check_sizes(sizes, (height, width))
-    good = block_size is None or (
-        isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
-    )
-    check(good, "block_size", "an integer >= 1", repr(block_size), "it counts images a block")
-    prior = as_log_prior(log_prior, count, images.dtype)
+    if block_size is not None:
+        block_size = check_count("block_size", block_size, least=1, advice="it counts images a block")
     block = min(count, block_size or least_overlap(count, max(1, PAIR_TARGET // (height * width))))
-    passes = tuple(
-        itertools.product(_axes(height, sizes, positions, boundary), _axes(width, sizes, positions, boundary))
-    )
-    evaluate = in_turn(functools.partial(_evaluate, sizes, passes, with_effective, block))
-
-    def denoise(x: Array, sigma: Any) -> Any:
-        check_floating("x", x)
-        check_finite("x", x)
-        check_rank("x", x, "H W C")
-        expected = f"shape {images.shape[1:]} of the training images"
-        check(tuple(x.shape) == images.shape[1:], "x", expected, f"shape {tuple(x.shape)}", "resize it")
-        sigma = jnp.asarray(sigma)
-        check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
-        if is_concrete(sigma):
-            check(
-                float(sigma) > 0, "sigma", "a standard deviation > 0", float(sigma), "denoising needs noise"
-            )
-        dtype = jnp.result_type(x.dtype, jnp.float32)
-        means, entropies = evaluate(*(jnp.asarray(a, dtype) for a in (x, sigma, images, prior)))
-        means = means.astype(x.dtype)
-        return (means, jnp.exp(entropies).astype(x.dtype)) if with_effective else means
-
-    return denoise
+    options = _Options(sizes, bank.positions, boundary, bool(with_effective), block)
+    return Partial(Static(_call, options), bank.images, bank.log_prior)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
-from critjax._checks import check, is_concrete, message
+from critjax._checks import check, is_concrete, message, on_host
+from critjax._programs import as_pytree
 from critjax._typing import Array, DenoiseFn
 
 
@@ -69,11 +72,18 @@ def scheduled_denoiser(denoise_fns: Sequence[Any], sigma_edges: Any) -> DenoiseF
         shown = np.array2string(values, threshold=6, precision=4)
         check(good, "sigma_edges", "positive, strictly decreasing noise levels", shown, "sort them downwards")
 
-    def denoise(x: Array, sigma: Any) -> Array:
-        sigma = jnp.asarray(sigma, jnp.result_type(sigma, x.dtype))
-        check(sigma.ndim == 0, "sigma", "a scalar", f"shape {sigma.shape}", "batch with jax.vmap")
-        # In the precision of sigma: a level that was copied from the edges is at its edge.
-        index = jnp.sum(sigma < jnp.asarray(edges, sigma.dtype))
-        return lax.switch(index, denoise_fns, x, sigma)
+    fns = tuple(as_pytree(f"denoise_fns[{number}]", function) for number, function in enumerate(denoise_fns))
+    return Partial(_denoise, fns, edges)
 
-    return denoise
+
+def _denoise(denoise_fns: tuple[DenoiseFn, ...], edges: Any, x: Any, sigma: Any) -> Array:
+    shape = tuple(jnp.shape(sigma))
+    check(shape == (), "sigma", "a scalar", f"shape {shape}", "batch with jax.vmap")
+    # In the precision of sigma: a level that was copied from the edges is at its edge.
+    dtype = jnp.result_type(sigma, x.dtype)
+    return _choose(denoise_fns, on_host(edges, dtype), x, on_host(sigma, dtype))
+
+
+@jax.jit
+def _choose(denoise_fns: tuple[DenoiseFn, ...], edges: Array, x: Array, sigma: Array) -> Array:
+    return lax.switch(jnp.sum(sigma < jnp.asarray(edges)), denoise_fns, x, sigma)
