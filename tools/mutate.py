@@ -786,6 +786,20 @@ MUTATIONS = [
         ("tests/test_training.py", "samples_are_those"),
     ),
     Mutation(
+        "transpose, regression ratio",
+        "critjax/spectra/measured.py",
+        "return jnp.swapaxes(solved, -1, -2)",
+        "return solved",
+        ("tests/test_spectra_measured.py", "ratio_solves"),
+    ),
+    Mutation(
+        "symbol function, an argument of the program",
+        "critjax/spectra/critical.py",
+        'return as_pytree("symbol_fn", symbol_fn), ladder',
+        'return as_pytree("symbol_fn", lambda sigma: symbol_fn(sigma)), ladder',
+        ("tests/test_programs_linear_theory.py", "critical_point"),
+    ),
+    Mutation(
         "probes pushed at once",
         "critjax/spectra/measured.py",
         "PROBES_TOGETHER = 8",
