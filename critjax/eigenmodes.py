@@ -7,6 +7,7 @@ Symbols are these eigenvalues where D is translation invariant and x uniform; he
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_finite, check_floating, check_rank, is_concrete, message
+from critjax._checks import check, check_count, check_finite, check_floating, check_rank, is_concrete, message
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.closed_form._inputs import check_sigma
 
@@ -94,9 +96,10 @@ def leading_modes(
 
     Notes
     -----
-    Runs on the host, not under `jax.jit`; the product is compiled once and keeps no more memory than one forward
-    derivative. About 50 to 300 products, and 4 num_modes + 20 vectors of H W C. ARPACK (Lehoucq, Sorensen & Yang
-    1998) works in float64 also where x is float32: the Krylov basis then loses no orthogonality of its own, and the
+    Runs on the host, not under `jax.jit`; the product is one program for all denoisers of one kind and shape, and
+    keeps no more memory than one forward derivative. About 50 to 300 products, and 4 num_modes + 20 vectors of H W C.
+    ARPACK (Lehoucq, Sorensen & Yang 1998) works in float64 also where x is float32: the Krylov basis then loses no
+    orthogonality of its own, and the
     residual is left with the rounding of the products alone. A Krylov space holds one vector of a degenerate
     eigenspace, so the search is repeated with what was found projected out, until nothing leads the last mode;
     eigenpairs are then those of J within all that was found (Rayleigh-Ritz). Images of few pixels are solved
@@ -113,19 +116,18 @@ def leading_modes(
     """
     x, sigma = _inputs(x, sigma)
     size = x.size
-    good = _is_integer(num_modes) and 1 <= num_modes <= size
+    whole = isinstance(num_modes, (int, np.integer)) and not isinstance(num_modes, bool)
+    good = whole and 1 <= num_modes <= size
     check(good, "num_modes", f"an integer of 1 ... {size}", repr(num_modes), "ask for fewer modes")
-    good = _is_integer(max_products) and max_products >= 1
-    check(good, "max_products", "an integer >= 1", repr(max_products), "leave it out")
+    max_products = check_count("max_products", max_products, least=1, advice="leave it out")
     usual = max(_DEFAULT_TOLERANCE, 100 * float(jnp.finfo(x.dtype).eps))
     tolerance = usual if tolerance is None else tolerance
     check(0 < tolerance < 1, "tolerance", "a relative residual in (0, 1)", tolerance, "leave it out")
-    source = jax.random.key(0) if key is None else key
+    denoise_fn = as_pytree("denoise_fn", denoise_fn)
     product, spent = _host_product(denoise_fn, x, sigma, max_products)
 
     def start(number: int) -> np.ndarray:
-        drawn = jax.random.normal(jax.random.fold_in(source, number), (size,), jnp.float32)
-        return np.asarray(drawn, np.float64)
+        return np.asarray(_start(key, number, size=size), np.float64)
 
     if symmetric:
         _check_symmetry(product, start(0), start(1), usual)
@@ -137,11 +139,21 @@ def leading_modes(
     return Eigenmodes(jnp.asarray(value, kind), mode, jnp.asarray(residual, real), spent())
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+@functools.partial(jax.jit, static_argnames="size")
+def _start(key: PRNGKey | None, number: Any, *, size: int) -> Array:
+    """Draw start vector ``number``, in single precision whatever that of x."""
+    key = jax.random.key(0) if key is None else key
+    return jax.random.normal(jax.random.fold_in(key, number), (size,), jnp.float32)
 
 
-def _inputs(x: Any, sigma: Any) -> tuple[Array, Array]:
+@jax.jit
+def _respond(denoise_fn: DenoiseFn, x: Array, sigma: Any, tangent: Array) -> Array:
+    """Return J v; not by jax.linearize, which would keep one weight per pixel and patch of a patch model."""
+    sigma = jnp.asarray(sigma).astype(x.dtype)
+    return jax.jvp(lambda y: denoise_fn(y, sigma), (x,), (tangent,))[1]
+
+
+def _inputs(x: Any, sigma: Any) -> tuple[Array, float]:
     check_floating("x", x)
     check_rank("x", x, "H W C")
     check_sigma(sigma)
@@ -150,20 +162,14 @@ def _inputs(x: Any, sigma: Any) -> tuple[Array, Array]:
         check(is_concrete(value), name, "concrete values", "a traced array", advice)
     check(0 not in x.shape, "x", "no empty axis", f"shape {tuple(x.shape)}", "give at least one pixel")
     check_finite("x", x)
-    x = jnp.asarray(x)
-    return x, jnp.asarray(sigma).astype(x.dtype)
+    return jnp.asarray(x), float(sigma)
 
 
 def _host_product(
-    denoise_fn: DenoiseFn, x: Array, sigma: Array, max_products: int
+    denoise_fn: DenoiseFn, x: Array, sigma: float, max_products: int
 ) -> tuple[_Product, Callable[[], int]]:
     """Return ``v -> J v`` on flat float64 vectors, and the number of times it was called."""
     count = 0
-
-    # Not jax.linearize: it would keep every intermediate, for a patch model one weight per pixel and patch.
-    @jax.jit
-    def respond(x: Array, sigma: Array, tangent: Array) -> Array:
-        return jax.jvp(lambda y: denoise_fn(y, sigma), (x,), (tangent,))[1]
 
     def product(vector: np.ndarray) -> np.ndarray:
         nonlocal count
@@ -172,7 +178,7 @@ def _host_product(
             advice = "raise max_products or tolerance, or ask for fewer modes"
             raise RuntimeError(message("leading_modes", expected, "none yet", advice))
         count += 1
-        out = respond(x, sigma, jnp.asarray(vector.reshape(x.shape), x.dtype))
+        out = _respond(denoise_fn, x, sigma, np.asarray(vector.reshape(x.shape), x.dtype))
         got = f"shape {tuple(out.shape)}"
         check(out.shape == x.shape, "denoise_fn", f"results of shape {x.shape}", got, "fix it")
         out = np.asarray(out, np.float64).reshape(-1)

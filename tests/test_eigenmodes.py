@@ -1,11 +1,13 @@
 """Leading eigenmodes: against dense Jacobians, known symbols and known posteriors; degenerate and tiny cases."""
 
+import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from critjax.banks import ImageBank
 from critjax.closed_form import gaussian_denoiser, ideal_denoiser
@@ -18,33 +20,45 @@ SHAPE = (6, 7, 3)
 modes_unchecked = inspect.unwrap(leading_modes)  # past the annotations, to read the library's own messages
 
 
+@functools.cache
 def network():
     """A local network with random weights everywhere: J has no symmetry."""
-    config = NetworkConfig(width=6, channels=3, dilations=(1, 1))
-    params = init(config, jax.random.key(0))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [a + 0.5 * jax.random.normal(k, a.shape, jnp.float64) for a, k in zip(leaves, keys, strict=True)]
-    return network_denoiser(config, jax.tree.unflatten(structure, drawn))
+    config, rng = NetworkConfig(width=6, channels=3, dilations=(1, 1)), np.random.default_rng(1)
+    params = jax.jit(lambda: init(config, jax.random.key(0)))()
+    return network_denoiser(config, jax.tree.map(lambda a: a + 0.5 * rng.normal(size=a.shape), params))
+
+
+WEIGHTS = np.random.default_rng(2).normal(size=(126, 126)) / np.sqrt(126)
 
 
 def coupled(x, sigma):
     """Nonlinear, nonreciprocal, many complex pairs."""
-    weights = jax.random.normal(jax.random.key(2), (x.size, x.size), jnp.float64) / np.sqrt(x.size)
-    return (jnp.tanh(weights.astype(x.dtype) @ x.reshape(-1)) / (0.5 + sigma)).reshape(x.shape)
+    return (jnp.tanh(WEIGHTS.astype(x.dtype) @ x.reshape(-1)) / (0.5 + sigma)).reshape(x.shape)
 
 
 def image(seed=3, shape=SHAPE):
-    return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
+    return np.random.default_rng(seed).normal(size=shape)
 
 
 def dense(denoise, x, sigma):
-    """The whole Jacobian, column by column by central differences of high order: no derivative rule of JAX."""
-    run, step = jax.jit(jax.vmap(lambda y: denoise(y, sigma))), 2e-3
+    """The whole Jacobian by central differences of high order, without a derivative rule of JAX, and by jacfwd."""
+    step = 2e-3
     shifts = np.eye(x.size).reshape(-1, *x.shape) * step
-    first = np.asarray(run(x + shifts) - run(x - shifts))
-    second = np.asarray(run(x + 2 * shifts) - run(x - 2 * shifts))
-    return ((8 * first - second) / (12 * step)).reshape(x.size, x.size).T
+
+    @jax.jit
+    def run(points):
+        return jax.vmap(lambda y: denoise(y, sigma))(points), jax.jacfwd(lambda y: denoise(y, sigma))(
+            points[0]
+        )
+
+    points = np.concatenate([x[None], *(x + n * shifts for n in (-2, -1, 1, 2))])
+    values, exact = map(np.asarray, run(points))
+    far, near, near_above, far_above = values[1:].reshape(4, x.size, x.size)
+    return ((8 * (near_above - near) - (far_above - far)) / (12 * step)).T, exact.reshape(x.size, x.size)
+
+
+def linear(matrix, x, sigma):
+    return (matrix @ x.reshape(-1)).reshape(x.shape)
 
 
 def leading_of(matrix, count):
@@ -68,8 +82,7 @@ def check_conventions(modes):
 @pytest.mark.parametrize("make", [network, lambda: coupled])
 def test_nonsymmetric_against_the_dense_jacobian(make):
     denoise, x, sigma = make(), image(), 0.6
-    matrix = dense(denoise, x, sigma)
-    exact_matrix = np.asarray(jax.jit(jax.jacfwd(lambda y: denoise(y, sigma)))(x)).reshape(x.size, x.size)
+    matrix, exact_matrix = dense(denoise, x, sigma)
     np.testing.assert_allclose(matrix, exact_matrix, atol=1e-8)
     found = leading_modes(denoise, x, sigma, num_modes=7)
     np.testing.assert_allclose(found.eigenvalue, leading_of(matrix, 7), atol=2e-7)
@@ -79,7 +92,7 @@ def test_nonsymmetric_against_the_dense_jacobian(make):
     flat = np.asarray(found.mode).reshape(7, -1)
     error = flat @ exact_matrix.T - np.asarray(found.eigenvalue)[:, None] * flat
     np.testing.assert_allclose(found.residual, np.linalg.norm(error, axis=1), atol=1e-12)
-    assert found.residual.max() < 1e-7
+    assert np.max(found.residual) < 1e-7
 
 
 def test_complex_modes_occur_and_a_pair_may_be_cut():
@@ -88,19 +101,17 @@ def test_complex_modes_occur_and_a_pair_may_be_cut():
     pairs = np.nonzero(np.asarray(whole.eigenvalue).imag > 1e-3)[0]
     assert len(pairs) > 0
     cut = leading_modes(coupled, x, 0.6, num_modes=int(pairs[0]) + 1)
-    np.testing.assert_allclose(cut.eigenvalue, whole.eigenvalue[: pairs[0] + 1], atol=1e-7)
-    np.testing.assert_allclose(cut.mode[-1], whole.mode[pairs[0]], atol=1e-6)
+    np.testing.assert_allclose(cut.eigenvalue, np.asarray(whole.eigenvalue)[: pairs[0] + 1], atol=1e-7)
+    np.testing.assert_allclose(np.asarray(cut.mode)[-1], np.asarray(whole.mode)[pairs[0]], atol=1e-6)
+
+
+def negative_mean(x, sigma):
+    return jnp.array([0.9, 0.5, 0.2]) * (x - x.mean((0, 1))) - 20 * x.mean((0, 1))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_largest_real_part_leads_not_the_largest_magnitude(symmetric):
-    found = leading_modes(
-        lambda x, s: jnp.array([0.9, 0.5, 0.2]) * (x - x.mean((0, 1))) - 20 * x.mean((0, 1)),
-        image(),
-        1.0,
-        num_modes=2,
-        symmetric=symmetric,
-    )
+    found = leading_modes(negative_mean, image(), 1.0, num_modes=2, symmetric=symmetric)
     np.testing.assert_allclose(found.eigenvalue, 0.9, atol=1e-7)
 
 
@@ -142,6 +153,7 @@ def test_exact_posterior_means(name):
             leading_modes(denoise, x, sigma, symmetric=True)
 
 
+@functools.cache
 def gaussian(grid, channels=1):
     spectrum = 1 / (0.1 + np.sum(np.asarray(wavevectors(grid)) ** 2, -1))
     eigenvalues = np.sort(np.repeat((spectrum / (spectrum + 0.49)).reshape(-1), channels))[::-1]
@@ -154,7 +166,7 @@ def gaussian(grid, channels=1):
 def test_no_copy_of_a_degenerate_eigenvalue_is_missed(grid, channels, count, tolerance, symmetric):
     """Isotropic spectrum: up to eight equal eigenvalues, which one Krylov space at a loose tolerance must miss."""
     denoise, exact = gaussian(grid, channels)
-    x = jnp.zeros((*grid, channels))
+    x = np.zeros((*grid, channels))
     found = leading_modes(denoise, x, 0.7, num_modes=count, symmetric=symmetric, tolerance=tolerance)
     np.testing.assert_allclose(found.eigenvalue, exact[:count], atol=1e-7 if tolerance is None else 2e-3)
     flat = np.asarray(found.mode).reshape(count, -1)
@@ -167,7 +179,7 @@ def test_modes_of_a_translation_invariant_denoiser_are_plane_waves():
     found = leading_modes(denoise, image(shape=(*grid, 1)), 0.7, num_modes=5, symmetric=True)
     power = np.abs(np.fft.fft2(np.asarray(found.mode)[..., 0])) ** 2 / 54
     np.testing.assert_allclose(power[0, 0, 0], 1, atol=1e-12)
-    np.testing.assert_allclose(found.mode[0], 1 / np.sqrt(54), atol=1e-7)
+    np.testing.assert_allclose(np.asarray(found.mode)[0], 1 / np.sqrt(54), atol=1e-7)
     expected = [{(0, 1), (0, 8)}, {(1, 0), (5, 0)}]  # the smallest |k|: 2 pi/9, then 2 pi/6
     for rows, waves in zip(((1, 2), (3, 4)), expected, strict=True):
         for row in rows:
@@ -190,7 +202,7 @@ def test_a_travelling_wave():
         found.eigenvalue, [0.9, size * np.exp(1j * phase), size * np.exp(-1j * phase)], atol=1e-8
     )
     mode = np.exp(1j * phase * np.arange(22)) / np.sqrt(110)  # real and positive at the first entry
-    np.testing.assert_allclose(found.mode[1, ..., 0], np.broadcast_to(mode, grid), atol=1e-7)
+    np.testing.assert_allclose(np.asarray(found.mode)[1, ..., 0], np.broadcast_to(mode, grid), atol=1e-7)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -200,11 +212,9 @@ def test_small_images_and_all_modes(symmetric):
         rng = np.random.default_rng(5)
         matrix = rng.normal(size=(np.prod(shape),) * 2)
         matrix = (matrix + matrix.T) / 2 if symmetric else matrix
-
-        def linear(x, sigma, matrix=matrix):
-            return (matrix @ x.reshape(-1)).reshape(x.shape)
-
-        found = leading_modes(linear, jnp.zeros(shape), 1.0, num_modes=count, symmetric=symmetric)
+        found = leading_modes(
+            Partial(linear, matrix), np.zeros(shape), 1.0, num_modes=count, symmetric=symmetric
+        )
         np.testing.assert_allclose(found.eigenvalue, leading_of(matrix, count), atol=1e-10)
         check_conventions(found)
 
@@ -222,7 +232,7 @@ def test_small_images_and_all_modes(symmetric):
 def test_constant_multiples_and_rank_one(denoise, exact, symmetric):
     found = leading_modes(denoise, image(), 1.0, num_modes=4, symmetric=symmetric)
     np.testing.assert_allclose(found.eigenvalue, exact, atol=1e-9)
-    assert found.residual.max() < 1e-9
+    assert np.max(found.residual) < 1e-9
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -234,24 +244,22 @@ def test_a_defective_eigenvalue(tolerance, count):
     matrix[0, 1] = 1.0
     turn = np.linalg.qr(np.random.default_rng(6).normal(size=(126, 126)))[0]
     matrix = turn @ matrix @ turn.T
-
-    def linear(x, sigma):
-        return (matrix @ x.reshape(-1)).reshape(x.shape)
-
-    found = leading_modes(linear, image(), 1.0, num_modes=count, tolerance=tolerance)
-    np.testing.assert_allclose(found.eigenvalue[:2], 0.9, atol=1e-4)  # the square root of the accuracy
-    np.testing.assert_allclose(found.eigenvalue[2:], values[2:count], atol=1e-7)
+    found = leading_modes(Partial(linear, matrix), image(), 1.0, num_modes=count, tolerance=tolerance)
+    eigenvalue = np.asarray(found.eigenvalue)
+    np.testing.assert_allclose(eigenvalue[:2], 0.9, atol=1e-4)  # the square root of the accuracy
+    np.testing.assert_allclose(eigenvalue[2:], values[2:count], atol=1e-7)
 
 
 def test_float32_agrees_with_float64():
     denoise, x = network(), image()
     double = leading_modes(denoise, x, 0.6, num_modes=4)
-    single = leading_modes(denoise, x.astype(jnp.float32), 0.6, num_modes=4)
+    single = leading_modes(denoise, x.astype(np.float32), 0.6, num_modes=4)
     assert single.eigenvalue.dtype == single.mode.dtype == jnp.complex64
     assert single.residual.dtype == jnp.float32
     np.testing.assert_allclose(single.eigenvalue, double.eigenvalue, atol=3e-5)
-    np.testing.assert_allclose(np.abs(np.sum(single.mode * double.mode.conj(), (1, 2, 3))), 1, atol=1e-4)
-    assert single.residual.max() < 1e-4
+    overlap = np.sum(np.asarray(single.mode) * np.conj(double.mode), (1, 2, 3))
+    np.testing.assert_allclose(np.abs(overlap), 1, atol=1e-4)
+    assert np.max(single.residual) < 1e-4
 
 
 def test_start_vectors_do_not_matter_and_products_are_counted():
@@ -284,7 +292,7 @@ def test_messages():
     with pytest.raises(TypeError, match="x: expected a floating-point array, got dtype int"):
         modes_unchecked(coupled, x.astype(int), 1.0)
     with pytest.raises(ValueError, match="x: expected finite values, got 1 non-finite of 126"):
-        leading_modes(coupled, x.at[0, 0, 0].set(jnp.nan), 1.0)
+        leading_modes(coupled, np.where(x == x[0, 0, 0], np.nan, x), 1.0)
     with pytest.raises(ValueError, match=r"x: expected no empty axis, got shape \(0, 7, 3\)"):
         leading_modes(coupled, x[:0], 1.0)
     for sigma in (0.0, -1.0, float("nan")):

@@ -11,8 +11,6 @@ from critjax.closed_form import gaussian_symbol
 from critjax.fourier import wavevectors
 from critjax.spectra import dispersion, growth_rate, leading_eigenvalue, right_eigenvector
 
-leading = jax.jit(leading_eigenvalue)
-
 
 def random_matrices(channels, count=200, seed=0):
     rng = np.random.default_rng(seed)
@@ -28,8 +26,8 @@ def numpy_leading(matrices):
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_against_lapack(channels):
     matrices = random_matrices(channels)
-    np.testing.assert_allclose(leading(matrices), numpy_leading(matrices), rtol=1e-10)
-    single = leading(matrices.astype(np.complex64))
+    np.testing.assert_allclose(leading_eigenvalue(matrices), numpy_leading(matrices), rtol=1e-10)
+    single = leading_eigenvalue(matrices.astype(np.complex64))
     assert single.dtype == jnp.complex64
     np.testing.assert_allclose(single, numpy_leading(matrices), rtol=2e-4)
     np.testing.assert_allclose(np.quantile(abs(single - numpy_leading(matrices)), 0.9), 0, atol=5e-6)
@@ -41,14 +39,16 @@ def test_hermitian_matrices_of_nearly_grey_images(channels):
     rng = np.random.default_rng(1)
     grey = np.ones((50, channels, channels)) + 1e-4 * rng.normal(size=(50, channels, channels))
     grey = grey + np.swapaxes(grey, 1, 2)
-    np.testing.assert_allclose(leading(grey.astype(np.float32)), numpy_leading(grey), rtol=1e-6)
+    np.testing.assert_allclose(leading_eigenvalue(grey.astype(np.float32)), numpy_leading(grey), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_scales_out(scale):
     matrices = random_matrices(3)
     np.testing.assert_allclose(
-        leading((scale * matrices).astype(np.complex64)) / scale, leading(matrices), rtol=2e-4
+        leading_eigenvalue((scale * matrices).astype(np.complex64)) / scale,
+        leading_eigenvalue(matrices),
+        rtol=2e-4,
     )
 
 
@@ -56,21 +56,21 @@ def test_degenerate_matrices():
     identity = np.eye(3)
     jordan = np.array([[2.0, 1, 0], [0, 2, 1], [0, 0, 2]])
     double = np.diag([1.0, 1.0, -2.0])
-    np.testing.assert_allclose(leading(2.5 * identity), 2.5)
-    np.testing.assert_allclose(leading(np.zeros((2, 2))), 0)
-    np.testing.assert_allclose(leading(jordan), 2, atol=1e-12)
-    np.testing.assert_allclose(leading(double), 1, atol=1e-7)
+    np.testing.assert_allclose(leading_eigenvalue(2.5 * identity), 2.5)
+    np.testing.assert_allclose(leading_eigenvalue(np.zeros((2, 2))), 0)
+    np.testing.assert_allclose(leading_eigenvalue(jordan), 2, atol=1e-12)
+    np.testing.assert_allclose(leading_eigenvalue(double), 1, atol=1e-7)
 
 
 def test_conjugate_pairs_report_the_positive_frequency():
     pair = np.array([[0.3, -2.0, 0], [2.0, 0.3, 0], [0, 0, -1.0]])
-    np.testing.assert_allclose(leading(pair), 0.3 + 2j, atol=1e-12)
-    np.testing.assert_allclose(leading(pair[:2, :2]), 0.3 + 2j, atol=1e-12)
+    np.testing.assert_allclose(leading_eigenvalue(pair), 0.3 + 2j, atol=1e-12)
+    np.testing.assert_allclose(leading_eigenvalue(pair[:2, :2]), 0.3 + 2j, atol=1e-12)
 
 
 def test_not_a_number_stays_visible():
     for channels in (1, 2, 3):
-        assert np.isnan(leading(np.full((channels, channels), np.nan)))
+        assert np.isnan(leading_eigenvalue(np.full((channels, channels), np.nan)))
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -87,26 +87,26 @@ def test_derivatives_at_simple_roots(channels):
     def along(t):
         return leading_eigenvalue(real + t * direction).real
 
-    slope = jax.jit(jax.grad(along))
-    np.testing.assert_allclose(slope(0.0), expected, rtol=1e-9)
-    curvature = (slope(1e-5) - slope(-1e-5)) / 2e-5
-    np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(along)))(0.0), curvature, rtol=1e-6)
+    both = jax.jit(jax.value_and_grad(jax.grad(along)))
+    np.testing.assert_allclose(both(0.0)[0], expected, rtol=1e-9)
+    curvature = (both(1e-5)[0] - both(-1e-5)[0]) / 2e-5
+    np.testing.assert_allclose(both(0.0)[1], curvature, rtol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [2, 3])
 def test_derivatives_at_degenerate_points_are_those_of_the_mean(channels):
-    gradient = jax.grad(lambda a: leading_eigenvalue(a).real)
+    gradient = jax.jit(jax.grad(lambda a: leading_eigenvalue(a).real))
     expected = np.eye(channels) / channels
-    np.testing.assert_allclose(gradient(2.0 * jnp.eye(channels)), expected, atol=1e-12)
-    np.testing.assert_allclose(gradient(jnp.zeros((channels, channels))), expected, atol=1e-12)
-    defective = jnp.eye(channels) + jnp.eye(channels, k=1)
+    np.testing.assert_allclose(gradient(2.0 * np.eye(channels)), expected, atol=1e-12)
+    np.testing.assert_allclose(gradient(np.zeros((channels, channels))), expected, atol=1e-12)
+    defective = np.eye(channels) + np.eye(channels, k=1)
     assert np.all(np.isfinite(gradient(defective)))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_right_eigenvector(channels):
     matrix = random_matrices(channels, 1, seed=3)[0]
-    value = leading_eigenvalue(matrix)
+    value = numpy_leading(matrix[None])[0]
     vector = np.asarray(right_eigenvector(matrix, value))
     np.testing.assert_allclose(matrix @ vector, value * vector, atol=1e-10)
     np.testing.assert_allclose(np.linalg.norm(vector), 1)
@@ -136,14 +136,14 @@ def test_dispersion_is_the_loop():
 
 def test_messages():
     with pytest.raises(ValueError, match=r"symbol: expected shape \(H, W, C, C\), got shape \(2, 2\)"):
-        inspect.unwrap(growth_rate)(jnp.eye(2), 1.0)
+        inspect.unwrap(growth_rate)(np.eye(2), 1.0)
     with pytest.raises(ValueError, match="frame: expected 've' or 'vp', got 'ou'"):
-        growth_rate(jnp.ones((1, 1, 1, 1)), 1.0, frame="ou")
+        growth_rate(np.ones((1, 1, 1, 1)), 1.0, frame="ou")
     with pytest.raises(ValueError, match="eta: expected a finite number >= 0, got -1.0"):
-        growth_rate(jnp.ones((1, 1, 1, 1)), 1.0, eta=-1.0)
+        growth_rate(np.ones((1, 1, 1, 1)), 1.0, eta=-1.0)
     with pytest.raises(ValueError, match="sigma: expected a finite number > 0, got 0.0"):
-        growth_rate(jnp.ones((1, 1, 1, 1)), 0.0)
+        growth_rate(np.ones((1, 1, 1, 1)), 0.0)
     with pytest.raises(ValueError, match=r"matrix: expected shape \(..., C, C\), got shape \(2, 3\)"):
-        inspect.unwrap(leading_eigenvalue)(jnp.ones((2, 3)))
+        inspect.unwrap(leading_eigenvalue)(np.ones((2, 3)))
     with pytest.raises(ValueError, match="sigmas: expected positive, strictly decreasing noise levels"):
-        dispersion(gaussian_symbol(np.ones((2, 2))), jnp.array([1.0, 2.0]))
+        dispersion(gaussian_symbol(np.ones((2, 2))), np.array([1.0, 2.0]))

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import image_patches
 
 from critjax.banks import (
     ImageBank,
     PatchBank,
-    extract_patches,
     random_pattern_bank,
     select,
     stripe_bank,
@@ -27,10 +27,6 @@ from critjax.spectra import (
 )
 
 SIGMA = 0.8
-# Compiled once per shape; the primitives themselves never jit.
-kernel_of = jax.jit(response_kernel, static_argnames=("readout", "block_size"))
-uniform_of = jax.jit(uniform_symbol, static_argnames=("readout", "block_size"))
-symbol_of = jax.jit(symbol, static_argnames=("grid", "readout"))
 
 
 def random_patches(seed, count=9, size=3, channels=1):
@@ -62,26 +58,35 @@ def numpy_kernel(patches, log_prior, state, sigma, readout="centre"):
 
 
 def brute_denoiser(patches, log_prior, readout):
-    """A differentiable patch denoiser that shares no code with the library: it gathers every window by index."""
+    """A patch denoiser in numpy, analytic in x, for batches: it gathers every window by index."""
     size = patches.shape[1]
     offsets = np.arange(size) - (size - 1) // 2
 
     def denoise(x, sigma):
-        height, width, _ = x.shape
+        height, width, _ = x.shape[1:]
         rows = (np.arange(height)[:, None] + offsets) % height
         columns = (np.arange(width)[:, None] + offsets) % width
-        windows = x[rows[:, None, :, None], columns[None, :, None, :]]  # (H, W, p, p, C)
-        distance = ((windows[:, :, None] - patches) ** 2).sum((-1, -2, -3))
-        weights = jax.nn.softmax(log_prior - distance / (2 * sigma**2), axis=-1)
-        posterior = jnp.einsum("hwm,mrsc->hwrsc", weights, patches)
+        windows = x[:, rows[:, None, :, None], columns[None, :, None, :]]  # (B, H, W, p, p, C)
+        distance = ((windows[:, :, :, None] - patches) ** 2).sum((-1, -2, -3))
+        exponent = log_prior - distance / (2 * sigma**2)
+        weights = np.exp(exponent - exponent.real.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        posterior = np.einsum("bhwm,mrsc->bhwrsc", weights, patches)
         if readout == "centre":
-            return posterior[:, :, (size - 1) // 2, (size - 1) // 2]
-        total = jnp.zeros_like(x)
+            return posterior[:, :, :, (size - 1) // 2, (size - 1) // 2]
+        total = np.zeros_like(x)
         for a, b in itertools.product(range(size), repeat=2):
-            total += jnp.roll(posterior[:, :, a, b], (offsets[a], offsets[b]), (0, 1))
+            total += np.roll(posterior[:, :, :, a, b], (offsets[a], offsets[b]), (1, 2))
         return total / size**2
 
     return denoise
+
+
+def dense_jacobian(denoise, x, sigma):
+    """dD_ia/dx_jb, (H, W, C, H, W, C), exactly: by imaginary steps, which cancel nothing."""
+    steps = 1e-30j * np.eye(x.size).reshape(-1, *x.shape)
+    columns = denoise(x + steps, sigma).imag / 1e-30
+    return np.moveaxis(columns, 0, -1).reshape(*x.shape, *x.shape)
 
 
 @pytest.mark.parametrize(
@@ -95,17 +100,17 @@ def brute_denoiser(patches, log_prior, readout):
     ],
 )
 def test_plane_waves_are_eigenvectors_of_the_dense_jacobian(grid, size, channels, readout):
-    """J (a e_k) = (Dhat(k) a) e_k for every wavevector of the grid, with J from jacfwd of a brute-force denoiser."""
+    """J (a e_k) = (Dhat(k) a) e_k for every wavevector of the grid, with J from a brute-force denoiser in numpy."""
     patches, log_prior = random_patches(1, size=size, channels=channels)
     state = np.linspace(-0.3, 0.2, channels)
-    x = jnp.broadcast_to(jnp.asarray(state), (*grid, channels))
-    jacobian = jax.jit(jax.jacfwd(lambda y: brute_denoiser(patches, log_prior, readout)(y, SIGMA)))(x)
-    table = symbol_of(PatchBank(patches, log_prior), SIGMA, grid, state=state, readout=readout)
+    x = np.broadcast_to(state, (*grid, channels))
+    jacobian = dense_jacobian(brute_denoiser(patches, log_prior, readout), x, SIGMA)
+    table = np.asarray(symbol(PatchBank(patches, log_prior), SIGMA, grid, state=state, readout=readout))
     rows, columns = np.indices(grid)
     for n_y, n_x in np.ndindex(*grid):
         wave = np.exp(2j * np.pi * (n_y * rows / grid[0] + n_x * columns / grid[1]))
-        response = np.einsum("ijaklb,kl->ijab", np.asarray(jacobian), wave)
-        expected = wave[..., None, None] * np.asarray(table[n_y, n_x])
+        response = np.einsum("ijaklb,kl->ijab", jacobian, wave)
+        expected = wave[..., None, None] * table[n_y, n_x]
         np.testing.assert_allclose(response, expected, atol=1e-12)
 
 
@@ -134,15 +139,14 @@ def test_image_bank_equals_its_extracted_patches(channels, positions, size, read
     log_prior[3] = -np.inf
     state = rng.uniform(-0.3, 0.3, channels)
     bank = ImageBank(images, size, positions=positions, log_prior=log_prior)
-    explicit = extract_patches(bank)
-    expected = numpy_kernel(
-        np.asarray(explicit.patches), np.asarray(explicit.log_prior), state, SIGMA, readout=readout
-    )
+    patches, owner = image_patches(images, size, positions)
+    explicit = PatchBank(patches, log_prior[owner])
+    expected = numpy_kernel(patches, log_prior[owner], state, SIGMA, readout=readout)
     for source, block_size in ((bank, 2), (explicit, 50)):
-        kernel = kernel_of(source, SIGMA, state=state, readout=readout, block_size=block_size)
+        kernel = response_kernel(source, SIGMA, state=state, readout=readout, block_size=block_size)
         np.testing.assert_allclose(kernel, expected, atol=1e-12)
     for source in (bank, explicit):
-        total = uniform_of(source, SIGMA, state=state, readout=readout)
+        total = uniform_symbol(source, SIGMA, state=state, readout=readout)
         np.testing.assert_allclose(total, expected.sum((0, 1)), atol=1e-12)
 
 
@@ -152,30 +156,31 @@ def test_excluded_candidates_and_classes_do_not_count():
     bank = PatchBank(patches, log_prior, labels)
     kept = labels == 1
     expected = numpy_kernel(patches[kept], log_prior[kept], 0.0, SIGMA)
-    traced = jax.jit(lambda label: response_kernel(select(bank, label), SIGMA, block_size=3))(1)
-    np.testing.assert_allclose(traced, expected, atol=1e-13)
+    traced = jax.jit(lambda label: response_kernel(select(bank, label), SIGMA, block_size=3))
+    np.testing.assert_allclose(traced(1), expected, atol=1e-13)
     np.testing.assert_allclose(response_kernel(select(bank, 1), SIGMA), expected, atol=1e-13)
     # A gradient through excluded candidates is zero, not NaN.
     gradient = jax.grad(
         lambda p: jnp.sum(response_kernel(select(bank, jnp.int32(1)).replace(patches=p), SIGMA))
     )
-    gradient = jax.jit(gradient)(bank.patches)
+    gradient = np.asarray(jax.jit(gradient)(bank.patches))
     assert not np.any(gradient[~kept]) and np.all(np.isfinite(gradient)) and np.any(gradient[kept])
-    assert np.all(np.isnan(jax.jit(lambda label: response_kernel(select(bank, label), SIGMA))(7)))
+    assert np.all(np.isnan(traced(7)))
 
 
 def test_all_noise_levels_share_one_pass():
     """Under vmap over (sigma, state) no image-sized operation is repeated for the noise levels."""
     rng = np.random.default_rng(5)
     bank = ImageBank(rng.uniform(-1, 1, (6, 8, 8, 1)), 3)
-    sigmas, states = jnp.array([2.0, 1.0, 0.5]), jnp.array([[0.0], [0.1], [-0.2]])
+    sigmas, states = np.array([2.0, 1.0, 0.5]), np.array([[0.0], [0.1], [-0.2]])
 
     def batched(sigmas, states):
         return jax.vmap(lambda s, m: response_kernel(bank, s, state=m, block_size=2))(sigmas, states)
 
-    for g, s, m in zip(jax.jit(batched)(sigmas, states), sigmas, states, strict=True):
-        np.testing.assert_allclose(g, kernel_of(bank, s, state=m), atol=1e-13)
-    hlo = jax.jit(batched).lower(sigmas, states).as_text()
+    batched = jax.jit(batched)
+    for g, s, m in zip(np.asarray(batched(sigmas, states)), sigmas, states, strict=True):
+        np.testing.assert_allclose(g, response_kernel(bank, s, state=m), atol=1e-13)
+    hlo = batched.lower(sigmas, states).as_text()
     padded = [line for line in hlo.splitlines() if "stablehlo.convolution" in line]
     assert len(padded) == 1 and "tensor<1x10x10x2xf64>" in padded[0]  # the images enter without a noise axis
 
@@ -185,8 +190,8 @@ def test_stacked_banks_map():
     stack = rng.uniform(-1, 1, (2, 5, 6, 7, 2))
     bank = ImageBank(stack[0], 3)
     mapped = jax.vmap(lambda images: response_kernel(bank.replace(images=images), SIGMA, block_size=2))
-    for g, images in zip(jax.jit(mapped)(stack), stack, strict=True):
-        np.testing.assert_allclose(g, kernel_of(ImageBank(images, 3), SIGMA), atol=1e-13)
+    for g, images in zip(np.asarray(jax.jit(mapped)(stack)), stack, strict=True):
+        np.testing.assert_allclose(g, response_kernel(ImageBank(images, 3), SIGMA), atol=1e-13)
 
 
 @pytest.mark.parametrize("readout", ["centre", "average"])
@@ -198,13 +203,20 @@ def test_gradients_match_finite_differences(readout):
         changed = bank.replace(images=images, log_prior=log_prior)
         return jnp.sum(response_kernel(changed, sigma, state=state, readout=readout, block_size=3) ** 2)
 
-    point = (bank.images, bank.log_prior, jnp.float64(0.7), jnp.array([0.1]))
-    tangent = tuple(jnp.asarray(rng.normal(size=a.shape)) for a in point)
-    gradient = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*point)
+    point = (np.asarray(bank.images), np.asarray(bank.log_prior), np.float64(0.7), np.array([0.1]))
+    tangent = tuple(np.asarray(rng.normal(size=a.shape)) for a in point)
+
+    @jax.jit
+    def everything(point):
+        gradient = jax.grad(value, argnums=(0, 1, 2, 3))(*point)
+        return (*jax.jvp(value, point, tangent), gradient)
+
+    _, forward, gradient = everything(point)
     analytic = sum(np.vdot(g, t) for g, t in zip(gradient, tangent, strict=True))
-    forward = jax.jit(lambda p, t: jax.jvp(value, p, t)[1])(point, tangent)
-    step, value = 1e-5, jax.jit(value)
-    moved = [value(*(p + s * step * t for p, t in zip(point, tangent, strict=True))) for s in (1, -1)]
+    step = 1e-5
+    moved = [
+        everything(tuple(p + s * step * t for p, t in zip(point, tangent, strict=True)))[0] for s in (1, -1)
+    ]
     np.testing.assert_allclose([analytic, forward], (moved[0] - moved[1]) / (2 * step), rtol=1e-6)
 
 
@@ -224,7 +236,9 @@ def test_float32_is_accurate_also_far_from_the_state(sigma):
         )
         expected = numpy_kernel(*exact)
         bank = PatchBank(patches, log_prior)
-        kernel = kernel_of(bank, np.float32(sigma), state=jnp.full(1, state, jnp.float32), block_size=64)
+        kernel = response_kernel(
+            bank, np.asarray(sigma, np.float32), state=np.full(1, state, np.float32), block_size=64
+        )
         assert kernel.dtype == jnp.float32
         np.testing.assert_allclose(kernel, expected, rtol=0, atol=1e-7 + 2e-5 * np.abs(expected).max())
 
@@ -233,7 +247,7 @@ def test_dtypes_are_preserved():
     bank = ImageBank(np.ones((2, 5, 5, 1), np.float32), 3)
     assert symbol(bank, 1.0, (6, 6)).dtype == jnp.complex64
     assert response_kernel(bank, np.float64(1.0), state=np.zeros(1)).dtype == jnp.float32
-    half = PatchBank(two_pattern_bank(3).patches.astype(jnp.float16))
+    half = PatchBank(np.asarray(two_pattern_bank(3).patches, np.float16))
     kernel = response_kernel(half, 3.0)
     assert kernel.dtype == jnp.float32
     np.testing.assert_allclose(kernel, 1 / 9, rtol=1e-6)
@@ -249,7 +263,7 @@ def test_two_patterns(size):
     k = np.asarray(wavevectors(grid))
     offsets = np.arange(size) - (size - 1) // 2
     box = np.cos(k[..., :1] * offsets).sum(-1) * np.cos(k[..., 1:] * offsets).sum(-1)
-    table = symbol_of(two_pattern_bank(size), sigma, grid)
+    table = symbol(two_pattern_bank(size), sigma, grid)
     np.testing.assert_allclose(table[..., 0, 0], box / sigma**2, atol=1e-12)
     expected = np.sqrt(np.maximum(box, 0))
     np.testing.assert_allclose(mean_field_critical_sigma(two_pattern_bank(size), grid), expected, atol=1e-7)
@@ -259,23 +273,30 @@ def test_random_patterns_on_average():
     """Mean and spread over draws of the uniform mode's critical sigma^2: 1 + (P-1)/(M+1), sqrt(M(P-1))/(M+1)."""
     num, size, draws = 8, 15, 600
     keys = jax.random.split(jax.random.key(0), draws)
-    draw = jax.vmap(lambda key: 4.0 * response_kernel(random_pattern_bank(key, size, num), 2.0))
-    kernels = np.asarray(jax.jit(draw)(keys))
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        bank = random_pattern_bank(key, size, num)
+        return 4.0 * response_kernel(bank, 2.0), bank.patches
+
+    kernels, banks = map(np.asarray, draw(keys))
     variance = kernels.sum((1, 2, 3, 4))
     spread = np.sqrt(num * (size**2 - 1)) / (num + 1)
     assert abs(variance.mean() - (1 + (size**2 - 1) / (num + 1))) < 4 * spread / np.sqrt(draws)
     assert abs(variance.std() / spread - 1) < 4 / np.sqrt(2 * draws)
     # One draw against its own covariances.
-    patches = np.asarray(random_pattern_bank(keys[0], size, num).patches)[..., 0]
+    patches = banks[0, ..., 0]
     own = (patches[:, 7, 7, None, None] * patches).mean(0)
     np.testing.assert_allclose(kernels[0, ..., 0, 0], own, atol=1e-12)
 
 
 def test_equal_norms_make_the_mean_field_formula_exact():
-    bank, grid = random_pattern_bank(jax.random.key(1), 5, 3, channels=2), (8, 9)
+    patterns = np.random.default_rng(1).choice([-1.0, 1.0], (3, 5, 5, 2))
+    bank, grid = PatchBank(np.concatenate([patterns, -patterns])), (8, 9)
     levels = np.asarray(mean_field_critical_sigma(bank, grid))
     peak = np.unravel_index(levels.argmax(), grid)
-    eigenvalues = np.linalg.eigvals(np.asarray(symbol_of(bank, levels.max(), grid))[peak])
+    eigenvalues = np.linalg.eigvals(np.asarray(symbol(bank, levels.max(), grid))[peak])
     np.testing.assert_allclose(eigenvalues.real.max(), 1, atol=1e-12)
 
 
@@ -286,10 +307,11 @@ def test_gradient_of_the_mean_field_formula_passes_over_modes_that_are_never_cri
     def levels(patches):
         return mean_field_critical_sigma(bank.replace(patches=patches), grid)
 
-    assert jnp.any(levels(bank.patches) == 0) and jnp.any(levels(bank.patches) > 0)
-    gradient = jax.grad(lambda patches: jnp.sum(levels(patches)))(bank.patches)
-    step = 1e-5
-    ahead, back = (jnp.sum(levels(bank.patches + s * step * direction)) for s in (1, -1))
+    patches, step = np.asarray(bank.patches), 1e-5
+    found = np.asarray(levels(patches))
+    assert np.any(found == 0) and np.any(found > 0)
+    gradient = np.asarray(jax.jit(jax.grad(lambda patches: jnp.sum(levels(patches))))(patches))
+    ahead, back = (np.sum(levels(patches + s * step * direction)) for s in (1, -1))
     np.testing.assert_allclose(np.sum(gradient * direction), (ahead - back) / (2 * step), rtol=1e-7)
 
 
@@ -299,35 +321,36 @@ def test_gradient_of_the_mean_field_formula_passes_over_modes_that_are_never_cri
 def test_average_readout_is_reciprocal_and_centre_readout_is_not():
     patches, log_prior = random_patches(9, channels=2)
     bank = PatchBank(patches, log_prior)
-    average = np.asarray(symbol_of(bank, SIGMA, (7, 6), readout="average"))
+    average = np.asarray(symbol(bank, SIGMA, (7, 6), readout="average"))
     np.testing.assert_allclose(average, np.conj(np.swapaxes(average, 2, 3)), atol=1e-13)
     assert np.linalg.eigvalsh(average).min() > -1e-12
     assert nonreciprocal_fraction(average) < 1e-12
-    assert nonreciprocal_fraction(kernel_of(bank, SIGMA)) > 0.05
+    assert nonreciprocal_fraction(response_kernel(bank, SIGMA)) > 0.05
 
 
 def test_nonreciprocal_fraction_is_that_of_the_dense_jacobian():
     patches, log_prior = random_patches(10, channels=2)
-    x = jnp.zeros((6, 5, 2))
-    jacobian = jax.jit(jax.jacfwd(lambda y: brute_denoiser(patches, log_prior, "centre")(y, SIGMA)))(x)
-    dense = np.asarray(jacobian).reshape(60, 60)
+    x = np.zeros((6, 5, 2))
+    dense = dense_jacobian(brute_denoiser(patches, log_prior, "centre"), x, SIGMA).reshape(60, 60)
     expected = np.linalg.norm(dense - dense.T) / 2 / np.linalg.norm(dense)
     bank = PatchBank(patches, log_prior)
-    np.testing.assert_allclose(nonreciprocal_fraction(kernel_of(bank, SIGMA)), expected, rtol=1e-10)
-    np.testing.assert_allclose(nonreciprocal_fraction(symbol_of(bank, SIGMA, (6, 5))), expected, rtol=1e-10)
+    np.testing.assert_allclose(nonreciprocal_fraction(response_kernel(bank, SIGMA)), expected, rtol=1e-10)
+    np.testing.assert_allclose(nonreciprocal_fraction(symbol(bank, SIGMA, (6, 5))), expected, rtol=1e-10)
 
 
 def test_nonreciprocal_fraction_of_extreme_kernels():
-    odd = jnp.zeros((3, 3, 1, 1)).at[1, 2].set(1e-30).at[1, 0].set(-1e-30)
+    odd = np.zeros((3, 3, 1, 1))
+    odd[1, 2], odd[1, 0] = 1e-30, -1e-30
     np.testing.assert_allclose(nonreciprocal_fraction(odd), 1)
-    even = jnp.zeros((2, 2, 1, 1)).at[0, 0].set(1.0).at[0, 1].set(1.0)  # self and right neighbour
+    even = np.zeros((2, 2, 1, 1))
+    even[0] = 1.0  # self and right neighbour
     np.testing.assert_allclose(nonreciprocal_fraction(even), 0.5)
-    assert np.isnan(nonreciprocal_fraction(jnp.zeros((3, 3, 1, 1))))
+    assert np.isnan(nonreciprocal_fraction(np.zeros((3, 3, 1, 1))))
 
 
 def test_stripes_have_their_largest_symbol_at_their_wavelength():
     grid = (24, 24)
-    table = np.asarray(symbol_of(stripe_bank(9, 6.0), 2.0, grid))[..., 0, 0].real
+    table = np.asarray(symbol(stripe_bank(9, 6.0), 2.0, grid))[..., 0, 0].real
     modes = {tuple(int(i) for i in n) for n in np.argwhere(table > table.max() - 1e-9)}
     assert modes == {(0, 4), (0, 20), (4, 0), (20, 0)}
 
@@ -350,12 +373,12 @@ def test_messages():
         with pytest.raises(ValueError, match="sigma: expected a finite number > 0"):
             response_kernel(bank, bad)
     with pytest.raises(ValueError, match=r"sigma: expected a scalar standard deviation, got shape \(2,\)"):
-        inspect.unwrap(uniform_symbol)(bank, jnp.ones(2))
+        inspect.unwrap(uniform_symbol)(bank, np.ones(2))
     with pytest.raises(ValueError, match=r"state: expected shape \(1,\), got shape \(3,\)"):
-        response_kernel(bank, 1.0, state=jnp.zeros(3))
+        response_kernel(bank, 1.0, state=np.zeros(3))
     with pytest.raises(ValueError, match="block_size: expected an integer >= 1 or None, got 0"):
         response_kernel(bank, 1.0, block_size=0)
     with pytest.raises(ValueError, match=r"grid: expected two integers \(H, W\)"):
         mean_field_critical_sigma(bank, (3, 4, 5))
     with pytest.raises(ValueError, match="as many outputs as inputs"):
-        inspect.unwrap(nonreciprocal_fraction)(jnp.zeros((3, 3, 1, 2)))
+        inspect.unwrap(nonreciprocal_fraction)(np.zeros((3, 3, 1, 2)))

@@ -325,8 +325,8 @@ def test_symbols_and_modes_of_a_module(kind):
     denoise = torch_denoiser(Wiener(kind).eval(), parameterisation=kind)
     x, sigma = field(11, (*GRID, 3)), 0.8
     exact = np.asarray(gaussian_symbol(SPECTRUM)(sigma))[..., 0, 0]
-    run = jax.jit(lambda x, key: measured_symbol(denoise, x, sigma, key, num_probes=2))
-    found = run(x, jax.random.key(0)).symbol
+    run = jax.jit(lambda x, key: measured_symbol(denoise, key, x, sigma, num_probes=2))
+    found = run(x, jax.random.key(0)).value
     np.testing.assert_allclose(found, exact[..., None, None] * np.eye(3), atol=1e-10)
     modes = leading_modes(denoise, x, sigma, num_modes=4, symmetric=True)
     np.testing.assert_allclose(modes.eigenvalue, np.sort(np.repeat(exact.real, 3))[::-1][:4], atol=1e-8)

@@ -208,8 +208,8 @@ MUTATIONS = [
     Mutation(
         "centre of the closure's regression",
         "critjax/fluctuations/_closure.py",
-        "regression_symbol(x, denoised, centre=centre, window=window)",
-        "regression_symbol(x, denoised, centre='spatial', window=window)",
+        "regression_symbol(x, denoised, centre=centre, size=window)",
+        "regression_symbol(x, denoised, centre='spatial', size=window)",
         ("tests/test_fluctuations.py", "picture_of_its_own"),
     ),
     Mutation(
@@ -786,6 +786,20 @@ MUTATIONS = [
         ("tests/test_training.py", "samples_are_those"),
     ),
     Mutation(
+        "transpose, regression ratio",
+        "critjax/spectra/measured.py",
+        "return jnp.swapaxes(solved, -1, -2)",
+        "return solved",
+        ("tests/test_spectra_measured.py", "ratio_solves"),
+    ),
+    Mutation(
+        "symbol function, an argument of the program",
+        "critjax/spectra/critical.py",
+        'return as_pytree("symbol_fn", symbol_fn), ladder',
+        'return as_pytree("symbol_fn", lambda sigma: symbol_fn(sigma)), ladder',
+        ("tests/test_programs_linear_theory.py", "critical_point"),
+    ),
+    Mutation(
         "probes pushed at once",
         "critjax/spectra/measured.py",
         "PROBES_TOGETHER = 8",
@@ -796,7 +810,7 @@ MUTATIONS = [
     Mutation(
         "fast modes only",
         "critjax/landau/_renormalised.py",
-        "** 2, axis=-1) > cutoff**2",
+        "** 2, axis=-1) > squared_cutoff",
         "** 2, axis=-1) >= 0",
         (RENORMALISED, "two_patterns_among_white_noise"),
     ),

@@ -174,7 +174,7 @@ def gaussian_closure(
         def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
             x = mean + gaussian_fields(white_hat, spectrum)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
-            symbol = regression_symbol(x, denoised, centre=centre, window=window)
+            symbol = regression_symbol(x, denoised, centre=centre, size=window)
             psi, target = soft_field(x), soft_field(denoised)
             moments = [jnp.mean(psi**2), jnp.mean(psi * target), jnp.mean(psi**4), jnp.mean(psi**3 * target)]
             return symbol.astype(dtype), denoised.mean((0, 1, 2)), jnp.stack(moments)

@@ -9,12 +9,18 @@ from critjax.landau._coefficients import (
 )
 from critjax.landau._dynamics import free_energy, integrate, landau_sample, low_pass, stable_substeps
 from critjax.landau._model import ReducedModel, reduced_model
-from critjax.landau._renormalised import fast_fields, renormalised_coefficients, renormalised_model
+from critjax.landau._renormalised import (
+    RenormalisedCoefficients,
+    fast_fields,
+    renormalised_coefficients,
+    renormalised_model,
+)
 
 __all__ = [
     "AmplitudeCoefficients",
     "LandauCoefficients",
     "ReducedModel",
+    "RenormalisedCoefficients",
     "amplitude_coefficients",
     "fast_fields",
     "free_energy",

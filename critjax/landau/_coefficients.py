@@ -15,9 +15,9 @@ import numpy as np
 from critjax._checks import check, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
-from critjax.closed_form._inputs import check_sigma
 from critjax.fourier import kernel_offsets
 from critjax.spectra import leading_eigenvalue, response_kernel, right_eigenvector
+from critjax.spectra._inputs import as_sigma
 from critjax.spectra.posterior import (
     check_bank,
     check_state,
@@ -75,8 +75,18 @@ class AmplitudeCoefficients(NamedTuple):
 
 
 def quartic_form(coefficients: ArrayLike, wavevector: Any) -> Array:
-    """Evaluate ``L(k)`` of `LandauCoefficients.L` at wavevectors (..., 2), axes (y, x)."""
-    k = jnp.asarray(wavevector)
+    """Evaluate ``L(k)`` of `LandauCoefficients.L` at wavevectors (..., 2), axes (y, x).
+
+    Example
+    -------
+    >>> float(quartic_form(np.array([1.0, 0.0, 2.0, 0.0, 1.0]), (1.0, 2.0)))  # (k_y^2 + k_x^2)^2 + 10 k_y^2 k_x^2
+    65.0
+    """
+    return _quartic_form(coefficients, wavevector if hasattr(wavevector, "dtype") else np.asarray(wavevector))
+
+
+@jax.jit
+def _quartic_form(coefficients: Array, k: Array) -> Array:
     y, x = k[..., 0], k[..., 1]
     binomials = (1, 4, 6, 4, 1)
     return jnp.sum(jnp.stack([n * coefficients[j] * y ** (4 - j) * x**j for j, n in enumerate(binomials)]), 0)
@@ -124,10 +134,10 @@ def _eigenvalue_series(matrices: list[Array], value: Array, right: Array, left: 
     return values
 
 
-def _check(bank: Any, sigma: Any, state: Any) -> Array:
+def _inputs(bank: Any, sigma: Any, state: Any) -> tuple[Bank, Any, ArrayLike]:
+    """Check what both programs take."""
     check_bank(bank, "centre")
-    check_sigma(sigma)
-    return check_state(bank, state)
+    return bank, as_sigma(sigma), check_state(bank, state)
 
 
 def landau_coefficients(
@@ -179,7 +189,11 @@ def landau_coefficients(
     >>> float(c.r), round(float(c.K[0, 0]), 5), round(float(c.u), 4), bool(c.well_posed)
     (-1.25, 0.75, 3.7969, False)
     """
-    state = _check(bank, sigma, state)
+    return _landau_coefficients(*_inputs(bank, sigma, state))
+
+
+@jax.jit
+def _landau_coefficients(bank: Bank, sigma: Any, state: Array) -> LandauCoefficients:
     kernel = response_kernel(bank, sigma, state=state)
     expansion = expand_kernel(kernel)
     cumulants = _uniform_cumulants(bank, sigma, state, expansion.right, expansion.left)
@@ -283,8 +297,8 @@ def _uniform_cumulants(
 
 def amplitude_coefficients(
     bank: Bank,
-    sigma: Scalar,
     wavevector: Float[ArrayLike, " 2"],
+    sigma: Scalar,
     *,
     state: Float[ArrayLike, " C"] | None = None,
 ) -> AmplitudeCoefficients:
@@ -324,17 +338,24 @@ def amplitude_coefficients(
     -------
     >>> from critjax.banks import stripe_bank
     >>> bank = stripe_bank(9, 6.0, num_phases=8, orientations=(0.0,))
-    >>> c = amplitude_coefficients(bank, 3.0, jnp.array([0.0, 2 * jnp.pi / 6]))
+    >>> c = amplitude_coefficients(bank, jnp.array([0.0, 2 * jnp.pi / 6]), 3.0)
     >>> bool(c.cubic.real > 0)
     True
     """
-    state = _check(bank, sigma, state)
-    dtype = working_dtype(bank)
-    carrier = jnp.asarray(wavevector, dtype)
-    check(carrier.shape == (2,), "wavevector", "shape (2,)", f"shape {carrier.shape}", "pass (k_y, k_x)")
-    if is_concrete(carrier):
+    bank, sigma, state = _inputs(bank, sigma, state)
+    wavevector = wavevector if hasattr(wavevector, "dtype") else np.asarray(wavevector, float)
+    got = f"shape {tuple(wavevector.shape)}"
+    check(tuple(wavevector.shape) == (2,), "wavevector", "shape (2,)", got, "pass (k_y, k_x)")
+    if is_concrete(wavevector):
         zero = "use landau_coefficients for the uniform mode"
-        check(bool(np.any(np.asarray(carrier))), "wavevector", "not zero", "zero", zero)
+        check(bool(np.any(np.asarray(wavevector))), "wavevector", "not zero", "zero", zero)
+    return _amplitude_coefficients(bank, wavevector, sigma, state)
+
+
+@jax.jit
+def _amplitude_coefficients(bank: Bank, wavevector: Array, sigma: Any, state: Array) -> AmplitudeCoefficients:
+    dtype = working_dtype(bank)
+    carrier = wavevector.astype(dtype)
     kernel = response_kernel(bank, sigma, state=state)
     length = jnp.sqrt(jnp.sum(carrier**2))
     matrices = _taylor(kernel, carrier / length, 2, carrier)

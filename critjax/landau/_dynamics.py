@@ -7,6 +7,7 @@ fields live below pi/p, well inside.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_rank, is_concrete
+from critjax._checks import as_sigmas, check, check_count, check_rank, is_concrete
 from critjax._typing import Array, ArrayLike, Float, PRNGKey
 from critjax.fourier import wavevectors
 from critjax.landau._model import Bank, ReducedModel, reduced_model
+from critjax.landau._renormalised import squared
 from critjax.sampling import Trajectory, saved_levels, scan_saved
+from critjax.spectra._inputs import as_eta
 
 
 def kept_modes(grid: Sequence[int]) -> np.ndarray:
@@ -27,7 +30,7 @@ def kept_modes(grid: Sequence[int]) -> np.ndarray:
     return marks[0][:, None] & marks[1][None, :]
 
 
-def low_pass(field: Array, cutoff: Any) -> Array:
+def low_pass(field: ArrayLike, cutoff: Any) -> Array:
     """Keep the slow modes of a field, those that the solver can carry.
 
     Parameters
@@ -39,9 +42,21 @@ def low_pass(field: Array, cutoff: Any) -> Array:
     Returns
     -------
     real array (H, W)
+
+    Example
+    -------
+    >>> stripes = jnp.cos(jnp.pi * jnp.arange(8) / 4) + jnp.zeros((8, 1))  # |k| = pi/4
+    >>> bool(jnp.allclose(low_pass(stripes, 1.0), stripes)), bool(jnp.allclose(low_pass(stripes, 0.5), 0))
+    (True, True)
     """
+    check_rank("field", field, "H W")
+    return _low_pass(field, squared(cutoff))
+
+
+@jax.jit
+def _low_pass(field: Array, squared_cutoff: Any) -> Array:
     k = wavevectors(field.shape, dtype=field.dtype)
-    keep = (jnp.sum(k**2, axis=-1) <= cutoff**2) & kept_modes(field.shape)
+    keep = (jnp.sum(k**2, axis=-1) <= squared_cutoff) & kept_modes(field.shape)
     return jnp.fft.ifft2(jnp.where(keep, jnp.fft.fft2(field), 0)).real
 
 
@@ -120,7 +135,7 @@ def stable_substeps(model: ReducedModel, *, eta: Any = 0.0, limit: int = 20_000)
 def integrate(
     model: ReducedModel,
     key: PRNGKey,
-    x_init: Array,
+    x_init: Float[ArrayLike, "H W C"],
     *,
     eta: Any = 0.0,
     cutoff: float,
@@ -155,20 +170,51 @@ def integrate(
     ------
     ValueError
         On wrong shapes, negative eta or illegal numbers of substeps.
+
+    Example
+    -------
+    >>> from critjax.banks import two_pattern_bank
+    >>> model = reduced_model(two_pattern_bank(3), jnp.array([6.0, 4.0]), (16, 16))
+    >>> run = integrate(model, jax.random.key(0), jnp.ones((16, 16, 1)), cutoff=1.0)
+    >>> bool(run.x[-1].mean() < 1)  # above the critical noise 3 the uniform mode decays
+    True
     """
     check_rank("x_init", x_init, "H W C")
-    check_eta(eta)
+    eta = as_eta(eta)
     counts = np.broadcast_to(np.asarray(num_substeps), (model.sigma.shape[0] - 1,))
     single = np.ndim(num_substeps) == 0
     good = np.issubdtype(counts.dtype, np.integer) and bool(np.all(counts >= (1 if single else 0)))
     check(
         good, "num_substeps", "an integer >= 1, or one >= 0 a step", repr(num_substeps), "use stable_substeps"
     )
-    noisy = not is_concrete(eta) or float(eta) > 0
+    return _integrate(
+        model,
+        key,
+        x_init,
+        eta,
+        squared(cutoff),
+        None if np.all(counts == 1) else counts,
+        noisy=not is_concrete(eta) or eta > 0,
+        save_every=check_count("save_every", save_every, least=1, advice="1 saves every step"),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("noisy", "save_every"))
+def _integrate(
+    model: ReducedModel,
+    key: PRNGKey,
+    x_init: Array,
+    eta: Any,
+    squared_cutoff: Any,
+    counts: Array | None,
+    *,
+    noisy: bool,
+    save_every: int,
+) -> Trajectory:
     grid, num_steps = x_init.shape[:2], model.sigma.shape[0] - 1
     k = wavevectors(grid, dtype=x_init.dtype)
     kept = half_plane(kept_modes(grid))
-    slow = half_plane(jnp.sum(k**2, axis=-1) <= cutoff**2) & kept
+    slow = half_plane(jnp.sum(k**2, axis=-1) <= squared_cutoff) & kept
     symbols, c = half_plane(model.symbol), model.coefficients
 
     def project(field: Array, index: Any) -> Array:
@@ -192,12 +238,12 @@ def integrate(
             variance = 2 * eta * level**2 * part * jnp.exp(2 * part * rate.real) * decay
             return jnp.sqrt(variance) * project(white, index)
 
-        if np.all(counts == 1):
+        if counts is None:
             rate = jnp.where(kept, (1 + eta) * (0.5 * (symbols[index] + symbols[index + 1]) - 1), 0)
             ends = ((c.h[index], c.u[index]), (c.h[index + 1], c.u[index + 1]))
             noise = kick(rate, 0.0, span, white) if noisy else 0.0
             return exponential_step(psi_hat, grid, span, rate, ends, 1 + eta, noise), None
-        count = jnp.asarray(counts)[index]
+        count = counts[index]
         total = jnp.maximum(count, 1).astype(span.dtype)
 
         def substep(number: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -243,7 +289,7 @@ def landau_sample(
     *,
     eta: Any = 0.0,
     linear: str = "exact",
-    x_init: Array | None = None,
+    x_init: Float[ArrayLike, "H W C"] | None = None,
     num_substeps: int | np.ndarray | None = None,
     save_every: int = 1,
 ) -> Trajectory:
@@ -302,9 +348,8 @@ def landau_sample(
         got = f"shape {tuple(x_init.shape)}"
         check(tuple(x_init.shape) == tuple(shape), "x_init", f"shape {tuple(shape)}", got, "match them")
     model = reduced_model(bank, sigmas, shape[:2], eta=eta, linear=linear)
-    start_key, noise_key = jax.random.split(key)
-    if x_init is None:
-        x_init = sigmas[0] * jax.random.normal(start_key, tuple(shape), sigmas.dtype)
+    noise_key, drawn = _start(key, sigmas, shape=tuple(int(n) for n in shape))
+    x_init = drawn if x_init is None else x_init
     if num_substeps is None:
         known = is_concrete(model.coefficients.r) and is_concrete(eta)
         num_substeps = stable_substeps(model, eta=eta) if known else 1
@@ -319,7 +364,14 @@ def landau_sample(
     )
 
 
-def free_energy(psi: Float[ArrayLike, "H W"], symbol: Array, h: Any, u: Any) -> Array:
+@functools.partial(jax.jit, static_argnames="shape")
+def _start(key: PRNGKey, sigmas: Array, *, shape: tuple[int, int, int]) -> tuple[PRNGKey, Array]:
+    """Return the key of the steps, and the noise that `sample` starts from."""
+    start_key, noise_key = jax.random.split(key)
+    return noise_key, sigmas[0] * jax.random.normal(start_key, shape, sigmas.dtype)
+
+
+def free_energy(psi: Float[ArrayLike, "H W"], symbol: ArrayLike, h: Any, u: Any) -> Array:
     r"""Compute the free energy whose gradient flow the reduced equation is, for symmetric linear parts.
 
     .. math:: F = \frac{1}{2N}\sum_k (1 - \lambda(k))|\psi_k|^2 - \sum_j \left(\frac{h}{3}\psi_j^3
@@ -349,6 +401,10 @@ def free_energy(psi: Float[ArrayLike, "H W"], symbol: Array, h: Any, u: Any) -> 
     >>> float(free_energy(jnp.ones((4, 4)), jnp.full((4, 4), 2.0), 0.0, 1.0))  # 16 (-1/2 + 1/4)
     -4.0
     """
-    psi = jnp.asarray(psi)
+    return _free_energy(psi, symbol, h, u)
+
+
+@jax.jit
+def _free_energy(psi: Array, symbol: Array, h: Any, u: Any) -> Array:
     power = jnp.abs(jnp.fft.fft2(psi)) ** 2 / psi.size
     return 0.5 * jnp.sum((1 - symbol.real) * power) - jnp.sum(h / 3 * psi**3 - u / 4 * psi**4)

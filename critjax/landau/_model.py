@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_grid, check_option, is_concrete
+from critjax._checks import as_sigmas, check, check_grid, check_option, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import wavevectors
 from critjax.landau._coefficients import LandauCoefficients, landau_coefficients, quartic_form
 from critjax.spectra import homogeneous_state, symbol
+from critjax.spectra._inputs import as_eta
 from critjax.spectra.kernels import uniform_response
+from critjax.spectra.posterior import check_bank
 
 Bank = PatchBank | ImageBank
 
@@ -34,15 +37,19 @@ class ReducedModel(NamedTuple):
     """At every level, leading axis num."""
 
 
-def steady(coefficients: LandauCoefficients) -> LandauCoefficients:
-    """Drop imaginary parts that are zero; refuse an oscillating uniform mode, under tracing by NaN."""
+def steady(coefficients: LandauCoefficients) -> tuple[LandauCoefficients, Array]:
+    """Drop imaginary parts that are zero; where the uniform mode oscillates u is NaN, and the second result False."""
     still = jnp.all(jnp.imag(coefficients.left) == 0, axis=-1) & (jnp.imag(coefficients.u) == 0)
+    real = jax.tree.map(lambda a: a.real, coefficients)
+    return real._replace(u=jnp.where(still, real.u, jnp.nan)), still
+
+
+def check_steady(still: Any) -> None:
+    """Raise `ValueError` if a concrete flag of `steady` says that the uniform mode oscillates."""
     if is_concrete(still):
         advice = "its amplitude is complex; simulate the exact model"
         good = bool(np.all(np.asarray(still)))
         check(good, "uniform mode", "one that does not oscillate", "an oscillating one", advice)
-    real = jax.tree.map(lambda a: a.real, coefficients)
-    return real._replace(u=jnp.where(still, real.u, jnp.nan))
 
 
 def reduced_model(
@@ -91,12 +98,25 @@ def reduced_model(
     >>> complex(model.symbol[1, 0, 0])
     (1+0j)
     """
-    sigmas = as_sigmas("sigmas", sigmas)
-    check_eta(eta)
+    check_bank(bank, "centre")
+    sigmas, eta = as_sigmas("sigmas", sigmas), as_eta(eta)
     check_option("linear", linear, ("exact", "truncated"))
-    grid = check_grid(grid)
+    model, still = _reduced_model(bank, sigmas, eta, grid=check_grid(grid), linear=linear)
+    check_steady(still)
+    if linear == "truncated" and is_concrete(model.coefficients.well_posed):
+        bad = np.asarray(sigmas)[~np.asarray(model.coefficients.well_posed)]
+        got = f"L <= 0 in some direction at {bad.size} of {sigmas.size} levels, e.g. sigma = {bad[:1]}"
+        advice = "short waves would grow without bound; use linear='exact'"
+        check(bad.size == 0, "linear='truncated'", "a fourth-order term that damps", got, advice)
+    return model
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "linear"))
+def _reduced_model(
+    bank: Bank, sigmas: Array, eta: Any, *, grid: tuple[int, int], linear: str
+) -> tuple[ReducedModel, Array]:
     states = homogeneous_state(bank, sigmas, eta=eta)
-    found = steady(jax.vmap(lambda s, m: landau_coefficients(bank, s, state=m))(sigmas, states))
+    found, still = steady(jax.vmap(lambda s, m: landau_coefficients(bank, s, state=m))(sigmas, states))
     targets = jax.vmap(lambda s, m: uniform_response(bank, s, m, readout="centre", block_size=None).value)(
         sigmas, states
     )
@@ -107,12 +127,7 @@ def reduced_model(
             return jnp.einsum("a,hwab,b->hw", left, full, right, precision=jax.lax.Precision.HIGHEST)
 
         part = jax.lax.map(lambda level: exact(*level), (sigmas, states, found.right, found.left))
-        return ReducedModel(sigmas, states, targets, part, found)
-    if is_concrete(found.well_posed):
-        bad = np.asarray(sigmas)[~np.asarray(found.well_posed)]
-        got = f"L <= 0 in some direction at {bad.size} of {sigmas.size} levels, e.g. sigma = {bad[:1]}"
-        advice = "short waves would grow without bound; use linear='exact'"
-        check(bad.size == 0, "linear='truncated'", "a fourth-order term that damps", got, advice)
+        return ReducedModel(sigmas, states, targets, part, found), still
     k = wavevectors(grid, dtype=sigmas.dtype)
 
     def truncated(c: LandauCoefficients) -> Array:
@@ -120,4 +135,4 @@ def reduced_model(
         value = 1 - c.r - curvature - quartic_form(c.L, k) + 1j * (k @ c.v)
         return jnp.where(c.well_posed, value, jnp.nan)
 
-    return ReducedModel(sigmas, states, targets, jax.vmap(truncated)(found), found)
+    return ReducedModel(sigmas, states, targets, jax.vmap(truncated)(found), found), still

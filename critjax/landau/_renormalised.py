@@ -7,25 +7,38 @@ and then expanded in the slow field (THEORY section 4).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_grid, check_rank
+from critjax._checks import as_sigmas, check, check_count, check_grid, check_rank, check_window, is_concrete
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.closed_form import gaussian_fields
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel, wavevectors
 from critjax.landau._coefficients import LandauCoefficients, assemble, expand_kernel
-from critjax.landau._model import ReducedModel, steady
+from critjax.landau._model import ReducedModel, check_steady, steady
 from critjax.spectra import measured_symbol
+from critjax.spectra._inputs import as_sigma
 
 _EXACT = jax.lax.Precision.HIGHEST
 
 
-def fast_fields(key: PRNGKey, structure_factor: Array, cutoff: Any, num_samples: int) -> Array:
+class RenormalisedCoefficients(NamedTuple):
+    """Result of `renormalised_coefficients`."""
+
+    coefficients: LandauCoefficients
+    symbol: Complex[Array, "H W"]
+    """Symbol of the mean Jacobian, projected on the uniform mode, FFT order."""
+    target: Float[Array, " C"]
+    """<D> at psi = 0, to which the mean moves."""
+
+
+def fast_fields(key: PRNGKey, structure_factor: ArrayLike, cutoff: Any, num_samples: int) -> Array:
     """Draw Gaussian fields of the modes that a slow field leaves out.
 
     Parameters
@@ -41,10 +54,28 @@ def fast_fields(key: PRNGKey, structure_factor: Array, cutoff: Any, num_samples:
     -------
     float array (num_samples, H, W, C)
         Mean zero, structure factor S above the cutoff and nothing below.
+
+    Example
+    -------
+    >>> fields = fast_fields(jax.random.key(0), jnp.ones((8, 8, 1, 1), complex), 1.0, 2)
+    >>> fields.shape, bool(np.max(np.abs(np.mean(fields, axis=(1, 2)))) < 1e-6)  # k = 0 is slow
+    ((2, 8, 8, 1), True)
     """
+    advice = "pass the number of fields"
+    num_samples = check_count("num_samples", num_samples, least=1, advice=advice)
+    return _fast_fields(key, structure_factor, squared(cutoff), num_samples=num_samples)
+
+
+def squared(cutoff: Any) -> Any:
+    """Return the square of a cutoff, of a concrete one in double precision on the host."""
+    return float(cutoff) ** 2 if is_concrete(cutoff) else cutoff**2
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _fast_fields(key: PRNGKey, structure_factor: Array, squared_cutoff: Any, *, num_samples: int) -> Array:
     grid, channels = structure_factor.shape[:2], structure_factor.shape[-1]
     dtype = structure_factor.real.dtype
-    fast = jnp.sum(wavevectors(grid, dtype=dtype) ** 2, axis=-1) > cutoff**2
+    fast = jnp.sum(wavevectors(grid, dtype=dtype) ** 2, axis=-1) > squared_cutoff
     white = jnp.fft.fft2(jax.random.normal(key, (num_samples, *grid, channels), dtype), axes=(1, 2))
     return gaussian_fields(jnp.where(fast[..., None], white, 0), structure_factor)
 
@@ -59,14 +90,14 @@ def _derivative(function: Callable[[Array], Array], order: int) -> Callable[[Arr
 def renormalised_coefficients(
     denoise_fn: DenoiseFn,
     key: PRNGKey,
-    sigma: Scalar,
     structure_factor: Complex[ArrayLike, "H W C C"],
+    sigma: Scalar,
     *,
     size: int,
     state: Float[ArrayLike, " C"] | None = None,
     cutoff: float | None = None,
     num_samples: int = 8,
-) -> tuple[LandauCoefficients, Array, Array]:
+) -> RenormalisedCoefficients:
     r"""Expand a denoiser for slow fields, averaged over Gaussian fast modes.
 
     .. math::
@@ -79,10 +110,10 @@ def renormalised_coefficients(
         Translation invariant and three times differentiable in forward mode, e.g. of `patch_denoiser`.
     key : PRNG key
         Of the fast fields and of the probes; the same key at all noise levels gives smooth curves.
-    sigma : scalar > 0
-        Standard deviation of the noise.
     structure_factor : complex array (H, W, C, C)
         S(k) at this sigma in FFT order, e.g. of `gaussian_closure`; only modes above the cutoff are used.
+    sigma : scalar > 0
+        Standard deviation of the noise.
     size : int
         Window p: the mean kernel is projected on it, which cuts nothing but sampling noise (centre readout).
     state : float array (C,), optional
@@ -94,8 +125,8 @@ def renormalised_coefficients(
 
     Returns
     -------
-    (LandauCoefficients, symbol (H, W), target (C,))
-        The coefficients, the projected symbol of the mean Jacobian, and <D> at psi = 0, to which the mean moves.
+    RenormalisedCoefficients
+        ``coefficients``, the projected ``symbol`` (H, W) of the mean Jacobian, and ``target`` (C,), <D> at psi = 0.
 
     Raises
     ------
@@ -111,24 +142,52 @@ def renormalised_coefficients(
     -------
     >>> from critjax.closed_form import two_pattern_denoiser
     >>> white = jnp.full((32, 32, 1, 1), 36.0 + 0j)
-    >>> found, _, _ = renormalised_coefficients(two_pattern_denoiser(5), jax.random.key(0), 6.0, white, size=5)
-    >>> bool(found.r > 1 - 25 / 36)  # fluctuations weaken the response
+    >>> found = renormalised_coefficients(two_pattern_denoiser(5), jax.random.key(0), white, 6.0, size=5)
+    >>> bool(found.coefficients.r > 1 - 25 / 36)  # fluctuations weaken the response
     True
     """
-    structure_factor = jnp.asarray(structure_factor)
     check_rank("structure_factor", structure_factor, "H W C C")
-    check(num_samples >= 2, "num_samples", "an integer >= 2", num_samples, "8 suits a 64 x 64 grid")
-    grid, channels = structure_factor.shape[:2], structure_factor.shape[-1]
-    dtype = structure_factor.real.dtype
-    sigma = jnp.asarray(sigma, dtype)
-    state = jnp.zeros((channels,), dtype) if state is None else jnp.asarray(state, dtype)
+    channels = structure_factor.shape[-1]
+    state = np.zeros((channels,), structure_factor.real.dtype) if state is None else state
     advice = "pass one value a channel"
-    check(state.shape == (channels,), "state", f"shape ({channels},)", f"shape {state.shape}", advice)
-    field_key, probe_key = jax.random.split(key)
-    cutoff = np.pi / size if cutoff is None else cutoff
-    fields = state + fast_fields(field_key, structure_factor, cutoff, num_samples)
+    got = f"shape {tuple(state.shape)}"
+    check(tuple(state.shape) == (channels,), "state", f"shape ({channels},)", got, advice)
+    denoise, options = _options(denoise_fn, size, cutoff, num_samples)
+    return _renormalised_coefficients(denoise, key, structure_factor, as_sigma(sigma), state, **options)
 
-    measured = measured_symbol(denoise_fn, fields, sigma, probe_key, num_probes=1).symbol
+
+def _options(
+    denoise_fn: DenoiseFn, size: int, cutoff: Any, num_samples: int
+) -> tuple[DenoiseFn, dict[str, Any]]:
+    """Check what both programs take beside their arrays."""
+    num_samples = check_count("num_samples", num_samples, least=2, advice="8 suits a 64 x 64 grid")
+    size = check_window(size)
+    cutoff = squared(np.pi / size if cutoff is None else cutoff)
+    return as_pytree("denoise_fn", denoise_fn), {
+        "squared_cutoff": cutoff,
+        "size": size,
+        "num_samples": num_samples,
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("size", "num_samples"))
+def _renormalised_coefficients(
+    denoise_fn: DenoiseFn,
+    key: PRNGKey,
+    structure_factor: Array,
+    sigma: Any,
+    state: Array,
+    *,
+    squared_cutoff: Any,
+    size: int,
+    num_samples: int,
+) -> RenormalisedCoefficients:
+    grid, dtype = structure_factor.shape[:2], structure_factor.real.dtype
+    sigma, state = jnp.asarray(sigma).astype(dtype), state.astype(dtype)
+    field_key, probe_key = jax.random.split(key)
+    fields = state + _fast_fields(field_key, structure_factor, squared_cutoff, num_samples=num_samples)
+
+    measured = measured_symbol(denoise_fn, probe_key, fields, sigma, num_probes=1).value
     kernel = symbol_to_kernel(measured, min(size, *grid)).real.astype(dtype)
     expansion = expand_kernel(kernel)
     right, left = expansion.right.real.astype(dtype), expansion.left.real.astype(dtype)
@@ -140,7 +199,8 @@ def renormalised_coefficients(
     second, third = (left @ _derivative(response, order)(zero) for order in (2, 3))
     symbol = kernel_to_symbol(kernel, grid)
     projected = jnp.einsum("a,hwab,b->hw", left, symbol, right, precision=_EXACT)
-    return assemble(expansion, second / 2, -third / 6), projected, response(zero)
+    coefficients = assemble(expansion, second / 2, -third / 6)
+    return RenormalisedCoefficients(coefficients, projected, response(zero))
 
 
 def renormalised_model(
@@ -189,29 +249,28 @@ def renormalised_model(
     >>> renormalised_model(denoise, key, sigmas, mean, white, size=5).symbol.shape
     (2, 16, 16)
     """
-    sigmas, mean = as_sigmas("sigmas", sigmas), jnp.asarray(mean)
-    spectra = jnp.asarray(structure_factor)
+    sigmas, spectra = as_sigmas("sigmas", sigmas), structure_factor
     check_rank("structure_factor", spectra, "num H W C C")
-    grid = check_grid(spectra.shape[1:3])
-    channels = mean.shape[-1]
-    got = f"shapes {mean.shape} and {spectra.shape}"
-    expected = f"one of each for {sigmas.shape[0]} levels"
-    fits = mean.shape == (len(sigmas), channels)
-    fits = fits and spectra.shape == (len(sigmas), *grid, channels, channels)
+    num, grid, channels = sigmas.shape[0], check_grid(spectra.shape[1:3]), mean.shape[-1]
+    shapes = tuple(mean.shape), tuple(spectra.shape)
+    fits = shapes == ((num, channels), (num, *grid, channels, channels))
+    got = f"shapes {shapes[0]} and {shapes[1]}"
+    expected = f"one of each for {num} levels"
     check(fits, "mean, structure_factor", expected, got, "pass those of one closure")
+    denoise, options = _options(denoise_fn, size, cutoff, num_samples)
+    model, still = _renormalised_model(denoise, key, sigmas, mean, spectra, **options)
+    check_steady(still)
+    return model
 
-    def level(inputs: Sequence[Array]) -> tuple[LandauCoefficients, Array, Array]:
+
+@functools.partial(jax.jit, static_argnames=("size", "num_samples"))
+def _renormalised_model(
+    denoise_fn: DenoiseFn, key: PRNGKey, sigmas: Array, mean: Array, spectra: Array, **options: Any
+) -> tuple[ReducedModel, Array]:
+    def level(inputs: Sequence[Array]) -> RenormalisedCoefficients:
         sigma, state, spectrum = inputs
-        return renormalised_coefficients(
-            denoise_fn,
-            key,
-            sigma,
-            spectrum,
-            size=size,
-            state=state,
-            cutoff=cutoff,
-            num_samples=num_samples,
-        )
+        return _renormalised_coefficients(denoise_fn, key, spectrum, sigma, state, **options)
 
     found, symbols, targets = jax.lax.map(level, (sigmas, mean, spectra))
-    return ReducedModel(sigmas, mean, targets, symbols, steady(found))
+    coefficients, still = steady(found)
+    return ReducedModel(sigmas, mean, targets, symbols, coefficients), still

@@ -6,13 +6,8 @@ Exact symbols come from banks (`symbol`), measured ones from any denoiser (`meas
 """
 
 from critjax.spectra.critical import (
-    ALWAYS_GROWING,
-    CROSSING,
-    NOT_FINITE,
-    STABLE,
-    STATUS,
-    UNSTABLE_AT_MAX,
     CriticalPoint,
+    CriticalStatus,
     critical_point,
     critical_sigmas,
     instability_kind,
@@ -26,24 +21,20 @@ from critjax.spectra.kernels import (
     uniform_symbol,
 )
 from critjax.spectra.measured import (
-    MeasuredSymbol,
+    PhaseField,
     measured_symbol,
     project_symbol,
     random_phase_field,
     rayleigh_quotient,
+    regression_ratio,
     regression_symbol,
 )
 from critjax.spectra.states import bank_symbol_fn, homogeneous_growth_rate, homogeneous_state
 
 __all__ = [
-    "ALWAYS_GROWING",
-    "CROSSING",
-    "NOT_FINITE",
-    "STABLE",
-    "STATUS",
-    "UNSTABLE_AT_MAX",
     "CriticalPoint",
-    "MeasuredSymbol",
+    "CriticalStatus",
+    "PhaseField",
     "bank_symbol_fn",
     "critical_point",
     "critical_sigmas",
@@ -59,6 +50,7 @@ __all__ = [
     "project_symbol",
     "random_phase_field",
     "rayleigh_quotient",
+    "regression_ratio",
     "regression_symbol",
     "response_kernel",
     "right_eigenvector",

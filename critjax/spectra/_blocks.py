@@ -161,6 +161,16 @@ def fold(
     return step(carry, data) if len(data[1]) else carry
 
 
+def check_block_size(block_size: Any) -> int | None:
+    """Return a number of patches or images per block as an ``int``, None as it is, or raise `ValueError`."""
+    if block_size is None:
+        return None
+    good = isinstance(block_size, (int, np.integer)) and not isinstance(block_size, bool) and block_size >= 1
+    advice = "count patches or images per block"
+    check(bool(good), "block_size", "an integer >= 1 or None", repr(block_size), advice)
+    return int(block_size)
+
+
 def block_length(bank: PatchBank | ImageBank, readout: str, uniform: bool, block_size: int | None) -> int:
     """Return the number of candidates (patches or images) of one block."""
     if isinstance(bank, PatchBank):
@@ -170,15 +180,7 @@ def block_length(bank: PatchBank | ImageBank, readout: str, uniform: bool, block
         lost = 0 if bank.positions == "all" else bank.size - 1
         positions = (height - lost) * (width - lost)
     if block_size is not None:
-        good = isinstance(block_size, (int, np.integer)) and block_size >= 1
-        check(
-            good,
-            "block_size",
-            "an integer >= 1 or None",
-            repr(block_size),
-            "count patches or images per block",
-        )
-        return min(int(block_size), count)
+        return min(block_size, count)
     target = _POSITIONS_PER_BLOCK
     if uniform:
         target *= 2

@@ -7,29 +7,41 @@ on traced values comes back as a status code, not as an exception.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_option, check_rank, is_concrete
+from critjax._checks import as_sigmas, check, check_count, check_option, check_rank, is_concrete
+from critjax._programs import as_pytree
+from critjax._status import Status
 from critjax._typing import Array, ArrayLike, Complex, Float, Int, Scalar, SymbolFn
 from critjax.fourier import wavevectors
 from critjax.noise import FRAMES
+from critjax.spectra._inputs import as_eta
 from critjax.spectra.eigenvalues import dispersion, leading_eigenvalue, rate_of_eigenvalue, right_eigenvector
 from critjax.spectra.roots import bracketed_root, interpolated_root
 
-CROSSING, STABLE, UNSTABLE_AT_MAX, NOT_FINITE, ALWAYS_GROWING = range(5)
-STATUS = {
-    CROSSING: "crossing",
-    STABLE: "stable",
-    UNSTABLE_AT_MAX: "unstable at sigma_max",
-    NOT_FINITE: "not finite",
-    ALWAYS_GROWING: "grows at every noise level",
-}
-"""Meaning of `CriticalPoint.status`."""
+
+class CriticalStatus(Status):
+    """Meaning of `CriticalPoint.status`.
+
+    Example
+    -------
+    >>> CriticalStatus(2).name, CriticalStatus(2).message
+    ('UNSTABLE_AT_MAX', 'unstable at sigma_max')
+    """
+
+    CROSSING = 0, "crossing"
+    STABLE = 1, "stable"
+    UNSTABLE_AT_MAX = 2, "unstable at sigma_max"
+    NOT_FINITE = 3, "not finite"
+    ALWAYS_GROWING = 4, "grows at every noise level"
+
+
+# Plain integers for arithmetic on arrays.
+_CROSSING, _STABLE, _UNSTABLE_AT_MAX, _NOT_FINITE, _ALWAYS_GROWING = map(int, CriticalStatus)
 
 
 class CriticalPoint(NamedTuple):
@@ -44,7 +56,7 @@ class CriticalPoint(NamedTuple):
     eigenvector: Complex[Array, " C"]
     """Polarisation of that mode over channels, norm one, largest component real and positive."""
     status: Int[Array, ""]
-    """Code, see `STATUS`."""
+    """Code; ``CriticalStatus(int(point.status)).message`` says it in words."""
     modes: Any
     """Boolean (H, W) in FFT order: all modes critical at ``sigma``: k, -k and symmetry partners."""
     crossings: Float[Array, " max_crossings"]
@@ -58,7 +70,6 @@ def _scan(
 ) -> tuple[Array, Array]:
     """Return growth rate and leading eigenvalue (num, H, W) on the ladder."""
     table = dispersion(symbol_fn, sigmas, batch_size=batch_size)
-    check_rank("symbol_fn", table[0], "H W C C")
     leading = leading_eigenvalue(table)
     rate = jax.vmap(lambda value, sigma: rate_of_eigenvalue(value, sigma, eta, frame))(leading, sigmas)
     return rate, leading
@@ -125,37 +136,50 @@ def critical_point(
     >>> from critjax.banks import two_pattern_bank
     >>> from critjax.spectra import bank_symbol_fn
     >>> point = critical_point(bank_symbol_fn(two_pattern_bank(3), (8, 8)), jnp.array([6.0, 4.0, 2.0, 1.0]))
-    >>> print(round(float(point.sigma), 5), point.wavevector, STATUS[int(point.status)])
+    >>> print(round(float(point.sigma), 5), point.wavevector, CriticalStatus(int(point.status)).message)
     3.0 [0. 0.] crossing
     """
-    ladder = as_sigmas("sigmas", sigmas, minimum=2)
-    check_eta(eta)
+    fn, ladder, eta, options = _inputs(symbol_fn, sigmas, eta, frame, batch_size, least=2)
+    advice = "4 is plenty for most banks"
+    max_crossings = check_count("max_crossings", max_crossings, least=1, advice=advice)
+    tolerance = None if tolerance is None else float(tolerance)
+    return _critical_point(fn, ladder, eta, tolerance, max_crossings=max_crossings, **options)
+
+
+def _inputs(
+    symbol_fn: Any, sigmas: Any, eta: Any, frame: str, batch_size: Any, *, least: int
+) -> tuple[SymbolFn, Array, Any, dict[str, Any]]:
+    """Check what both programs take; return their arguments and static options."""
+    ladder, eta = as_sigmas("sigmas", sigmas, minimum=least), as_eta(eta)
     check_option("frame", frame, FRAMES)
-    good = isinstance(max_crossings, (int, np.integer)) and max_crossings >= 1
-    check(good, "max_crossings", "an integer >= 1", repr(max_crossings), "4 is plenty for most banks")
-    check_rank("symbol_fn", jax.eval_shape(symbol_fn, ladder[0]), "H W C C")
-    converted, captured = jax.closure_convert(symbol_fn, ladder[0])
-    # One program, where step by step there would be hundreds to compile.
-    find = functools.partial(_find, converted, frame, max_crossings, tolerance, batch_size)
-    return jax.jit(find)(ladder, jnp.asarray(eta), captured)
+    if batch_size is not None:
+        advice = "count noise levels evaluated together"
+        batch_size = check_count("batch_size", batch_size, least=1, advice=advice)
+    return as_pytree("symbol_fn", symbol_fn), ladder, eta, {"frame": frame, "batch_size": batch_size}
 
 
-def _find(
-    converted: Callable[..., Array],
+def _check_symbol(symbol_fn: SymbolFn, level: Array) -> None:
+    """Raise unless the symbol has four axes; a function that is a pytree of tracers cannot be hashed, a lambda can."""
+    check_rank("symbol_fn", jax.eval_shape(lambda sigma: symbol_fn(sigma), level), "H W C C")
+
+
+@functools.partial(jax.jit, static_argnames=("frame", "max_crossings", "batch_size"))
+def _critical_point(
+    symbol_fn: SymbolFn,
+    ladder: Array,
+    eta: Any,
+    tolerance: Any,
+    *,
     frame: str,
     max_crossings: int,
-    tolerance: float | None,
     batch_size: int | None,
-    ladder: Array,
-    eta: Array,
-    captured: list[Array],
 ) -> CriticalPoint:
-    """Find the critical point of ``converted(sigma, *captured)``."""
-    # The search sees constants; only the implicit step at the end carries derivatives.
+    level, eta = ladder[0], jnp.asarray(eta)
+    _check_symbol(symbol_fn, level)
+    # The search sees constants, also for what a function of the caller's closes over; only the implicit step at the
+    # end carries derivatives.
+    converted, captured = jax.closure_convert(lambda sigma: symbol_fn(sigma), level)
     frozen, ladder, still = jax.lax.stop_gradient((captured, ladder, eta))
-
-    def symbol_fn(sigma: Array) -> Array:
-        return converted(sigma, *captured)
 
     def frozen_fn(sigma: Array) -> Array:
         return converted(sigma, *frozen)
@@ -170,9 +194,9 @@ def _find(
     found = _classify(highest, leading[0], ladder, still, frame, max_crossings)
     roots = bracketed_root(worst, ladder[found.bracket + 1], ladder[found.bracket], *found.ends)
     crossings = jnp.where(found.valid, roots, jnp.nan)
-    lost = (found.status == CROSSING) & ~jnp.isfinite(roots[0])
-    status = jnp.where(lost, NOT_FINITE, found.status)
-    crossed = status == CROSSING
+    lost = (found.status == _CROSSING) & ~jnp.isfinite(roots[0])
+    status = jnp.where(lost, _NOT_FINITE, found.status)
+    crossed = status == _CROSSING
     root = jnp.where(crossed, crossings[0], ladder[0])
 
     rate = rate_of_eigenvalue(leading_eigenvalue(frozen_fn(root)), root, still, frame)
@@ -226,11 +250,11 @@ def _classify(
     always &= (frame == "vp") & (jnp.asarray(eta) == 0)
     status = jnp.where(
         ~finite[0],
-        NOT_FINITE,
+        _NOT_FINITE,
         jnp.where(
             unstable[0],
-            jnp.where(always, ALWAYS_GROWING, UNSTABLE_AT_MAX),
-            jnp.where(count > 0, CROSSING, jnp.where(jnp.all(finite), STABLE, NOT_FINITE)),
+            jnp.where(always, _ALWAYS_GROWING, _UNSTABLE_AT_MAX),
+            jnp.where(count > 0, _CROSSING, jnp.where(jnp.all(finite), _STABLE, _NOT_FINITE)),
         ),
     ).astype(jnp.int32)
     return _Brackets(status, bracket, (highest[bracket + 1], highest[bracket]), valid, count)
@@ -294,9 +318,15 @@ def critical_sigmas(
     >>> float(critical_sigmas(symbol_fn, jnp.array([8.0, 4.0, 2.0, 1.0])).max())
     0.0
     """
-    ladder = as_sigmas("sigmas", sigmas, minimum=4)
-    check_eta(eta)
-    check_option("frame", frame, FRAMES)
+    fn, ladder, eta, options = _inputs(symbol_fn, sigmas, eta, frame, batch_size, least=4)
+    return _critical_sigmas(fn, ladder, eta, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("frame", "batch_size"))
+def _critical_sigmas(
+    symbol_fn: SymbolFn, ladder: Array, eta: Any, *, frame: str, batch_size: int | None
+) -> Array:
+    _check_symbol(symbol_fn, ladder[0])
     rates, _ = jax.lax.stop_gradient(_scan(symbol_fn, ladder, eta, frame, batch_size))
     finite = jnp.isfinite(rates)
     reached = jnp.cumprod(finite.astype(jnp.int32), axis=0).astype(bool)
@@ -354,8 +384,9 @@ def instability_kind(point: CriticalPoint, *, frequency_tolerance: float | None 
     )
     shape = tuple(np.shape(point.status))
     check(shape == (), "point", "one critical point", f"a batch of shape {shape}", "index the batch first")
-    if int(point.status) != CROSSING:
-        return STATUS[int(point.status)]
+    status = CriticalStatus(int(point.status))
+    if status is not CriticalStatus.CROSSING:
+        return status.message
     least = (
         float(jnp.finfo(point.sigma.dtype).eps) ** 0.5 if frequency_tolerance is None else frequency_tolerance
     )

@@ -6,16 +6,18 @@ wavevectors and differentiates; beyond, LAPACK does it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Inexact
 
-from critjax._checks import as_sigmas, check, check_eta, check_rank
+from critjax._checks import as_sigmas, check, check_count, check_option, check_rank, is_concrete
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
-from critjax.closed_form._inputs import check_sigma
-from critjax.noise import frame_correction
+from critjax.noise import FRAMES, frame_correction
+from critjax.spectra._inputs import as_eta, as_sigma
 
 
 def _safe_divide(numerator: Array, denominator: Array, usable: Array) -> Array:
@@ -92,10 +94,14 @@ def leading_eigenvalue(matrix: Inexact[ArrayLike, "*batch C C"]) -> Complex[Arra
     >>> complex(leading_eigenvalue(jnp.array([[0.0, -2.0], [2.0, 0.0]])))
     2j
     """
-    m = jnp.asarray(matrix)
-    shape = tuple(m.shape)
+    shape = tuple(matrix.shape)
     good = len(shape) >= 2 and len(set(shape[-2:])) == 1 and shape[-1] >= 1
     check(good, "matrix", "shape (..., C, C)", f"shape {shape}", "pass square matrices on the last two axes")
+    return _leading_eigenvalue(matrix)
+
+
+@jax.jit
+def _leading_eigenvalue(m: Array) -> Array:
     m = m.astype(jnp.promote_types(m.dtype, jnp.complex64))
     channels = m.shape[-1]
     if channels == 1:
@@ -138,7 +144,12 @@ def right_eigenvector(matrix: Inexact[ArrayLike, "C C"], eigenvalue: Any) -> Com
     >>> print(abs(right_eigenvector(jnp.diag(jnp.array([1.0, 3.0])), 3.0)))
     [0. 1.]
     """
-    m = jax.lax.stop_gradient(jnp.asarray(matrix))
+    return _right_eigenvector(matrix, complex(eigenvalue) if is_concrete(eigenvalue) else eigenvalue)
+
+
+@jax.jit
+def _right_eigenvector(matrix: Array, eigenvalue: Any) -> Array:
+    m = jax.lax.stop_gradient(matrix)
     m = m.astype(jnp.promote_types(m.dtype, jnp.complex64))
     eigenvalue = jax.lax.stop_gradient(jnp.asarray(eigenvalue)).astype(m.dtype)
     _, _, vh = jnp.linalg.svd(m - eigenvalue * jnp.eye(m.shape[0], dtype=m.dtype))
@@ -190,8 +201,12 @@ def growth_rate(
     [[1.3]]
     """
     check_rank("symbol", symbol, "H W C C")
-    check_sigma(sigma)
-    check_eta(eta)
+    check_option("frame", frame, FRAMES)
+    return _growth_rate(symbol, as_sigma(sigma), as_eta(eta), frame=frame)
+
+
+@functools.partial(jax.jit, static_argnames="frame")
+def _growth_rate(symbol: Array, sigma: Any, eta: Any, *, frame: str) -> Array:
     return rate_of_eigenvalue(leading_eigenvalue(symbol), sigma, eta, frame)
 
 
@@ -236,6 +251,14 @@ def dispersion(
     [1. 4.]
     """
     levels = as_sigmas("sigmas", sigmas)
+    if batch_size is not None:
+        advice = "count noise levels evaluated together"
+        batch_size = check_count("batch_size", batch_size, least=1, advice=advice)
+    return _dispersion(as_pytree("symbol_fn", symbol_fn), levels, batch_size=batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _dispersion(symbol_fn: SymbolFn, levels: Array, *, batch_size: int | None) -> Array:
     if batch_size is None:
         return jax.vmap(symbol_fn)(levels)
     return jax.lax.map(symbol_fn, levels, batch_size=batch_size)

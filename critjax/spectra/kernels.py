@@ -9,6 +9,7 @@ denoiser is a correlation with a kernel, and plane waves are its eigenvectors (T
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from jaxtyping import Inexact
 from critjax._checks import check, check_grid, check_rank
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
-from critjax.closed_form._inputs import check_sigma
 from critjax.fourier import kernel_to_symbol
+from critjax.spectra._blocks import check_block_size
+from critjax.spectra._inputs import as_sigma
 from critjax.spectra.eigenvalues import leading_eigenvalue
 from critjax.spectra.posterior import (
     check_bank,
@@ -104,9 +106,21 @@ def response_kernel(
     >>> g.shape, float(g.sum())  # P / sigma^2 = 9/4
     ((3, 3, 1, 1), 2.25)
     """
+    inputs, options = _inputs(bank, sigma, state, readout, block_size)
+    return _response_kernel(*inputs, **options)
+
+
+def _inputs(
+    bank: Any, sigma: Any, state: Any, readout: str, block_size: Any
+) -> tuple[tuple[Bank, Any, Any], dict[str, Any]]:
+    """Check what all programs of a bank take; return their arguments and static options."""
     check_bank(bank, readout)
-    check_sigma(sigma)
-    state = check_state(bank, state)
+    inputs = (bank, as_sigma(sigma), check_state(bank, state))
+    return inputs, {"readout": readout, "block_size": check_block_size(block_size)}
+
+
+@functools.partial(jax.jit, static_argnames=("readout", "block_size"))
+def _response_kernel(bank: Bank, sigma: Any, state: Array, *, readout: str, block_size: int | None) -> Array:
     moments = posterior_moments(bank, sigma, state, readout=readout, block_size=block_size)
     variance = jnp.asarray(sigma).astype(working_dtype(bank)) ** 2
     return _kernel_from_covariance(moments.covariance / variance, bank.size, bank.channels, readout)
@@ -155,10 +169,13 @@ def symbol(
     >>> round(float(symbol(two_pattern_bank(3), 3.0, (8, 6))[0, 0, 0, 0].real), 6)  # critical at sigma^2 = P
     1.0
     """
-    grid = check_grid(grid)
-    return kernel_to_symbol(
-        response_kernel(bank, sigma, state=state, readout=readout, block_size=block_size), grid
-    )
+    inputs, options = _inputs(bank, sigma, state, readout, block_size)
+    return _symbol(*inputs, grid=check_grid(grid), **options)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+def _symbol(bank: Bank, sigma: Any, state: Array, *, grid: tuple[int, int], **options: Any) -> Array:
+    return kernel_to_symbol(_response_kernel(bank, sigma, state, **options), grid)
 
 
 def uniform_symbol(
@@ -199,10 +216,8 @@ def uniform_symbol(
     >>> float(uniform_symbol(two_pattern_bank(5), 5.0)[0, 0])
     1.0
     """
-    check_bank(bank, readout)
-    check_sigma(sigma)
-    state = check_state(bank, state)
-    return uniform_response(bank, sigma, state, readout=readout, block_size=block_size).jacobian
+    inputs, options = _inputs(bank, sigma, state, readout, block_size)
+    return uniform_response(*inputs, **options).jacobian
 
 
 class UniformResponse(NamedTuple):
@@ -218,6 +233,7 @@ class UniformResponse(NamedTuple):
     """Sizes (C,) of the terms whose averages are ``value`` and ``drift``; rounding errors are proportional."""
 
 
+@functools.partial(jax.jit, static_argnames=("readout", "block_size"))
 def uniform_response(
     bank: Bank, sigma: Any, state: Array, *, readout: str, block_size: int | None
 ) -> UniformResponse:
@@ -270,8 +286,15 @@ def mean_field_critical_sigma(
     7.0
     """
     check_bank(bank, readout)
-    grid = check_grid(grid)
-    state = check_state(bank, None)
+    block_size = check_block_size(block_size)
+    return _mean_field_critical_sigma(bank, grid=check_grid(grid), readout=readout, block_size=block_size)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+def _mean_field_critical_sigma(
+    bank: Bank, *, grid: tuple[int, int], readout: str, block_size: int | None
+) -> Array:
+    state = jnp.zeros((bank.channels,), working_dtype(bank))
     moments = posterior_moments(bank, 1.0, state, readout=readout, prior_only=True, block_size=block_size)
     kernel = _kernel_from_covariance(moments.covariance, bank.size, bank.channels, readout)
     variance = leading_eigenvalue(kernel_to_symbol(kernel, grid)).real
@@ -314,8 +337,7 @@ def nonreciprocal_fraction(kernel_or_symbol: Inexact[ArrayLike, "H W C C"]) -> F
     0.707107
     """
     check_rank("kernel_or_symbol", kernel_or_symbol, "H W C C")
-    a = jnp.asarray(kernel_or_symbol)
-    shape = tuple(a.shape)
+    shape = tuple(kernel_or_symbol.shape)
     check(
         shape[2] == shape[3],
         "kernel_or_symbol",
@@ -323,11 +345,16 @@ def nonreciprocal_fraction(kernel_or_symbol: Inexact[ArrayLike, "H W C C"]) -> F
         f"shape {shape}",
         "pass (H, W, C, C)",
     )
+    return _nonreciprocal_fraction(kernel_or_symbol)
+
+
+@jax.jit
+def _nonreciprocal_fraction(a: Array) -> Array:
     if jnp.iscomplexobj(a):
         transposed = jnp.conj(jnp.swapaxes(a, 2, 3))
     else:
         # Even windows reach one pixel further on one side; a border of zeros centres them.
-        a = jnp.pad(a, [(1 - n % 2, 0) for n in shape[:2]] + [(0, 0), (0, 0)])
+        a = jnp.pad(a, [(1 - n % 2, 0) for n in a.shape[:2]] + [(0, 0), (0, 0)])
         transposed = jnp.swapaxes(a[::-1, ::-1], 2, 3)
     scale = jnp.max(jnp.abs(a))  # a common factor guards the squares against overflow and underflow
     part, whole = (jnp.sqrt(jnp.sum(jnp.abs(b / scale) ** 2)) for b in ((a - transposed) / 2, a))

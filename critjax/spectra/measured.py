@@ -7,6 +7,7 @@ symbol, which drives the structure factor (`regression_symbol`).
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_floating, check_option, check_rank
+from critjax._checks import (
+    check,
+    check_count,
+    check_floating,
+    check_grid,
+    check_option,
+    check_rank,
+    check_window,
+)
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
-from critjax.closed_form._inputs import check_sigma
 from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to_kernel
+from critjax.observables.errors import Estimate
+from critjax.spectra._inputs import as_sigma
 
 _EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")
@@ -25,20 +36,20 @@ CENTRES = ("ensemble", "spatial")
 PROBES_TOGETHER = 8
 
 
-class MeasuredSymbol(NamedTuple):
-    """Result of `measured_symbol`."""
+class PhaseField(NamedTuple):
+    """Result of `random_phase_field`."""
 
-    symbol: Complex[Array, "H W C C"]
-    """Mean over samples and probes, FFT order."""
-    standard_error: Float[Array, "H W C C"]
-    """Standard error of that mean, sqrt(error of real part^2 + error of imaginary part^2)."""
+    field: Float[Array, "H W"]
+    """Real field of mean square one."""
+    transform: Complex[Array, "H W"]
+    """Its transform z_k = conj(z_-k); at self-conjugate k the phase is +1 or -1."""
 
 
 def rayleigh_quotient(
     denoise_fn: DenoiseFn,
     x: Float[ArrayLike, "H W C"],
-    sigma: Scalar,
     wavevector: Float[ArrayLike, " 2"],
+    sigma: Scalar,
     *,
     polarisation: Inexact[ArrayLike, " C"] | None = None,
 ) -> Complex[Array, ""]:
@@ -55,10 +66,10 @@ def rayleigh_quotient(
         Any callable ``(x, sigma) -> (H, W, C)`` with forward derivatives.
     x : float array (H, W, C)
         Where the Jacobian is taken.
-    sigma : scalar > 0
-        Standard deviation of the noise.
     wavevector : float array (2,)
         (k_y, k_x) in rad per pixel, a row of `wavevectors`.
+    sigma : scalar > 0
+        Standard deviation of the noise.
     polarisation : array (C,), optional
         The amplitude a of each channel, real or complex, any norm. Default: all channels equal.
 
@@ -80,34 +91,30 @@ def rayleigh_quotient(
     Example
     -------
     >>> from critjax.closed_form import two_pattern_denoiser
-    >>> lam = rayleigh_quotient(two_pattern_denoiser(3), jnp.zeros((8, 8, 1)), 3.0, jnp.zeros(2))
+    >>> lam = rayleigh_quotient(two_pattern_denoiser(3), jnp.zeros((8, 8, 1)), jnp.zeros(2), 3.0)
     >>> round(float(lam.real), 6)  # P / sigma^2
     1.0
     """
-    x, sigma = _inputs(x, sigma)
-    height, width, channels = x.shape
-    amplitude = jnp.ones((channels,), x.dtype) if polarisation is None else jnp.asarray(polarisation)
-    got = f"shape {amplitude.shape}"
-    check(
-        amplitude.shape == (channels,),
-        "polarisation",
-        f"shape ({channels},)",
-        got,
-        "pass one value per channel",
-    )
-    wave = plane_wave((height, width), jnp.asarray(wavevector).astype(x.dtype))[..., None] * amplitude
+    check_floating("x", x)
+    check_rank("x", x, "H W C")
+    if polarisation is None:
+        polarisation = np.ones(x.shape[-1:], x.dtype)
+    got, wanted = (f"shape {tuple(s)}" for s in (polarisation.shape, x.shape[-1:]))
+    check(got == wanted, "polarisation", wanted, got, "pass one value per channel")
+    denoise = as_pytree("denoise_fn", denoise_fn)
+    return _rayleigh_quotient(denoise, x, wavevector, as_sigma(sigma), polarisation)
+
+
+@jax.jit
+def _rayleigh_quotient(
+    denoise_fn: DenoiseFn, x: Array, wavevector: Array, sigma: Any, amplitude: Array
+) -> Array:
+    sigma = jnp.asarray(sigma).astype(x.dtype)
+    wave = plane_wave(x.shape[:2], wavevector.astype(x.dtype))[..., None] * amplitude
     cosine, sine = wave.real.astype(x.dtype), wave.imag.astype(x.dtype)
     response = jacobian_products(denoise_fn, x, sigma, jnp.stack([cosine, sine]))
     result = response[0] + 1j * response[1]
     return jnp.sum(jnp.conj(wave) * result) / jnp.sum(jnp.abs(wave) ** 2)
-
-
-def _inputs(x: Any, sigma: Any) -> tuple[Array, Array]:
-    check_floating("x", x)
-    check_rank("x", x, "H W C")
-    check_sigma(sigma)
-    x = jnp.asarray(x)
-    return x, jnp.asarray(sigma).astype(x.dtype)
 
 
 def jacobian_products(denoise_fn: DenoiseFn, x: Array, sigma: Array, tangents: Array) -> Array:
@@ -127,7 +134,7 @@ def jacobian_products(denoise_fn: DenoiseFn, x: Array, sigma: Array, tangents: A
     return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
 
-def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple[Array, Array]:
+def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> PhaseField:
     r"""Draw a real field with ``|z_k|^2 = N`` at every wavevector and independent uniform phases.
 
     Parameters
@@ -141,9 +148,8 @@ def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple
 
     Returns
     -------
-    tuple of arrays (H, W)
-        The field, of mean square one, and its transform z_k = conj(z_-k); at self-conjugate k the phase is +1
-        or -1.
+    PhaseField
+        ``field`` (H, W), of mean square one, and its ``transform`` (H, W).
 
     Notes
     -----
@@ -155,12 +161,17 @@ def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> tuple
     >>> bool(jnp.allclose(jnp.abs(jnp.fft.fft2(z)) ** 2, 20.0, rtol=1e-4))
     True
     """
+    return _random_phase_field(key, grid=check_grid(grid), dtype=jnp.dtype(dtype))
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "dtype"))
+def _random_phase_field(key: PRNGKey, *, grid: tuple[int, int], dtype: Any) -> PhaseField:
     noise = fft2(jax.random.normal(key, grid, dtype))
     size = jnp.abs(noise)
     # White noise has no zero mode amplitude except with probability zero; then the phase is arbitrary.
     phase = jnp.where(size > 0, noise / jnp.where(size > 0, size, 1), 1)
     z_hat = phase * float(np.sqrt(np.prod(grid)))
-    return ifft2(z_hat, real=True), z_hat
+    return PhaseField(ifft2(z_hat, real=True), z_hat)
 
 
 def probe_tangents(key: PRNGKey, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array]:
@@ -178,13 +189,13 @@ def probe_symbol(z_hat: Array, response: Array) -> Array:
 
 def measured_symbol(
     denoise_fn: DenoiseFn,
+    key: PRNGKey,
     x: Float[ArrayLike, "*samples H W C"],
     sigma: Scalar,
-    key: PRNGKey,
     *,
     num_probes: int,
     batch_size: int | None = None,
-) -> MeasuredSymbol:
+) -> Estimate:
     r"""Measure the symbol of a denoiser's mean Jacobian at all wavevectors by random-phase probes.
 
     .. math:: \lambda_{ab}(k) = \langle \overline{z_k} (J z^{(b)})_{a,k} \rangle / N, \qquad |z_k|^2 = N
@@ -195,12 +206,12 @@ def measured_symbol(
     ----------
     denoise_fn : DenoiseFn
         Any callable ``(x, sigma) -> (H, W, C)`` with forward derivatives.
+    key : PRNG key
+        Every sample and probe draws its own phases.
     x : float array (H, W, C) or (B, H, W, C)
         Where the Jacobian is taken; samples are averaged over.
     sigma : scalar > 0
         Standard deviation of the noise.
-    key : PRNG key
-        Every sample and probe draws its own phases.
     num_probes : int
         Probes per sample, at least 2 for a single image.
     batch_size : int, optional
@@ -208,10 +219,10 @@ def measured_symbol(
 
     Returns
     -------
-    MeasuredSymbol
-        ``symbol`` (H, W, C, C) complex, FFT order, with the symbol's sign: ``J e_k = lambda(k) e_k`` where D
-        is translation invariant. ``standard_error`` (H, W, C, C): over samples for a batch (B >= 2), which
-        includes the probes' own; over probes, given x, for a single image.
+    Estimate
+        ``value`` (H, W, C, C) complex, FFT order, with the symbol's sign: ``J e_k = lambda(k) e_k`` where D is
+        translation invariant. ``error`` (H, W, C, C) real, sqrt(error of real part^2 + error of imaginary part^2):
+        over samples for a batch (B >= 2), which includes the probes' own; over probes, given x, for a single image.
 
     Raises
     ------
@@ -229,20 +240,33 @@ def measured_symbol(
     -------
     >>> from critjax.closed_form import gaussian_denoiser
     >>> denoise = gaussian_denoiser(jnp.zeros((4, 6, 1)), jnp.full((4, 6), 3.0))
-    >>> lam, error = measured_symbol(denoise, jnp.ones((4, 6, 1)), 1.0, jax.random.key(0), num_probes=2)
-    >>> print(round(float(lam[1, 2, 0, 0].real), 5), bool(error.max() < 1e-5))
+    >>> found = measured_symbol(denoise, jax.random.key(0), jnp.ones((4, 6, 1)), 1.0, num_probes=2)
+    >>> print(round(float(found.value[1, 2, 0, 0].real), 5), bool(np.max(found.error) < 1e-5))
     0.75 True
     """
     check_floating("x", x)
-    x = jnp.asarray(x)
-    check(x.ndim in (3, 4), "x", "shape (H, W, C) or (B, H, W, C)", f"shape {x.shape}", "add or drop axes")
-    samples = x[None] if x.ndim == 3 else x
-    _, sigma = _inputs(samples[0], sigma)
-    num_samples, height, width, channels = samples.shape
-    least = 2 if num_samples == 1 else 1
-    good = isinstance(num_probes, (int, np.integer)) and num_probes >= least
+    got = f"shape {tuple(x.shape)}"
+    check(x.ndim in (3, 4), "x", "shape (H, W, C) or (B, H, W, C)", got, "add or drop axes")
+    least = 2 if x.ndim == 3 or x.shape[0] == 1 else 1
     advice = "one probe of one image has no standard error"
-    check(good, "num_probes", f"an integer >= {least}", repr(num_probes), advice)
+    num_probes = check_count("num_probes", num_probes, least=least, advice=advice)
+    if batch_size is not None:
+        advice = "count samples evaluated together"
+        batch_size = check_count("batch_size", batch_size, least=1, advice=advice)
+    denoise, options = (
+        as_pytree("denoise_fn", denoise_fn),
+        {"num_probes": num_probes, "batch_size": batch_size},
+    )
+    return _measured_symbol(denoise, key, x, as_sigma(sigma), **options)
+
+
+@functools.partial(jax.jit, static_argnames=("num_probes", "batch_size"))
+def _measured_symbol(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, *, num_probes: int, batch_size: int | None
+) -> Estimate:
+    samples = x[None] if x.ndim == 3 else x
+    sigma = jnp.asarray(sigma).astype(x.dtype)
+    num_samples, height, width, channels = samples.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
     def probe(image: Array, key: PRNGKey) -> Array:
@@ -258,8 +282,8 @@ def measured_symbol(
     keys = jax.random.split(key, num_samples)
     means, errors = jax.lax.map(sample, (samples, keys), batch_size=batch_size)
     if num_samples == 1:
-        return MeasuredSymbol(means[0], errors[0])
-    return MeasuredSymbol(*_mean_and_error(means))
+        return Estimate(means[0], errors[0])
+    return Estimate(*_mean_and_error(means))
 
 
 def _mean_and_error(values: Array) -> tuple[Array, Array]:
@@ -276,7 +300,7 @@ def regression_symbol(
     denoised: Float[ArrayLike, "B H W C"],
     *,
     centre: str = "ensemble",
-    window: int | None = None,
+    size: int | None = None,
 ) -> Complex[Array, "H W C C"]:
     r"""Estimate the symbol that drives the structure factor, by regression of D on x.
 
@@ -288,8 +312,8 @@ def regression_symbol(
         Noisy images of one noise level and their denoised images; B > C samples.
     centre : "ensemble" or "spatial"
         Subtract the mean over samples at every pixel, or over samples and pixels (less noisy, for
-        translation- invariant ensembles). Never the mean of each sample, which would remove k = 0.
-    window : int, optional
+        translation-invariant ensembles). Never the mean of each sample, which would remove k = 0.
+    size : int, optional
         Project on kernels of this size: p for a patch model with centre readout, 2p - 1 with average readout,
         where it only cuts sampling noise. Default: none, as for networks and whenever an identity is tested.
 
@@ -329,34 +353,84 @@ def regression_symbol(
     count, channels = x.shape[0], x.shape[-1]
     # C channels need C independent fluctuations per mode, and the mean has used up one sample.
     check(count > channels, "x", f"at least {channels + 1} samples", count, "draw more samples")
+    if size is not None:
+        size = check_window(size)
+    return _regression_symbol(x, denoised, centre=centre, size=size)
+
+
+@functools.partial(jax.jit, static_argnames=("centre", "size"))
+def _regression_symbol(x: Array, denoised: Array, *, centre: str, size: int | None) -> Array:
     axes = 0 if centre == "ensemble" else (0, 1, 2)
 
-    def transform(field: ArrayLike) -> Array:
-        field = jnp.asarray(field)
+    def transform(field: Array) -> Array:
         field = field.astype(jnp.promote_types(field.dtype, jnp.float32))
         return jnp.fft.fft2(field - jnp.mean(field, axis=axes), axes=(1, 2))
 
     x_hat, d_hat = transform(x), transform(denoised)
     cross = jnp.einsum("nhwa,nhwb->hwab", d_hat, jnp.conj(x_hat), precision=_EXACT)
     power = jnp.einsum("nhwa,nhwb->hwab", x_hat, jnp.conj(x_hat), precision=_EXACT)
-    if channels == 1:
-        result = cross / power.real
-    else:
-        # L P = R is solved as P^T L^T = R^T.
-        solved = jnp.linalg.solve(jnp.swapaxes(power, -1, -2), jnp.swapaxes(cross, -1, -2))
-        result = jnp.swapaxes(solved, -1, -2)
-    return result if window is None else project_symbol(result, window)
+    result = regression_ratio(cross, power)
+    return result if size is None else project_symbol(result, size)
 
 
-def project_symbol(symbol: Inexact[ArrayLike, "H W C C"], window: int) -> Complex[Array, "H W C C"]:
+def regression_ratio(
+    cross: Inexact[ArrayLike, "*modes C C"], power: Inexact[ArrayLike, "*modes C C"]
+) -> Inexact[Array, "*modes C C"]:
+    r"""Divide means over an ensemble: the regression of D on x, mode by mode.
+
+    .. math:: \lambda(k) = \langle D_k x_k^\dagger \rangle \langle x_k x_k^\dagger \rangle^{-1}
+
+    Parameters
+    ----------
+    cross : array (..., C, C)
+        Sums or means of ``D_a conj(x_b)`` over samples.
+    power : array (..., C, C)
+        The same of ``x_a conj(x_b)``, positive definite; the normalisation cancels.
+
+    Returns
+    -------
+    array (..., C, C)
+        Not finite where the power is singular.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the last two axes do.
+
+    Notes
+    -----
+    O(C^3) per mode; exact. A ratio of means, not a mean of ratios. THEORY section 5.
+
+    Example
+    -------
+    >>> complex(regression_ratio(jnp.full((1, 1), 1.0 + 2.0j), jnp.full((1, 1), 2.0 + 0j))[0, 0])
+    (0.5+1j)
+    """
+    shapes = tuple(cross.shape), tuple(power.shape)
+    good = shapes[0] == shapes[1] and len(shapes[0]) >= 2 and shapes[0][-1] == shapes[0][-2]
+    got = f"shapes {shapes[0]} and {shapes[1]}"
+    check(good, "cross, power", "one shape (..., C, C)", got, "sum both over the same samples and modes")
+    return _regression_ratio(cross, power)
+
+
+@jax.jit
+def _regression_ratio(cross: Array, power: Array) -> Array:
+    if cross.shape[-1] == 1:
+        return cross / power.real
+    # L P = R is solved as P^T L^T = R^T.
+    solved = jnp.linalg.solve(jnp.swapaxes(power, -1, -2), jnp.swapaxes(cross, -1, -2))
+    return jnp.swapaxes(solved, -1, -2)
+
+
+def project_symbol(symbol: Inexact[ArrayLike, "H W C C"], size: int) -> Complex[Array, "H W C C"]:
     r"""Project a symbol on those of kernels supported on a window.
 
     Parameters
     ----------
     symbol : array (H, W, C, C)
         FFT order.
-    window : int
-        Window size p <= min(H, W); offsets ``-((p-1)//2) ... p//2``.
+    size : int
+        Window p <= min(H, W); offsets ``-((p-1)//2) ... p//2``.
 
     Returns
     -------
@@ -379,5 +453,10 @@ def project_symbol(symbol: Inexact[ArrayLike, "H W C C"], window: int) -> Comple
     >>> bool(jnp.allclose(project_symbol(once, 3), once, atol=1e-6))
     True
     """
-    height, width = np.shape(symbol)[:2]
-    return kernel_to_symbol(symbol_to_kernel(symbol, window), (height, width))
+    check_rank("symbol", symbol, "H W C C")
+    return _project_symbol(symbol, size=check_window(size))
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _project_symbol(symbol: Array, *, size: int) -> Array:
+    return kernel_to_symbol(symbol_to_kernel(symbol, size), symbol.shape[:2])

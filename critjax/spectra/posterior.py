@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from critjax._checks import check, check_option
-from critjax._typing import Array
+from critjax._checks import check, check_option, is_concrete
+from critjax._typing import Array, ArrayLike
 from critjax.banks import ImageBank, PatchBank
 from critjax.spectra._blocks import (
     EXACT,
@@ -66,12 +67,12 @@ def check_bank(bank: Any, readout: str) -> None:
     check(odd, "size", "an odd window for readout='centre'", bank.size, "use readout='average'")
 
 
-def check_state(bank: PatchBank | ImageBank, state: Any) -> Array:
-    """Return the homogeneous state as an array (C,); ``None`` is zero."""
+def check_state(bank: PatchBank | ImageBank, state: Any) -> ArrayLike:
+    """Return the homogeneous state as an array (C,), made on the host; ``None`` is zero."""
     dtype, channels = working_dtype(bank), bank.channels
     if state is None:
-        return jnp.zeros((channels,), dtype)
-    state = jnp.asarray(state, dtype)
+        return np.zeros((channels,), dtype)
+    state = np.asarray(state).astype(dtype) if is_concrete(state) else state.astype(dtype)
     advice = "pass one value per channel, e.g. one row of homogeneous_state"
     check(state.shape == (channels,), "state", f"shape ({channels},)", f"shape {state.shape}", advice)
     return state

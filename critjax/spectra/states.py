@@ -6,6 +6,8 @@ On constant images the sampler's mean obeys ``dm/dtau = (1+eta) (D(m) - m)``, ta
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_grid, is_concrete
+from critjax._checks import as_sigmas, check, check_count, check_grid, check_option, is_concrete
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
+from critjax.noise import FRAMES
+from critjax.spectra._blocks import check_block_size
+from critjax.spectra._inputs import as_eta, as_sigma
 from critjax.spectra.eigenvalues import growth_rate
 from critjax.spectra.kernels import Bank, symbol, uniform_response, uniform_symbol
-from critjax.spectra.posterior import check_bank, check_state, posterior_moments, working_dtype
+from critjax.spectra.posterior import check_bank, posterior_moments, working_dtype
 
 # With eta = inf the state relaxes at fixed noise in pseudo-time steps of these lengths, in e-folds: the first
 # is a cautious step of the flow, the last ones are Newton's method in all but name.
@@ -104,13 +109,33 @@ def homogeneous_state(
     check_bank(bank, readout)
     levels = as_sigmas("sigmas", sigmas)
     adiabatic = is_concrete(eta) and np.ndim(eta) == 0 and bool(np.isposinf(float(eta)))
-    if not adiabatic:
-        check_eta(eta)
-    good = isinstance(num_substeps, (int, np.integer)) and num_substeps >= 1
-    check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "more steps follow faster changes")
+    eta = 0.0 if adiabatic else as_eta(eta)
+    advice = "more steps follow faster changes"
+    return _homogeneous_state(
+        bank,
+        levels,
+        eta,
+        adiabatic=adiabatic,
+        readout=readout,
+        num_substeps=check_count("num_substeps", num_substeps, least=1, advice=advice),
+        block_size=check_block_size(block_size),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("adiabatic", "readout", "num_substeps", "block_size"))
+def _homogeneous_state(
+    bank: Bank,
+    levels: Array,
+    eta: Any,
+    *,
+    adiabatic: bool,
+    readout: str,
+    num_substeps: int,
+    block_size: int | None,
+) -> Array:
     dtype = working_dtype(bank)
     levels = levels.astype(dtype)
-    zero = check_state(bank, None)
+    zero = jnp.zeros((bank.channels,), dtype)
     start = posterior_moments(
         bank, levels[0], zero, readout=readout, uniform=True, prior_only=True, block_size=block_size
     ).first
@@ -201,10 +226,36 @@ def homogeneous_growth_rate(
     [-0.75  0.    3.  ]
     """
     check_bank(bank, readout)
-    dtype = working_dtype(bank)
-    levels, values = as_sigmas("sigmas", sigmas).astype(dtype), jnp.asarray(states, dtype)
+    check_option("frame", frame, FRAMES)
+    levels, values = _ladder_of_states(bank, sigmas, states)
+    block_size = check_block_size(block_size)
+    return _homogeneous_growth_rate(
+        bank, levels, values, as_eta(eta), frame=frame, readout=readout, block_size=block_size
+    )
+
+
+def _ladder_of_states(bank: Bank, sigmas: Any, states: Any) -> tuple[Array, ArrayLike]:
+    """Return noise levels (num,) and the homogeneous states (num, C) that belong to them, or raise."""
+    levels, values = as_sigmas("sigmas", sigmas), states if hasattr(states, "dtype") else np.asarray(states)
     wanted = (levels.shape[0], bank.channels)
-    check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
+    got = f"shape {tuple(values.shape)}"
+    check(tuple(values.shape) == wanted, "states", f"shape {wanted}", got, "use the same ladder")
+    return levels, values
+
+
+@functools.partial(jax.jit, static_argnames=("frame", "readout", "block_size"))
+def _homogeneous_growth_rate(
+    bank: Bank,
+    levels: Array,
+    values: Array,
+    eta: Any,
+    *,
+    frame: str,
+    readout: str,
+    block_size: int | None,
+) -> Array:
+    dtype = working_dtype(bank)
+    levels, values = levels.astype(dtype), values.astype(dtype)
 
     def rate(sigma: Array, state: Array) -> Array:
         matrix = uniform_symbol(bank, sigma, state=state, readout=readout, block_size=block_size)[None, None]
@@ -240,7 +291,7 @@ def bank_symbol_fn(
     -------
     SymbolFn
         ``(sigma) -> (H, W, C, C)``, see `symbol`; NaN outside the range of ``sigmas``, where no state is
-        known.
+        known. A pytree of the bank and the states: programs that take it serve all banks of one shape.
 
     Raises
     ------
@@ -263,17 +314,36 @@ def bank_symbol_fn(
     given = "sigmas without states" if states is None else "states without sigmas"
     advice = "pass homogeneous_state's ladder and its result together"
     check((sigmas is None) == (states is None), "states", "both sigmas and states, or neither", given, advice)
-    if sigmas is None or states is None:
-        return lambda sigma: symbol(bank, sigma, grid, readout=readout, block_size=block_size)
-    ladder, values = as_sigmas("sigmas", sigmas), jnp.asarray(states)
-    wanted = (ladder.shape[0], bank.channels)
-    check(values.shape == wanted, "states", f"shape {wanted}", f"shape {values.shape}", "use the same ladder")
+    path = None if sigmas is None else _ladder_of_states(bank, sigmas, states)
+    return _BankSymbol(bank, path, grid, readout, check_block_size(block_size))
 
-    def symbol_fn(sigma: Scalar) -> Complex[Array, "H W C C"]:
-        state = interpolate_states(sigma, ladder, values)
-        return symbol(bank, sigma, grid, state=state, readout=readout, block_size=block_size)
 
-    return symbol_fn
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["bank", "path"],
+    meta_fields=["grid", "readout", "block_size"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _BankSymbol:
+    """What `bank_symbol_fn` returns; ``path`` holds noise levels and states, or is None for the state zero."""
+
+    bank: Any
+    path: Any
+    grid: Any
+    readout: Any
+    block_size: Any
+
+    def __call__(self, sigma: Scalar) -> Complex[Array, "H W C C"]:
+        """Compute the symbol at a noise level."""
+        options = {"readout": self.readout, "block_size": self.block_size}
+        if self.path is None:
+            return symbol(self.bank, sigma, self.grid, **options)
+        return _symbol_along(self.bank, self.path, as_sigma(sigma), grid=self.grid, **options)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+def _symbol_along(bank: Bank, path: Any, sigma: Any, *, grid: tuple[int, int], **options: Any) -> Array:
+    return symbol(bank, sigma, grid, state=interpolate_states(sigma, *path), **options)
 
 
 def interpolate_states(sigma: Any, sigmas: Array, states: Array) -> Array:
