@@ -25,6 +25,19 @@ def is_concrete(array: Any) -> bool:
     return not isinstance(array, Tracer)
 
 
+def on_host(value: Any, dtype: Any) -> Any:
+    """Convert concrete numbers to a dtype without a program; a tracer is converted in the program that it is of."""
+    return np.asarray(value).astype(dtype) if is_concrete(value) else value.astype(dtype)
+
+
+def as_array(value: Any, dtype: Any = None) -> jax.Array:
+    """Return an array on the device, without a program where the value is concrete, as ``jnp.asarray`` would need."""
+    dtype = jax.dtypes.canonicalize_dtype(getattr(value, "dtype", None) if dtype is None else dtype)
+    if getattr(value, "dtype", None) != dtype:
+        value = on_host(value, dtype)
+    return value if isinstance(value, jax.Array) else jax.device_put(value)
+
+
 def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> None:
     """Raise `ValueError` in the standard format unless ``condition`` holds."""
     if not condition:
@@ -103,9 +116,9 @@ def check_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> None:
 
 def as_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> jax.Array:
     """Return a ladder that passes `check_sigmas` as a floating-point array; integers and lists are converted."""
-    sigmas = sigmas if hasattr(sigmas, "shape") else jnp.asarray(sigmas)
+    sigmas = sigmas if hasattr(sigmas, "shape") else np.asarray(sigmas)
     check_sigmas(name, sigmas, minimum=minimum)
-    return jnp.asarray(sigmas, jnp.result_type(sigmas, float))
+    return as_array(sigmas, jnp.result_type(sigmas, float))
 
 
 def check_eta(eta: Any) -> Any:
@@ -189,7 +202,7 @@ def as_scalar(
         check(value.shape == (), name, expected, f"shape {value.shape}", advice)
         return value
     number = np.asarray(value)
-    real = number.dtype.kind in "iuf" or number.dtype.name in ("bfloat16", "float16")
+    real = (number.ndim == 0 and number.dtype.kind in "iuf") or number.dtype.name in ("bfloat16", "float16")
     check(real and number.ndim == 0, name, expected, repr(value), advice)
     check(bool(np.isfinite(number)) and (good is None or good(float(number))), name, expected, value, advice)
     if number.dtype.kind == "f" and hasattr(value, "dtype"):

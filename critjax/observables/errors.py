@@ -275,10 +275,19 @@ def jackknife_spread(
     0.5774
     """
     if strata is None:
-        xp: Any = np if isinstance(left_out, np.ndarray) else jnp
-        return (len(left_out) - 1) ** 0.5 * xp.std(left_out, axis=0)
+        on_host = isinstance(left_out, np.ndarray)
+        return _spread(np, left_out) if on_host else _spread_on_device(left_out)
     known = int(np.max(strata)) + 1 if num_strata is None else int(num_strata)
     return _spread_of_strata(left_out, as_argument(strata), known)
+
+
+def _spread(xp: Any, left_out: Any) -> Any:
+    return (len(left_out) - 1) ** 0.5 * xp.std(left_out, axis=0)
+
+
+@jax.jit
+def _spread_on_device(left_out: Any) -> Array:
+    return _spread(jnp, left_out)
 
 
 @functools.partial(jax.jit, static_argnums=2)
