@@ -121,17 +121,11 @@ def as_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> jax.Array:
     return as_array(sigmas, jnp.result_type(sigmas, float))
 
 
-def check_eta(eta: Any) -> None:
-    """Raise `ValueError` if a concrete stochasticity ``eta`` is negative or not finite."""
-    if is_concrete(eta):
-        value = float(eta)
-        check(
-            np.isfinite(value) and value >= 0,
-            "eta",
-            "a finite number >= 0",
-            value,
-            "0 is the ODE, 1 the reverse SDE",
-        )
+def check_eta(eta: Any) -> Any:
+    """Return a stochasticity ``eta`` as `as_scalar` does, or raise `ValueError` if it is negative or not finite."""
+    return as_scalar(
+        "eta", eta, "a finite number >= 0", "0 is the ODE, 1 the reverse SDE", good=lambda value: value >= 0
+    )
 
 
 def check_grid(grid: Any) -> tuple[int, int]:

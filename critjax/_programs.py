@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import check
@@ -79,3 +80,8 @@ def as_pytree(name: str, function: Any) -> Any:
     except TypeError:
         function = _ByIdentity(function)
     return Partial(function)
+
+
+def as_argument(values: Any) -> Any:
+    """Return numbers and arrays as they are, and lists as NumPy arrays: arguments of a program."""
+    return values if hasattr(values, "dtype") or isinstance(values, (int, float)) else np.asarray(values)

@@ -23,14 +23,17 @@ channel before the input channel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_grid, check_rank
+from critjax._checks import as_array, check, check_grid, check_rank
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Complex, Float, Int
 
 
@@ -83,7 +86,7 @@ def wavevectors(grid: Sequence[int], *, dtype: Any = None) -> Float[Array, "H W 
     height, width = check_grid(grid)
     n_y, n_x = _integer_wavenumbers((height, width))
     k_y, k_x = np.broadcast_arrays(2 * np.pi * n_y / height, 2 * np.pi * n_x / width)
-    return jnp.asarray(np.stack([k_y, k_x], axis=-1), dtype)
+    return as_array(np.stack([k_y, k_x], axis=-1), dtype)
 
 
 def plane_wave(grid: Sequence[int], wavevector: Any) -> Complex[Array, "H W"]:
@@ -117,8 +120,15 @@ def plane_wave(grid: Sequence[int], wavevector: Any) -> Complex[Array, "H W"]:
     True
     """
     height, width = check_grid(grid)
-    k = jnp.asarray(wavevector)
-    check(k.shape == (2,), "wavevector", "shape (2,): (k_y, k_x)", f"shape {k.shape}", "use vmap for several")
+    k = as_argument(wavevector)
+    got = f"shape {np.shape(k)}"
+    check(np.shape(k) == (2,), "wavevector", "shape (2,): (k_y, k_x)", got, "use vmap for several")
+    return _plane_wave(k, height, width)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _plane_wave(k: Any, height: int, width: int) -> Array:
+    k = jnp.asarray(k)
     if not jnp.issubdtype(k.dtype, jnp.floating):
         k = k.astype(float)
     # Two short phases instead of one long one: less rounding, and O(H + W) calls of exp instead of O(H W).
@@ -149,6 +159,11 @@ def fft2(x: Inexact[ArrayLike, "H W *rest"]) -> Complex[Array, "H W *rest"]:
     >>> complex(fft2(jnp.ones((3, 4, 1)))[0, 0, 0])
     (12+0j)
     """
+    return _fft2(as_argument(x))
+
+
+@jax.jit
+def _fft2(x: Any) -> Array:
     return jnp.fft.fft2(x, axes=(0, 1))
 
 
@@ -172,6 +187,11 @@ def ifft2(x_hat: Inexact[ArrayLike, "H W *rest"], *, real: bool = False) -> Inex
     >>> float(ifft2(fft2(jnp.full((3, 4), 2.0)), real=True)[1, 1])
     2.0
     """
+    return _ifft2(as_argument(x_hat), bool(real))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _ifft2(x_hat: Any, real: bool) -> Array:
     x = jnp.fft.ifft2(x_hat, axes=(0, 1))
     return x.real if real else x
 
@@ -204,7 +224,7 @@ def kernel_offsets(shape: Sequence[int], *, dtype: Any = None) -> Float[Array, "
     """
     sides = check_grid(shape)
     r_y, r_x = (np.arange(n, dtype=np.float64) - (n - 1) // 2 for n in sides)
-    return jnp.asarray(np.stack(np.meshgrid(r_y, r_x, indexing="ij"), axis=-1), dtype)
+    return as_array(np.stack(np.meshgrid(r_y, r_x, indexing="ij"), axis=-1), dtype)
 
 
 def kernel_to_symbol(kernel: Inexact[ArrayLike, "p q C C"], grid: Sequence[int]) -> Complex[Array, "H W C C"]:
@@ -242,7 +262,11 @@ def kernel_to_symbol(kernel: Inexact[ArrayLike, "p q C C"], grid: Sequence[int])
     True
     """
     check_rank("kernel", kernel, "p q C C")
-    height, width = check_grid(grid)
+    return _kernel_to_symbol(kernel, *check_grid(grid))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _kernel_to_symbol(kernel: Any, height: int, width: int) -> Array:
     p, q, channels, _ = kernel.shape
     rows = (np.arange(p) - (p - 1) // 2) % height
     columns = (np.arange(q) - (q - 1) // 2) % width
@@ -292,9 +316,15 @@ def symbol_to_kernel(
     sides = (height, width)
     if size is not None:
         largest = min(height, width)
-        check(1 <= size <= largest, "size", f"a window of 1 to {largest} pixels", size, "fit it to the grid")
-        sides = (size, size)
-    rows, columns = ((np.arange(p) - (p - 1) // 2) % n for p, n in zip(sides, (height, width), strict=True))
+        good = isinstance(size, (int, np.integer)) and 1 <= size <= largest
+        check(bool(good), "size", f"a window of 1 to {largest} pixels", size, "fit it to the grid")
+        sides = (int(size), int(size))
+    return _symbol_to_kernel(symbol, sides, bool(real))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _symbol_to_kernel(symbol: Any, sides: tuple[int, int], real: bool) -> Array:
+    rows, columns = ((np.arange(p) - (p - 1) // 2) % n for p, n in zip(sides, symbol.shape[:2], strict=True))
     kernel = jnp.fft.fft2(symbol, axes=(0, 1), norm="forward")[rows[:, None], columns[None, :]]
     return kernel.real if real else kernel
 
@@ -334,6 +364,11 @@ def apply_symbol(
     """
     check_rank("symbol", symbol, "H W C C")
     check_rank("x", x, "H W C")
+    return _apply_symbol(symbol, x)
+
+
+@jax.jit
+def _apply_symbol(symbol: Any, x: Any) -> Array:
     result = jnp.einsum("hwab,hwb->hwa", jnp.asarray(symbol), fft2(x), precision="highest")
     return ifft2(result, real=not jnp.iscomplexobj(x))
 
@@ -370,7 +405,12 @@ def radial_shells(grid: Sequence[int], *, dtype: Any = None) -> RadialShells:
     >>> print(radial_shells((8, 8)).count)
     [ 1  8 12 16 10]
     """
-    height, width = check_grid(grid)
+    index, wavenumber, count = shells_on_host(*check_grid(grid))
+    return RadialShells(as_array(index, np.int32), as_array(wavenumber, dtype), as_array(count, np.int32))
+
+
+def shells_on_host(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `radial_shells` does as NumPy arrays, for programs whose structure depends on them."""
     n_y, n_x = _integer_wavenumbers((height, width))
     # |k| / (2 pi) = sqrt((n_y W)^2 + (n_x H)^2) / (H W), and the width is 2 pi / max(H, W).
     squared = (n_y * width) ** 2 + (n_x * height) ** 2
@@ -380,6 +420,4 @@ def radial_shells(grid: Sequence[int], *, dtype: Any = None) -> RadialShells:
     count = np.bincount(index[inside])
     # The long side alone puts a mode into every shell, so that no count is zero.
     total = np.bincount(index[inside], weights=2 * np.pi * np.sqrt(squared[inside]) / (height * width))
-    return RadialShells(
-        jnp.asarray(index, jnp.int32), jnp.asarray(total / count, dtype), jnp.asarray(count, jnp.int32)
-    )
+    return index, total / count, count

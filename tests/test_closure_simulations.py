@@ -74,7 +74,7 @@ def test_gaussian_closure_of_two_patterns(ensemble):
     for closure in (
         two_pattern_closure(SIZE, jnp.asarray(LADDER), GRID),
         gaussian_closure(
-            two_pattern_denoiser(SIZE), jax.random.key(5), LADDER, GRID, num_samples=24, window=SIZE
+            two_pattern_denoiser(SIZE), jax.random.key(5), LADDER, GRID, num_samples=24, size=SIZE
         ),
     ):
         symbol, growth = averaged(closure)

@@ -7,16 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+from jax.tree_util import Partial
 
+from critjax import fluctuations
 from critjax.closed_form import gaussian_denoiser, gaussian_symbol, two_pattern_denoiser
-from critjax.fluctuations import (
-    gaussian_closure,
-    linear_structure_factor,
-    transformed_closure,
-    two_pattern_closure,
-)
 
 GRID = (6, 5)
+
+
+def on_host(function):
+    """Run one program, and return NumPy arrays: what a test picks from them is no further program."""
+    return lambda *args, **options: jax.tree.map(np.asarray, function(*args, **options))
+
+
+gaussian_closure = on_host(fluctuations.gaussian_closure)
+linear_structure_factor = on_host(fluctuations.linear_structure_factor)
+transformed_closure = on_host(fluctuations.transformed_closure)
+two_pattern_closure = on_host(fluctuations.two_pattern_closure)
 
 
 def covariances(seed=0, low=-3.0, high=20.0):
@@ -26,8 +33,12 @@ def covariances(seed=0, low=-3.0, high=20.0):
 
 
 def bank_symbol(c):
-    c = jnp.asarray(c)[..., None, None]
-    return lambda sigma: c / sigma**2
+    """Dhat = c/sigma^2; a pytree over c, so that all share a program."""
+    return Partial(over_variance, np.asarray(c)[..., None, None])
+
+
+def over_variance(c, sigma):
+    return c / sigma**2
 
 
 def closed_form(c, sigmas, eta):
@@ -54,7 +65,7 @@ def test_equal_norm_bank_in_closed_form(eta):
 def test_reverse_sde_integral_in_elementary_functions():
     c = covariances(3)
     start, t = 64.0, 9.0
-    got = linear_structure_factor(bank_symbol(c), np.geomspace(8.0, 3.0, 21), eta=1.0)[-1, ..., 0, 0]
+    got = linear_structure_factor(bank_symbol(c), np.geomspace(8.0, 3.0, 31), eta=1.0)[-1, ..., 0, 0]
     a = c.real
     rise = 1 / t - 1 / start
     expected = start * (t / start) ** 2 * np.exp(2 * a * rise) + t**2 / (2 * a) * np.expm1(2 * a * rise)
@@ -63,9 +74,9 @@ def test_reverse_sde_integral_in_elementary_functions():
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
 def test_without_structure_in_the_data_noise_stays_white_noise_of_std_sigma(eta):
-    sigmas = np.array([5.0, 3.0, 1.0])
-    got = linear_structure_factor(bank_symbol(np.zeros(GRID)), sigmas, eta=eta, num_substeps=12)[..., 0, 0]
-    np.testing.assert_allclose(got, np.broadcast_to((sigmas**2)[:, None, None], (3, *GRID)), rtol=1e-6)
+    sigmas = np.geomspace(5.0, 1.0, 31)
+    got = linear_structure_factor(bank_symbol(np.zeros(GRID) + 0j), sigmas, eta=eta)[..., 0, 0]
+    np.testing.assert_allclose(got, np.broadcast_to((sigmas**2)[:, None, None], (31, *GRID)), rtol=1e-6)
 
 
 def test_wiener_denoiser_leaves_the_exact_stationary_spectrum():
@@ -84,7 +95,11 @@ def test_wiener_denoiser_leaves_the_exact_stationary_spectrum():
 def channel_symbol(seed):
     rng = np.random.default_rng(seed)
     a, b = (rng.normal(size=(2, 3, 3, 3)) + 1j * rng.normal(size=(2, 3, 3, 3)) for _ in range(2))
-    return lambda sigma: a / sigma**2 + b / sigma
+    return Partial(two_powers, a, b)
+
+
+def two_powers(a, b, sigma):
+    return a / sigma**2 + b / sigma
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
@@ -127,7 +142,7 @@ def test_error_falls_at_the_promised_order():
 
 def test_float32_stays_float32_and_close():
     c = covariances(4)
-    sigmas = np.geomspace(8.0, 2.0, 20)
+    sigmas = np.geomspace(8.0, 2.0, 31)
     exact = linear_structure_factor(bank_symbol(c), sigmas, eta=0.5)
     single = linear_structure_factor(bank_symbol(c.astype(np.complex64)), sigmas.astype(np.float32), eta=0.5)
     assert single.dtype == jnp.complex64
@@ -135,22 +150,34 @@ def test_float32_stays_float32_and_close():
 
 
 def test_vmap_over_eta_equals_loop_and_gradient_is_the_slope():
-    c, sigmas = covariances(6), np.geomspace(6.0, 3.0, 8)
-    etas = jnp.array([0.0, 0.5, 2.0])
-    fn = jax.jit(lambda eta: linear_structure_factor(bank_symbol(c), sigmas, eta=eta)[-1, 2, 1, 0, 0].real)
-    np.testing.assert_allclose(jax.vmap(fn)(etas), [fn(e) for e in etas], rtol=1e-12)
-    step = 1e-5
-    np.testing.assert_allclose(jax.grad(fn)(0.5), (fn(0.5 + step) - fn(0.5 - step)) / (2 * step), rtol=1e-6)
+    symbol, sigmas = bank_symbol(covariances(6)), np.geomspace(6.0, 3.0, 8)
+    etas, step = np.array([0.0, 0.5, 2.0]), 1e-5
+
+    def fn(eta):
+        return fluctuations.linear_structure_factor(symbol, sigmas, eta=eta)[-1, 2, 1, 0, 0].real
+
+    def everything(etas):
+        return jax.vmap(fn)(etas), jax.lax.map(fn, etas), jax.grad(fn)(etas[1])
+
+    together, loop, slope = jax.jit(everything)(etas)
+    np.testing.assert_allclose(together, loop, rtol=1e-12)
+    after, before = jax.jit(lambda etas: jax.lax.map(fn, etas))(0.5 + np.array([step, -step]))
+    np.testing.assert_allclose(slope, (after - before) / (2 * step), rtol=1e-6)
 
 
 def test_discrete_identity_of_one_euler_step():
     """S' = (1-h)^2 S + 2h(1-h) Re<conj(x_k) D_k>/N + h^2 <|D_k|^2>/N, to round-off, for any ensemble."""
     from critjax.sampling import sample
 
-    sigmas = jnp.asarray(np.geomspace(12.0, 3.0, 12))
+    sigmas = jax.device_put(np.geomspace(12.0, 3.0, 12))
     denoise = two_pattern_denoiser(5)
-    keys = jax.random.split(jax.random.key(0), 6)
-    run = jax.vmap(lambda key: sample(denoise, key, (10, 8, 1), sigmas, solver="euler"))(keys)
+
+    @jax.jit
+    def runs(key):
+        keys = jax.random.split(key, 6)
+        return jax.vmap(lambda key: sample(denoise, key, (10, 8, 1), sigmas, solver="euler"))(keys)
+
+    run = jax.tree.map(np.asarray, runs(jax.random.key(0)))
     x = np.fft.fft2(np.asarray(run.x), axes=(2, 3))[..., 0]
     d = np.fft.fft2(np.asarray(run.denoised), axes=(2, 3))[..., 0]
     levels = np.asarray(run.sigma[0])
@@ -238,8 +265,9 @@ def test_closure_of_the_two_pattern_bank():
     np.testing.assert_allclose(expected, [0.386, 0.474, 0.572, 0.671, 0.763, 0.960, 1.073], atol=0.006)
     levels = np.geomspace(np.sqrt(200.0), np.sqrt(9.0), 60)
     closure = gaussian_closure(
-        two_pattern_denoiser(9), jax.random.key(3), levels, (64, 64), num_samples=12, window=9
+        two_pattern_denoiser(9), jax.random.key(3), levels, (64, 64), num_samples=12, size=9
     )
+    assert np.all(np.isnan(closure.symbol_error)) and np.all(np.isnan(closure.kurtosis_error))  # one replica
     got = np.interp(
         np.log(table), np.log(levels[::-1] ** 2), np.asarray(closure.symbol[::-1, 0, 0, 0, 0].real)
     )
@@ -254,15 +282,15 @@ def test_closure_of_the_two_pattern_bank():
 def test_closure_errors_are_those_of_the_sampling():
     """Replicas against the deterministic solution, for ten keys: all modes of one run deviate together."""
     levels, grid = np.geomspace(14.0, 6.0, 12), (24, 24)
-    exact = two_pattern_closure(9, levels, grid)
+    exact, denoise = two_pattern_closure(9, levels, grid), two_pattern_denoiser(9)
 
     def run(key, num_samples=16):
-        return gaussian_closure(
-            two_pattern_denoiser(9), key, levels, grid, num_samples=num_samples, num_replicas=8, window=9
+        return fluctuations.gaussian_closure(
+            denoise, key, levels, grid, num_samples=num_samples, num_replicas=8, size=9
         )
 
-    found = jax.lax.map(run, jax.random.split(jax.random.key(9), 10))
-    more = run(jax.random.key(10), 64)
+    found = on_host(jax.jit(lambda key: jax.lax.map(run, jax.random.split(key, 10))))(jax.random.key(9))
+    more = on_host(run)(jax.random.key(10), 64)
     later = slice(1, None), slice(0, 2), slice(0, 2)  # at the first level S is given
     for name in ("symbol", "structure_factor"):
         errors = getattr(found, f"{name}_error")[:, *later]
@@ -271,10 +299,6 @@ def test_closure_errors_are_those_of_the_sampling():
         assert 0.5 < np.sqrt(np.mean((deviations / errors) ** 2)) < 2
         # Four times the samples, half the error, which eight replicas know within a quarter.
         assert 1.2 < np.mean(errors) / np.mean(getattr(more, f"{name}_error")[later]) < 3.4
-    one = gaussian_closure(
-        two_pattern_denoiser(9), jax.random.key(9), levels[:2], grid, num_samples=2, window=9
-    )
-    assert np.all(np.isnan(one.symbol_error))
     with pytest.raises(ValueError, match="num_replicas: expected a divisor of num_samples"):
         run(jax.random.key(9), 10)
 
@@ -305,7 +329,7 @@ def test_kurtosis_of_the_closure_is_that_of_a_cubic_flow_to_first_order():
         (64, 64),
         num_samples=64,
         num_replicas=8,
-        window=1,  # all modes are soft
+        size=1,  # all modes are soft
     )
     x, weight = np.polynomial.hermite_e.hermegauss(60)
     tau = np.log(sigmas[0] / sigmas)[:, None]
@@ -382,13 +406,13 @@ def test_closure_of_three_channels_recovers_a_channel_mixing_symbol():
     # The ensemble mean is removed, not the sample means: at k = 0 only the ensemble centring is left. Linear
     # D: exact.
     np.testing.assert_allclose(closure.symbol[-1], expected, atol=1e-9)
-    linear = linear_structure_factor(lambda sigma: jnp.asarray(expected), sigmas)
+    linear = linear_structure_factor(lambda sigma: expected, sigmas)
     np.testing.assert_allclose(closure.structure_factor[-1], linear[-1], rtol=1e-6, atol=1e-9)
 
 
 def test_closure_of_a_denoiser_with_a_picture_of_its_own():
     """D = x/2 + picture: fluctuations at every pixel are halved, whatever the picture; a spatial mean leaves it in."""
-    picture = jnp.asarray(5 * np.random.default_rng(3).normal(size=(*GRID, 1)))
+    picture = 5 * np.random.default_rng(3).normal(size=(*GRID, 1))
     closures = {
         centre: gaussian_closure(
             lambda x, sigma: 0.5 * x + picture,

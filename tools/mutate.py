@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "divisor, error of the diversity",
         "critjax/observables/features.py",
-        "n / ((n - 1) * (n - 2) ** 2)",
-        "n / ((n - 1) * (n - 1) ** 2)",
+        "n / ((n - 1) * (n - 2))",
+        "n / ((n - 1) * (n - 1))",
         (FEATURES, "feature_variance_against_loops"),
     ),
     Mutation(
@@ -208,9 +208,23 @@ MUTATIONS = [
     Mutation(
         "centre of the closure's regression",
         "critjax/fluctuations/_closure.py",
-        "regression_symbol(x, denoised, centre=centre, size=window)",
-        "regression_symbol(x, denoised, centre='spatial', size=window)",
+        "regression_symbol(x, denoised, centre=centre, size=size)",
+        "regression_symbol(x, denoised, centre='spatial', size=size)",
         ("tests/test_fluctuations.py", "picture_of_its_own"),
+    ),
+    Mutation(
+        "blocks that a jackknife leaves out",
+        "critjax/observables/errors.py",
+        "np.flatnonzero(owner != i)",
+        "np.flatnonzero(owner > i)",
+        ("tests/test_observables.py", "lack_one_block"),
+    ),
+    Mutation(
+        "strata of a jackknife",
+        "critjax/observables/errors.py",
+        "left_out - (total(left_out) / n)[strata]",
+        "left_out - left_out.mean(axis=0)",
+        ("tests/test_observables.py", "independent_strata"),
     ),
     Mutation(
         "fields that a resample draws",
@@ -972,8 +986,8 @@ MUTATIONS = [
     Mutation(
         "guidance, which branch a weight of zero skips",
         "critjax/guidance/_weights.py",
-        'part("conditional", conditional, weight == 0)',
-        'part("conditional", conditional, weight < 0)',
+        'part("conditional", weight == 0)',
+        'part("conditional", weight < 0)',
         (GUIDANCE, "does_no_harm or not_evaluated"),
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_grid
+from critjax._checks import as_sigmas, check, check_count, check_eta, check_grid, check_option
+from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.closed_form import gaussian_fields
-from critjax.fluctuations._linear import NODES, adjoint, magnus_step
-from critjax.spectra import regression_symbol
+from critjax.fluctuations._linear import NODES, adjoint, is_quiet, magnus_step
+from critjax.spectra import project_symbol, regression_symbol
+from critjax.spectra.measured import CENTRES
 
 
 class GaussianClosure(NamedTuple):
@@ -38,16 +41,17 @@ class GaussianClosure(NamedTuple):
     """Its standard error; NaN for one replica."""
 
 
-def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
-    """Mark the soft modes (H, W), FFT order: ``|k| <= 2 pi/window``, k = 0 among them.
+def soft_modes(grid: Sequence[int], size: int | None = None) -> np.ndarray:
+    """Mark the soft modes (H, W), FFT order: ``|k| <= 2 pi/size``, k = 0 among them.
 
     Their field psi is the one whose kurtosis `gaussian_closure` predicts.
 
     Parameters
     ----------
     grid : (H, W)
-    window : int, optional
-        p. Without one, as for networks, the soft modes are the two lowest shells, ``|k| <= 4 pi/max(H, W)``.
+    size : int, optional
+        Side p of a window. Without one, as for networks, the soft modes are the two lowest shells,
+        ``|k| <= 4 pi/max(H, W)``.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def soft_modes(grid: Sequence[int], window: int | None = None) -> np.ndarray:
     5
     """
     n_y, n_x = (np.fft.fftfreq(n) for n in grid)
-    cutoff = 1 / window if window else 2 / max(grid)
+    cutoff = 1 / size if size else 2 / max(grid)
     return n_y[:, None] ** 2 + n_x**2 <= cutoff**2 * (1 + 1e-9)  # modes at the cutoff itself are in
 
 
@@ -72,7 +76,7 @@ def gaussian_closure(
     eta: Any = 0.0,
     num_samples: int,
     num_replicas: int = 1,
-    window: int | None = None,
+    size: int | None = None,
     centre: str = "spatial",
     mean: Float[ArrayLike, " C"] | None = None,
     channels: int = 1,
@@ -102,10 +106,10 @@ def gaussian_closure(
     num_replicas : int
         Split the samples into so many independent closures: results are their averages, standard errors come from
         their spread. At least 4 for errors worth the name; the cost stays.
-    window : int, optional
-        Project the symbol on kernels of this size: p for centre readout, 2p - 1 for average readout, where
+    size : int, optional
+        Project the symbol on kernels of a window of this side: p for centre readout, 2p - 1 for average readout, where
         the support is exact and the projection only cuts sampling noise. Default: none (networks). Soft modes, whose
-        kurtosis is predicted, are those of `soft_modes`: |k| <= 2 pi/window.
+        kurtosis is predicted, are those of `soft_modes`: |k| <= 2 pi/size.
     centre : "spatial" or "ensemble"
         What the regression subtracts from D, see `regression_symbol`: the mean over fields and pixels, or, for a
         denoiser that is not quite translation invariant, such as a network on images, that over fields at every pixel.
@@ -140,29 +144,63 @@ def gaussian_closure(
     >>> from critjax.noise import geometric_sigmas
     >>> ladder = geometric_sigmas(14.0, 4.0, 12)
     >>> denoise, key = two_pattern_denoiser(9), jax.random.key(0)
-    >>> closure = gaussian_closure(denoise, key, ladder, (32, 32), num_samples=8, window=9)
+    >>> closure = gaussian_closure(denoise, key, ladder, (32, 32), num_samples=8, size=9)
     >>> bool(closure.symbol[-1, 0, 0, 0, 0].real < 81 / 16)  # well below the bare symbol
     True
     """
     sigmas = as_sigmas("sigmas", sigmas)
-    check_eta(eta)
+    eta = check_eta(eta)
     height, width = check_grid(grid)
-    mean = jnp.zeros((channels,), sigmas.dtype) if mean is None else jnp.asarray(mean, sigmas.dtype)
-    whole = isinstance(num_samples, (int, np.integer))
-    check(whole, "num_samples", "an integer", repr(num_samples), "16 suits a 64 x 64 grid")
+    check_option("centre", centre, CENTRES)
+    mean = np.zeros(channels, sigmas.dtype) if mean is None else as_argument(mean)
+    advice = "16 suits a 64 x 64 grid"
+    whole = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
+    check(whole, "num_samples", "an integer", repr(num_samples), advice)
     good = isinstance(num_replicas, (int, np.integer)) and num_replicas >= 1
-    good = good and num_samples % num_replicas == 0
-    advice = "choose a divisor, e.g. 4 of 16"
-    check(good, "num_replicas", f"a divisor of num_samples = {num_samples}", repr(num_replicas), advice)
+    good = bool(good and num_samples % num_replicas == 0)
+    divisor = f"a divisor of num_samples = {num_samples}"
+    check(good, "num_replicas", divisor, repr(num_replicas), "choose a divisor, e.g. 4 of 16")
     least = num_replicas * (mean.shape[0] + 1)  # each has as many fluctuations as channels, beside the mean
-    check(num_samples >= least, "num_samples", f"at least {least}", num_samples, "16 suits a 64 x 64 grid")
-    shape = (num_samples // num_replicas, height, width, mean.shape[0])
-    dtype = jnp.promote_types(sigmas.dtype, jnp.complex64)
-    start = jnp.broadcast_to(
-        sigmas[0] ** 2 * jnp.eye(mean.shape[0], dtype=dtype), (height, width, mean.shape[0], mean.shape[0])
+    check(num_samples >= least, "num_samples", f"at least {least}", num_samples, advice)
+    if size is not None:
+        size = check_count("size", size, least=1, advice="p for centre readout, 2p - 1 for average readout")
+    return _gaussian_closure(
+        as_pytree("denoise_fn", denoise_fn),
+        key,
+        sigmas,
+        mean,
+        eta,
+        (height, width),
+        int(num_samples),
+        int(num_replicas),
+        size,
+        centre,
+        is_quiet(eta),
     )
 
-    soft = soft_modes((height, width), window)
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
+def _gaussian_closure(
+    denoise_fn: Any,
+    key: PRNGKey,
+    sigmas: Array,
+    mean: Any,
+    eta: Any,
+    grid: tuple[int, int],
+    num_samples: int,
+    num_replicas: int,
+    size: int | None,
+    centre: str,
+    quiet: bool,
+) -> GaussianClosure:
+    eta = 0.0 if quiet else eta
+    mean = jnp.asarray(mean, sigmas.dtype)
+    channels = mean.shape[0]
+    shape = (num_samples // num_replicas, *grid, channels)
+    dtype = jnp.promote_types(sigmas.dtype, jnp.complex64)
+    start = jnp.broadcast_to(sigmas[0] ** 2 * jnp.eye(channels, dtype=dtype), (*grid, channels, channels))
+
+    soft = soft_modes(grid, size)
 
     def soft_field(x: Array) -> Array:
         field = x.mean(-1)
@@ -174,7 +212,7 @@ def gaussian_closure(
         def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, Array]:
             x = mean + gaussian_fields(white_hat, spectrum)
             denoised = jax.vmap(denoise_fn, (0, None))(x, sigma)
-            symbol = regression_symbol(x, denoised, centre=centre, size=window)
+            symbol = regression_symbol(x, denoised, centre=centre, size=size)
             psi, target = soft_field(x), soft_field(denoised)
             moments = [jnp.mean(psi**2), jnp.mean(psi * target), jnp.mean(psi**4), jnp.mean(psi**3 * target)]
             return symbol.astype(dtype), denoised.mean((0, 1, 2)), jnp.stack(moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_option, check_rank, is_concrete
+from critjax._checks import as_scalar, as_sigmas, check, check_count, check_eta, check_option, check_rank
+from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
-from critjax.fluctuations._linear import adjoint, matrix_product
+from critjax.fluctuations._linear import adjoint, is_quiet, matrix_product
 
 
 class _Affine(NamedTuple):
@@ -32,8 +34,8 @@ def _then(first: _Affine, second: _Affine) -> _Affine:
     return _Affine(change, _transport(second.change, first.noise) + second.noise)
 
 
-def _repeated(step: _Affine, number: int) -> _Affine:
-    """Compose ``number`` copies of a map by repeated squaring: the geometric sum, whatever the gap."""
+def _repeated(step: _Affine, binary: Array) -> _Affine:
+    """Compose as many copies of a map as binary digits say, by repeated squaring: the geometric sum of any gap."""
 
     def digit(total: _Affine, one: Array) -> tuple[_Affine, None]:
         doubled = _then(total, total)
@@ -41,7 +43,6 @@ def _repeated(step: _Affine, number: int) -> _Affine:
         return _Affine(*(jnp.where(one, a, b) for a, b in zip(more, doubled, strict=True))), None
 
     identity = _Affine(jnp.zeros_like(step.change), jnp.zeros_like(step.noise))
-    binary = jnp.asarray([bit == "1" for bit in f"{number:b}"])  # the leading digit first
     return jax.lax.scan(digit, identity, binary)[0]
 
 
@@ -131,19 +132,39 @@ def langevin_structure_factor(
     1.3333
     """
     sigmas = as_sigmas("sigmas", sigmas)
-    check_eta(eta)
-    good = isinstance(langevin_steps, (int, np.integer)) and langevin_steps >= 0
-    check(good, "langevin_steps", "an integer >= 0", repr(langevin_steps), "0 leaves the solver alone")
-    if is_concrete(step_size):
-        size = float(step_size)
-        check(0 < size < 2, "step_size", "a number in (0, 2)", size, "larger steps are unstable")
+    eta = check_eta(eta)
+    advice = "0 leaves the solver alone"
+    number = check_count("langevin_steps", langevin_steps, least=0, advice=advice)
+    step_size = as_scalar(
+        "step_size", step_size, "a number in (0, 2)", "larger steps are unstable", good=lambda e: 0 < e < 2
+    )
     if solver is None:
-        got = repr(langevin_steps)
-        check(langevin_steps > 0, "langevin_steps", "at least one without a solver", got, "or pass a solver")
-        still = is_concrete(eta) and float(eta) == 0
-        check(still, "eta", "0 without a solver", eta, "pass solver='euler' or 'heun'")
+        check(number > 0, "langevin_steps", "at least one without a solver", number, "or pass a solver")
+        check(is_quiet(eta), "eta", "0 without a solver", eta, "pass solver='euler' or 'heun'")
     else:
         check_option("solver", solver, ("euler", "heun"))
+    if levels is not None:
+        stops = [int(stop) for stop in levels]
+        good = bool(stops) and stops == sorted(set(stops)) and stops[0] >= 0 and stops[-1] < sigmas.shape[0]
+        expected = f"increasing indices below {sigmas.shape[0]}"
+        check(good, "levels", expected, stops, "count levels from 0")
+        levels = tuple(stops)
+    # The leading digit first; whole bytes, so that most numbers of steps share a program.
+    binary = np.array([bit == "1" for bit in f"{number:0{8 * -(-number.bit_length() // 8)}b}"])
+    symbol_fn = as_pytree("symbol_fn", symbol_fn)
+    return _langevin_structure_factor(symbol_fn, sigmas, binary, step_size, eta, solver, levels)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _langevin_structure_factor(
+    symbol_fn: Any,
+    sigmas: Array,
+    binary: Array,
+    step_size: Any,
+    eta: Any,
+    solver: str | None,
+    levels: tuple[int, ...] | None,
+) -> Array:
     shape = jax.eval_shape(symbol_fn, sigmas[0])
     check_rank("symbol_fn(sigma)", shape, "H W C C")
     dtype = jnp.promote_types(shape.dtype, jnp.complex64)
@@ -161,7 +182,7 @@ def langevin_structure_factor(
             step = _predictor(solver, eta)(gap, later_gap, sigma, later)
             spectrum = _transport(step.change, spectrum) + step.noise
         noise = jnp.broadcast_to(2 * step_size * later**2 * identity, gap.shape)
-        correct = _repeated(_Affine(-step_size * later_gap, noise.astype(dtype)), int(langevin_steps))
+        correct = _repeated(_Affine(-step_size * later_gap, noise.astype(dtype)), binary)
         spectrum = (_transport(correct.change, spectrum) + correct.noise).astype(dtype)
         spectrum = (spectrum + adjoint(spectrum)) / 2
         return (spectrum, later_gap), spectrum
@@ -169,12 +190,8 @@ def langevin_structure_factor(
     state, pairs = (start, gap_at(sigmas[0])), jnp.stack([sigmas[:-1], sigmas[1:]], axis=1)
     if levels is None:
         return jnp.concatenate([start[None], jax.lax.scan(level, state, pairs)[1]])
-    stops = [int(stop) for stop in levels]
-    good = bool(stops) and stops == sorted(set(stops)) and stops[0] >= 0 and stops[-1] < sigmas.shape[0]
-    expected = f"increasing indices below {sigmas.shape[0]}"
-    check(good, "levels", expected, stops, "count levels from 0")
     kept, done = [], 0
-    for stop in stops:
+    for stop in levels:
         state, _ = jax.lax.scan(lambda carry, pair: (level(carry, pair)[0], None), state, pairs[done:stop])
         kept.append(state[0])
         done = stop
@@ -213,6 +230,11 @@ def freeze_out_length(stiffness: Any, rate: Any) -> Array:
     >>> print(f"{freeze_out_length(1.0, jnp.pi / 2):.4f}")
     1.0000
     """
+    return _freeze_out_length(as_argument(stiffness), as_argument(rate))
+
+
+@jax.jit
+def _freeze_out_length(stiffness: Any, rate: Any) -> Array:
     return jnp.sqrt(stiffness) * (2 * jnp.asarray(rate) / jnp.pi) ** 0.25
 
 
@@ -237,6 +259,11 @@ def freeze_out_distance(rate: Any) -> Array:
     >>> print(f"{freeze_out_distance(50.0):.2f}")
     0.10
     """
+    return _freeze_out_distance(as_argument(rate))
+
+
+@jax.jit
+def _freeze_out_distance(rate: Any) -> Array:
     return (2 * jnp.asarray(rate)) ** -0.5
 
 
@@ -281,6 +308,11 @@ def resolves_freeze_out(
     (True, False)
     """
     sigmas = as_sigmas("sigmas", sigmas, minimum=2)
+    return _resolves_freeze_out(sigmas, rate, critical_sigma, fraction)
+
+
+@jax.jit
+def _resolves_freeze_out(sigmas: Array, rate: Any, critical_sigma: Any, fraction: Any) -> Array:
     width = freeze_out_distance(rate)
     above = jnp.log(sigmas / critical_sigma)
     slack = 1e-5  # levels that mean to be at sigma_c may miss it by rounding

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_rank, is_concrete
+from critjax._checks import as_sigmas, check_count, check_eta, check_rank, is_concrete
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -29,6 +31,11 @@ def _tail_weights() -> np.ndarray:
 
 
 _TAILS = _tail_weights()
+
+
+def is_quiet(eta: Any) -> bool:
+    """Tell whether a stochasticity is known to be zero: a program without noise is shorter."""
+    return is_concrete(eta) and float(eta) == 0.0
 
 
 def adjoint(a: Array) -> Array:
@@ -66,7 +73,7 @@ def magnus_step(factor: Array, symbols: Array, sigma: Array, span: Array, eta: A
 
     full = _propagator(exponent(jnp.tensordot(weights, drift, 1, precision=EXACT), 1.0))
     advanced = matrix_product(matrix_product(full, factor), adjoint(full))
-    if is_concrete(eta) and float(eta) == 0.0:
+    if is_quiet(eta):
         return advanced
     noise = jnp.zeros_like(advanced)
     for node, weight, tail in zip(NODES, _WEIGHTS, _TAILS, strict=True):
@@ -122,9 +129,19 @@ def linear_structure_factor(
     0.25
     """
     sigmas = as_sigmas("sigmas", sigmas)
-    check_eta(eta)
-    good = isinstance(num_substeps, (int, np.integer)) and num_substeps >= 1
-    check(good, "num_substeps", "an integer >= 1", repr(num_substeps), "2 suits ladders of 40 levels or more")
+    eta = check_eta(eta)
+    advice = "2 suits ladders of 40 levels or more"
+    num_substeps = check_count("num_substeps", num_substeps, least=1, advice=advice)
+    return _linear_structure_factor(
+        as_pytree("symbol_fn", symbol_fn), sigmas, eta, num_substeps, is_quiet(eta)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _linear_structure_factor(
+    symbol_fn: Any, sigmas: Array, eta: Any, num_substeps: int, quiet: bool
+) -> Array:
+    eta = 0.0 if quiet else eta
     shape = jax.eval_shape(symbol_fn, sigmas[0])
     check_rank("symbol_fn(sigma)", shape, "H W C C")
     dtype = jnp.promote_types(shape.dtype, jnp.complex64)

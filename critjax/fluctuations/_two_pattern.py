@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_eta, check_grid
+from critjax._checks import as_sigmas, check, check_count, check_eta, check_grid
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fluctuations._closure import GaussianClosure, close
-from critjax.fluctuations._linear import EXACT
+from critjax.fluctuations._linear import EXACT, is_quiet
 from critjax.fourier import kernel_to_symbol
 
 
@@ -91,8 +92,18 @@ def two_pattern_closure(
     >>> bool(closure.symbol[-1, 0, 0, 0, 0].real < 81 / 64)  # below the bare symbol
     True
     """
-    sigmas, window, start = _prepare(size, sigmas, grid)
-    check_eta(eta)
+    size, sigmas, grid = _checked(size, sigmas, grid)
+    eta = check_eta(eta)
+    num_nodes = check_count("num_nodes", num_nodes, least=2, advice="2001 suits every noise level")
+    return _two_pattern_closure(sigmas, eta, size, grid, num_nodes, is_quiet(eta))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _two_pattern_closure(
+    sigmas: Array, eta: Any, size: int, grid: tuple[int, int], num_nodes: int, quiet: bool
+) -> GaussianClosure:
+    eta = 0.0 if quiet else eta
+    window, start = _prepare(size, sigmas, grid)
 
     def measure(mean: Array, spectrum: Array, sigma: Array) -> tuple[Array, Array, None]:
         variance = _covariance(window, spectrum, sigma)[0, 0]
@@ -105,13 +116,15 @@ def two_pattern_closure(
     return GaussianClosure(sigmas, means, spectra, symbols, exact, exact, unknown, unknown)
 
 
-def _prepare(size: int, sigmas: Any, grid: Sequence[int]) -> tuple[Array, Array, Array]:
-    """Check the arguments; return the ladder, the window's transform c_k (H, W, 1, 1) and the initial spectrum."""
+def _checked(size: Any, sigmas: Any, grid: Sequence[int]) -> tuple[int, Array, tuple[int, int]]:
     check(size % 2 == 1 and size >= 1, "size", "an odd window", size, "the bank's patches have a centre")
-    sigmas = as_sigmas("sigmas", sigmas)
-    grid = check_grid(grid)
+    return int(size), as_sigmas("sigmas", sigmas), check_grid(grid)
+
+
+def _prepare(size: int, sigmas: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Return the window's transform c_k (H, W, 1, 1) and the initial spectrum."""
     window = kernel_to_symbol(jnp.ones((size, size, 1, 1), sigmas.dtype), grid)
-    return sigmas, window, jnp.broadcast_to(sigmas[0] ** 2 + jnp.zeros((), window.dtype), (*grid, 1, 1))
+    return window, jnp.broadcast_to(sigmas[0] ** 2 + jnp.zeros((), window.dtype), (*grid, 1, 1))
 
 
 def _covariance(window: Array, spectrum: Array, sigma: Array) -> Array:
@@ -173,7 +186,16 @@ def transformed_closure(
     >>> bool(jacobian < 0.9 < reg)  # a probe sees less than what drives the structure factor
     True
     """
-    sigmas, window, start = _prepare(size, sigmas, grid)
+    size, sigmas, grid = _checked(size, sigmas, grid)
+    num_nodes = check_count("num_nodes", num_nodes, least=2, advice="241 suits every noise level")
+    return _transformed_closure(sigmas, size, grid, num_nodes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _transformed_closure(
+    sigmas: Array, size: int, grid: tuple[int, int], num_nodes: int
+) -> TransformedClosure:
+    window, start = _prepare(size, sigmas, grid)
     dtype, area = sigmas.dtype, size * size
     g = jnp.linspace(-6, 6, num_nodes, dtype=dtype)
     weights = jnp.exp(-(g**2) / 2)

@@ -29,7 +29,14 @@ and a network with ``network_denoiser(config, params)`` beside ``network_denoise
 
 from critjax.guidance._budget import guidance_budget, quadrature_weights, with_budget
 from critjax.guidance._susceptibility import Susceptibility, linear_response, susceptibility
-from critjax.guidance._units import SAMPLERS, WINDOW_UNITS, describe_window, sampler_levels, window_from
+from critjax.guidance._units import (
+    SAMPLERS,
+    WINDOW_UNITS,
+    Window,
+    describe_window,
+    sampler_levels,
+    window_from,
+)
 from critjax.guidance._weights import (
     Pulse,
     SmoothPulse,
@@ -40,17 +47,18 @@ from critjax.guidance._weights import (
     smooth_pulse,
     weights_on,
 )
-from critjax.guidance._window import WINDOW_STATUS, GuidanceWindow, guidance_window, window_status
+from critjax.guidance._window import GuidanceWindow, WindowStatus, guidance_window, window_status
 
 __all__ = [
     "SAMPLERS",
-    "WINDOW_STATUS",
     "WINDOW_UNITS",
     "GuidanceWindow",
     "Pulse",
     "SmoothPulse",
     "Susceptibility",
     "WeightFn",
+    "Window",
+    "WindowStatus",
     "constant",
     "describe_window",
     "guidance_budget",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_option, is_concrete
+from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Float, Scalar
 from critjax.guidance._weights import WeightFn, as_level, as_weight
 
@@ -53,6 +56,11 @@ def quadrature_weights(sigmas: Float[ArrayLike, " levels"], solver: str = "heun"
     """
     sigmas = as_sigmas("sigmas", sigmas, minimum=2)
     check_option("solver", solver, SOLVERS)
+    return _quadrature_weights(sigmas, solver)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _quadrature_weights(sigmas: Array, solver: str) -> Array:
     # The difference of neighbours is exact, their ratio is not.
     steps = jnp.log1p((sigmas[:-1] - sigmas[1:]) / sigmas[1:])
     if solver == "euler":
@@ -102,12 +110,15 @@ def guidance_budget(
     >>> print(guidance_budget(constant(2.0), jnp.exp(-jnp.arange(4.0))))
     6.0
     """
-    nodes = quadrature_weights(sigmas, solver)
-    return jnp.sum(nodes * (_on_levels(weight_fn, sigmas) - baseline))
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
+    check_option("solver", solver, SOLVERS)
+    return _guidance_budget(as_pytree("weight_fn", weight_fn), sigmas, baseline, solver)
 
 
-def _on_levels(weight_fn: WeightFn, sigmas: Any) -> Array:
-    return jax.vmap(lambda sigma: as_weight(weight_fn(sigma)))(jnp.asarray(sigmas))
+@functools.partial(jax.jit, static_argnums=3)
+def _guidance_budget(weight_fn: Any, sigmas: Array, baseline: Any, solver: str) -> Array:
+    weights = jax.vmap(lambda sigma: as_weight(weight_fn(sigma)))(sigmas)
+    return jnp.sum(quadrature_weights(sigmas, solver) * (weights - baseline))
 
 
 def with_budget(
@@ -153,7 +164,10 @@ def with_budget(
     >>> print(f"{guidance_budget(weight_fn, sigmas):.6f}")
     2.000000
     """
-    now = guidance_budget(weight_fn, sigmas, baseline=baseline, solver=solver)
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
+    check_option("solver", solver, SOLVERS)
+    schedule = as_pytree("weight_fn", weight_fn)
+    now, factor = _factor(schedule, sigmas, budget, baseline, solver)
     edges = getattr(weight_fn, "edges", None)
     if edges is not None and all(map(is_concrete, (*edges, sigmas))):
         low, high = map(float, edges)
@@ -162,13 +176,36 @@ def with_budget(
         advice = "widen the schedule or move it to the levels of the ladder"
         good = bool(np.isfinite(now)) and float(now) != 0
         check(good, "weight_fn", "a schedule that differs from its baseline", f"a sum of {now}", advice)
-    factor = budget / now
+    return _Scaled(schedule, factor, baseline)
 
-    def scaled(sigma: Any) -> Float[Array, ""]:
-        weight = as_weight(weight_fn(as_level(sigma)))
-        return jnp.asarray(baseline + factor * (weight - baseline))
 
-    return scaled
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["weight_fn", "factor", "baseline"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scaled:
+    """Weight function of `with_budget`; a pytree."""
+
+    weight_fn: Any
+    factor: Any
+    baseline: Any
+
+    def __call__(self, sigma: Any) -> Float[Array, ""]:
+        return _scaled(self, sigma)
+
+
+@jax.jit
+def _scaled(schedule: _Scaled, sigma: Any) -> Array:
+    factor, baseline = schedule.factor, schedule.baseline
+    weight = as_weight(schedule.weight_fn(as_level(sigma)))
+    return jnp.asarray(baseline + factor * (weight - baseline))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _factor(weight_fn: Any, sigmas: Array, budget: Any, baseline: Any, solver: str) -> tuple[Array, Array]:
+    """Return what a schedule spends, and the factor that it takes to spend the budget."""
+    now = _guidance_budget(weight_fn, sigmas, baseline, solver)
+    return now, budget / now
 
 
 def _check_resolved(low: float, high: float, sigmas: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import as_sigmas, check, check_eta, is_concrete
+from critjax._checks import as_sigmas, check, check_eta, check_option, is_concrete
+from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey
-from critjax.guidance._budget import quadrature_weights
-from critjax.guidance._weights import WeightFn, constant, guided, weights_on
+from critjax.guidance._budget import SOLVERS, quadrature_weights
+from critjax.guidance._weights import constant, guided, weights_on
 from critjax.sampling import sample
 
 #: States of the sampler that reverse mode keeps, at most.
@@ -91,26 +94,64 @@ def susceptibility(
     >>> int(jnp.argmax(chi.value)), bool(abs(chi.value @ chi.quadrature - 1) < 1e-3)
     (8, True)
     """
-    nodes = quadrature_weights(sigmas, solver)
-    weights = jnp.asarray(weights)
-    got = f"shape {weights.shape}"
+    sigmas = as_sigmas("sigmas", sigmas, minimum=2)
+    eta = check_eta(eta)
+    check_option("solver", solver, SOLVERS)
+    weights = as_argument(weights)
+    got = f"shape {np.shape(weights)}"
     advice = "pass one weight for each level of sigmas"
-    check(weights.shape in ((), nodes.shape), "weights", f"a scalar or shape {nodes.shape}", got, advice)
-    sigmas = jnp.asarray(sigmas)
-    table = jnp.broadcast_to(weights, nodes.shape).astype(sigmas.dtype)
+    check(
+        np.shape(weights) in ((), sigmas.shape), "weights", f"a scalar or shape {sigmas.shape}", got, advice
+    )
+    known = None
+    if is_concrete(weights) and (np.all(np.asarray(weights) == 0) or np.all(np.asarray(weights) == 1)):
+        known = int(np.ravel(weights)[0])
+    return _susceptibility(
+        as_pytree("unconditional", unconditional),
+        as_pytree("conditional", conditional),
+        as_pytree("response_fn", response_fn),
+        key,
+        sigmas,
+        weights,
+        eta,
+        x_init,
+        tuple(shape),
+        solver,
+        known,
+        is_concrete(eta) and float(eta) == 0,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(8, 9, 10, 11))
+def _susceptibility(
+    unconditional: Any,
+    conditional: Any,
+    response_fn: Any,
+    key: PRNGKey,
+    sigmas: Array,
+    weights: Any,
+    eta: Any,
+    x_init: Any,
+    shape: tuple[int, int, int],
+    solver: str,
+    known: int | None,
+    still: bool,
+) -> Susceptibility:
+    nodes = quadrature_weights(sigmas, solver)
+    table = jnp.broadcast_to(jnp.asarray(weights), nodes.shape).astype(sigmas.dtype)
     # The states between those that are saved are recomputed in reverse mode.
     block = -(-(len(sigmas) - 1) // _NUM_SAVED)
+    options = {"eta": 0.0 if still else eta, "solver": solver, "x_init": x_init, "save_every": block}
 
     def response(table: Array) -> tuple[Array, Array]:
         weight_fn = weights_on(sigmas, table)
-        if is_concrete(weights) and (np.all(weights == 0) or np.all(weights == 1)):
-            at = float(np.ravel(weights)[0])
-            own, other = (guided(unconditional, conditional, constant(w)) for w in (at, 1 - at))
-            denoise = _about(own, other, weight_fn, 1 - 2 * at)
-        else:
+        denoise: DenoiseFn
+        if known is None:
             denoise = guided(unconditional, conditional, weight_fn, skip=False)
-        path = sample(denoise, key, shape, sigmas, eta=eta, solver=solver, x_init=x_init, save_every=block)
-        value = jnp.asarray(response_fn(path.x[-1]))
+        else:
+            own, other = (guided(unconditional, conditional, constant(w)) for w in (known, 1 - known))
+            denoise = _About(own, other, weight_fn, 1 - 2 * known)
+        value = jnp.asarray(response_fn(sample(denoise, key, shape, sigmas, **options).x[-1]))
         got = f"shape {value.shape}"
         check(
             value.ndim <= 1, "response_fn", "a scalar or a vector of responses of the image", got, "reduce it"
@@ -123,19 +164,32 @@ def susceptibility(
     return Susceptibility(sigmas, chi, value, table, nodes)
 
 
-def _about(own: DenoiseFn, other: DenoiseFn, weight_fn: WeightFn, sign: float) -> DenoiseFn:
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["own", "other", "weight_fn"], meta_fields=["sign"]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _About:
     """Guide where the weight is known to be that of ``own`` alone: the other model enters first derivatives only."""
 
-    @jax.custom_jvp
-    def mixed(x: Array, sigma: Array, weight: Array) -> Array:
-        return own(x, sigma)
+    own: Any
+    other: Any
+    weight_fn: Any
+    sign: int
 
-    @mixed.defjvp
-    def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        value, change = jax.jvp(own, primals[:2], tangents[:2])
-        return value, change + sign * tangents[2].astype(value.dtype) * (other(*primals[:2]) - value)
+    def __call__(self, x: Array, sigma: Array) -> Array:
+        @jax.custom_jvp
+        def mixed(x: Array, sigma: Array, weight: Array) -> Array:
+            return self.own(x, sigma)
 
-    return lambda x, sigma: mixed(x, sigma, weight_fn(sigma))
+        @mixed.defjvp
+        def _(
+            primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+        ) -> tuple[Array, Array]:
+            value, change = jax.jvp(self.own, primals[:2], tangents[:2])
+            push = self.sign * tangents[2].astype(value.dtype)
+            return value, change + push * (self.other(*primals[:2]) - value)
+
+        return mixed(x, sigma, self.weight_fn(sigma))
 
 
 def linear_response(
@@ -190,12 +244,18 @@ def linear_response(
     1.4
     """
     sigmas = as_sigmas("sigmas", sigmas, minimum=2)
-    check_eta(eta)
-    symbol, difference = jnp.asarray(symbol), jnp.asarray(difference)
+    eta = check_eta(eta)
+    symbol, difference = as_argument(symbol), as_argument(difference)
     for name, values in (("symbol", symbol), ("difference", difference)):
         good = values.shape[:1] == sigmas.shape and values.shape == symbol.shape
         expected = f"{sigmas.shape[0]} levels first, and equal shapes"
         check(good, name, expected, f"shape {values.shape}", "evaluate both on the levels of sigmas")
+    return _linear_response(symbol, difference, sigmas, eta)
+
+
+@jax.jit
+def _linear_response(symbol: Any, difference: Any, sigmas: Array, eta: Any) -> Array:
+    symbol, difference = jnp.asarray(symbol), jnp.asarray(difference)
     rate = (1 + eta) * (symbol - 1)
     steps = -jnp.diff(jnp.log(sigmas)).reshape(-1, *[1] * (symbol.ndim - 1))
     pieces = steps * (rate[:-1] + rate[1:]) / 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from critjax._checks import check, check_option, check_sigmas, is_concrete
@@ -153,22 +154,38 @@ def describe_window(
     low, high = float(sigma_low), float(sigma_high)
     advice = "pass the lower level first; NaN means that no window was found, see its status"
     check(0 <= low <= high, "sigma_low, sigma_high", "0 <= sigma_low <= sigma_high", (low, high), advice)
-    edges = (sigma_high, sigma_low)  # in their own precision, in the order of generation
-
-    def both(convert: Any, **options: Any) -> tuple[float, float]:
-        start, stop = (float(convert(edge, **options)) for edge in edges)
-        return start, stop
-
     window: dict[str, Any] = {"sigma": (high, low)}
-    window |= {unit: both(convert) for unit, convert in _FROM_SIGMA.items()}
-    for schedule in DDPM_SCHEDULES:
-        options = {"schedule": schedule, "num_timesteps": num_timesteps}
-        window[f"ddpm_timestep_{schedule}"] = both(sigma_to_ddpm_timestep, **options)
+    ends = _in_units(
+        sigma_high, sigma_low, num_timesteps
+    )  # in their own precision, in the order of generation
+    window |= {unit: (float(start), float(stop)) for unit, (start, stop) in zip(_TOLD, ends, strict=True)}
     if sigmas is not None:
         starts = _checked_levels(sigmas)[:-1]
         inside = np.flatnonzero((starts > low) & (starts <= high))
         window["step"] = (int(inside[0]), int(inside[-1])) if inside.size else None
     return window
+
+
+class Window(NamedTuple):
+    """Result of `window_from`."""
+
+    sigma_low: float
+    """Lower edge, as of `pulse`."""
+    sigma_high: float
+    """Upper edge."""
+
+
+#: Units of `describe_window` beside sigma itself.
+_TOLD = (*_FROM_SIGMA, *(f"ddpm_timestep_{schedule}" for schedule in DDPM_SCHEDULES))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _in_units(start: Any, stop: Any, num_timesteps: int) -> list[tuple[Any, Any]]:
+    converters = list(_FROM_SIGMA.values())
+    for schedule in DDPM_SCHEDULES:
+        options = {"schedule": schedule, "num_timesteps": num_timesteps}
+        converters.append(functools.partial(sigma_to_ddpm_timestep, **options))
+    return [(convert(start), convert(stop)) for convert in converters]
 
 
 def window_from(
@@ -179,7 +196,7 @@ def window_from(
     schedule: str = "linear",
     num_timesteps: int = 1000,
     sigmas: Float[ArrayLike, " levels"] | None = None,
-) -> tuple[float, float]:
+) -> Window:
     r"""Translate a window in any unit into noise levels.
 
     Parameters
@@ -196,9 +213,9 @@ def window_from(
 
     Returns
     -------
-    tuple of float
-        (sigma_low, sigma_high), for `pulse`. Steps first ... last give (sigmas[last + 1], sigmas[first]), the levels
-        between which they run.
+    Window
+        ``sigma_low`` and ``sigma_high``, for `pulse`. Steps first ... last give (sigmas[last + 1], sigmas[first]), the
+        levels between which they run.
 
     Raises
     ------
@@ -210,7 +227,7 @@ def window_from(
     >>> print("{:.4f} {:.4f}".format(*window_from("ddpm_timestep", 600, 300)))
     1.2402 6.1735
     >>> window_from("step", 1, 2, sigmas=np.array([8.0, 4.0, 2.0, 1.0]))
-    (1.0, 4.0)
+    Window(sigma_low=1.0, sigma_high=4.0)
     """
     check_option("unit", unit, WINDOW_UNITS)
     if unit == "step":
@@ -223,21 +240,21 @@ def window_from(
         expected = f"timesteps of 0 ... {num_timesteps - 1}"
         check(not np.isnan(ends).any(), "start, stop", expected, (start, stop), "check unit and schedule")
     else:
-        convert = _TO_SIGMA.get(unit, jnp.asarray)
+        convert = _TO_SIGMA.get(unit, float)
         ends = [float(convert(end)) for end in (start, stop)]
         good = min(ends) >= 0
         check(good, "start, stop", "noise standard deviations >= 0", (start, stop), "check unit and values")
-    return min(ends), max(ends)
+    return Window(min(ends), max(ends))
 
 
-def _levels_of_steps(start: Any, stop: Any, sigmas: Any) -> tuple[float, float]:
+def _levels_of_steps(start: Any, stop: Any, sigmas: Any) -> Window:
     check(sigmas is not None, "sigmas", "the sampler's levels, to count its steps", None, "pass sigmas=")
     sigmas = _checked_levels(sigmas)
     first, last = sorted((start, stop))
     num = len(sigmas) - 1
     good = float(first).is_integer() and float(last).is_integer() and first >= 0 and last < num
     check(good, "start, stop", f"steps of 0 ... {num - 1}", (start, stop), "count steps from 0")
-    return float(sigmas[int(last) + 1]), float(sigmas[int(first)])
+    return Window(float(sigmas[int(last) + 1]), float(sigmas[int(first)]))
 
 
 def _checked_levels(sigmas: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +13,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from critjax._checks import check, check_finite, check_sigmas, is_concrete, message
+from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Scalar
 
 #: A noise level in, the guidance weight there out: ``(sigma ()) -> ()``.
@@ -66,35 +69,69 @@ def guided(
     >>> [float(denoise(jnp.ones((1, 1, 1)), sigma)[0, 0, 0]) for sigma in (5.0, 4.0, 1.0)]
     [0.0, 0.5, 0.0]
     """
+    unconditional = as_pytree("unconditional", unconditional)
+    conditional = as_pytree("conditional", conditional)
+    known = _known(weight_fn) if skip else None
+    return _Guided(unconditional, conditional, as_pytree("weight_fn", weight_fn), bool(skip), known)
 
-    def evaluate(name: str, denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
-        out = denoise_fn(x, sigma)
+
+def _known(weight_fn: WeightFn) -> int | None:
+    """Return 0 or 1 where a schedule is known to have this weight at every level."""
+    if isinstance(weight_fn, Pulse) and weight_fn.empty:
+        weight = weight_fn.baseline
+    elif isinstance(weight_fn, _Constant):
+        weight = weight_fn.weight
+    else:
+        return None
+    return int(weight) if is_concrete(weight) and float(weight) in (0, 1) else None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["unconditional", "conditional", "weight_fn"],
+    meta_fields=["skip", "known"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Guided:
+    """Denoiser of `guided`; a pytree. ``known`` is the weight, 0 or 1, where that is no matter of the level."""
+
+    unconditional: Any
+    conditional: Any
+    weight_fn: Any
+    skip: bool
+    known: int | None
+
+    def __call__(self, x: ArrayLike, sigma: Any) -> Float[Array, "*shape"]:
+        return _mix(self, as_argument(x), sigma)
+
+
+@jax.jit
+def _mix(guided: _Guided, x: Any, sigma: Any) -> Array:
+    def evaluate(name: str) -> Array:
+        out = getattr(guided, name)(x, sigma)
         check(out.shape == x.shape, name, f"results of shape {x.shape}", f"shape {out.shape}", "fix it")
         return out.astype(x.dtype)
 
-    def denoise(x: ArrayLike, sigma: Any) -> Float[Array, "*shape"]:
-        x, sigma = jnp.asarray(x), as_level(sigma)
-        weight = weight_fn(sigma)
-        if skip and is_concrete(weight) and jnp.shape(weight) == () and float(weight) in (0, 1):
-            # Known while tracing: the other denoiser does not even enter the program.
-            chosen = {0: ("unconditional", unconditional), 1: ("conditional", conditional)}
-            return evaluate(*chosen[int(weight)], x, sigma)
-        weight = as_weight(weight).astype(x.dtype)
+    def part(name: str, unused: Any) -> Array:
+        def used() -> Array:
+            return evaluate(name)
 
-        def part(name: str, denoise_fn: DenoiseFn, unused: Any) -> Array:
-            def used() -> Array:
-                return evaluate(name, denoise_fn, x, sigma)
+        return jax.lax.cond(unused, lambda: jnp.zeros_like(x), used) if guided.skip else used()
 
-            return jax.lax.cond(unused, lambda: jnp.zeros_like(x), used) if skip else used()
-
-        if skip:
-            weight = _undifferentiated(weight)
-        plain = part("unconditional", unconditional, weight == 1)
-        guide = part("conditional", conditional, weight == 0)
-        # Unlike D_u + w (D_c - D_u) this is exact at both ends, and so is its derivative.
-        return (1 - weight) * plain + weight * guide
-
-    return denoise
+    names = ("unconditional", "conditional")
+    x, sigma = jnp.asarray(x), as_level(sigma)
+    if guided.known is not None:
+        return evaluate(names[guided.known])  # the other denoiser does not even enter the program
+    weight = guided.weight_fn(sigma)
+    if guided.skip and is_concrete(weight) and jnp.shape(weight) == () and float(weight) in (0, 1):
+        return evaluate(names[int(weight)])  # a function of the user's that returns a number
+    weight = as_weight(weight).astype(x.dtype)
+    if guided.skip:
+        weight = _undifferentiated(weight)
+    plain = part("unconditional", weight == 1)
+    guide = part("conditional", weight == 0)
+    # Unlike D_u + w (D_c - D_u) this is exact at both ends, and so is its derivative.
+    return (1 - weight) * plain + weight * guide
 
 
 @jax.custom_jvp
@@ -158,7 +195,18 @@ def constant(weight: Any) -> WeightFn:
     1.5
     """
     _check_scalars(weight=weight)
-    return lambda sigma: weight
+    return _Constant(weight)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weight"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Constant:
+    """Weight function of `constant`; a pytree."""
+
+    weight: Any
+
+    def __call__(self, sigma: Any) -> Any:
+        return self.weight
 
 
 class Pulse(NamedTuple):
@@ -178,14 +226,21 @@ class Pulse(NamedTuple):
         """Lower and upper noise level of the pulse."""
         return self.sigma_low, self.sigma_high
 
+    @property
+    def empty(self) -> bool:
+        """Whether the pulse is known to have no width."""
+        return all(map(is_concrete, self.edges)) and float(self.sigma_low) == float(self.sigma_high)
+
     def __call__(self, sigma: Any) -> Scalar:
         """Return the weight at one noise level."""
-        sigma = as_level(sigma)
-        if all(map(is_concrete, self.edges)) and float(self.sigma_low) == float(self.sigma_high):
-            return self.baseline  # a constant, also while tracing
-        low, high = (jnp.asarray(edge, sigma.dtype) for edge in self.edges)
-        weight, baseline = (jnp.asarray(value, sigma.dtype) for value in (self.weight, self.baseline))
-        return jnp.where((sigma > low) & (sigma <= high), weight, baseline)
+        return self.baseline if self.empty else _pulse(self, sigma)
+
+
+@jax.jit
+def _pulse(pulse: Pulse, sigma: Any) -> Array:
+    sigma = as_level(sigma)
+    low, high, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in pulse)
+    return jnp.where((sigma > low) & (sigma <= high), weight, baseline)
 
 
 def pulse(sigma_low: Any, sigma_high: Any, weight: Any, *, baseline: Any = 0.0) -> Pulse:
@@ -249,16 +304,26 @@ class SmoothPulse(NamedTuple):
     @property
     def edges(self) -> tuple[Any, Any]:
         """Lower and upper noise level at half of the maximum."""
-        factor = jnp.exp(_HALF_MAXIMUM * jnp.asarray(self.width))
-        return self.centre / factor, self.centre * factor
+        return _half_maximum(self.centre, self.width)
 
     def __call__(self, sigma: Any) -> Float[Array, ""]:
         """Return the weight at one noise level."""
-        sigma = as_level(sigma)
-        centre, width, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in self)
-        distance = jnp.log(sigma / centre) / jnp.where(width > 0, width, 1)
-        shape = jnp.where(width > 0, jnp.exp(-(distance**2) / 2), 0)
-        return baseline + (weight - baseline) * shape
+        return _smooth_pulse(self, sigma)
+
+
+@jax.jit
+def _half_maximum(centre: Any, width: Any) -> tuple[Array, Array]:
+    factor = jnp.exp(_HALF_MAXIMUM * jnp.asarray(width))
+    return centre / factor, centre * factor
+
+
+@jax.jit
+def _smooth_pulse(pulse: SmoothPulse, sigma: Any) -> Array:
+    sigma = as_level(sigma)
+    centre, width, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in pulse)
+    distance = jnp.log(sigma / centre) / jnp.where(width > 0, width, 1)
+    shape = jnp.where(width > 0, jnp.exp(-(distance**2) / 2), 0)
+    return baseline + (weight - baseline) * shape
 
 
 def smooth_pulse(centre: Any, width: Any, weight: Any, *, baseline: Any = 0.0) -> SmoothPulse:
@@ -331,9 +396,22 @@ def weights_on(sigmas: Float[ArrayLike, " levels"], values: Float[ArrayLike, " v
     expected, got = f"shape {tuple(sigmas.shape)}, one weight for each level", f"shape {tuple(values.shape)}"
     check(tuple(values.shape) == tuple(sigmas.shape), "values", expected, got, "give a weight for each level")
     check_finite("values", values)
-    levels, table = jnp.log(jnp.asarray(sigmas)), jnp.asarray(values)
+    return _Table(sigmas, values)
 
-    def weight_fn(sigma: Any) -> Float[Array, ""]:
-        return table[jnp.argmin(jnp.abs(levels - jnp.log(as_level(sigma))))]
 
-    return weight_fn
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["sigmas", "values"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Table:
+    """Weight function of `weights_on`; a pytree."""
+
+    sigmas: Any
+    values: Any
+
+    def __call__(self, sigma: Any) -> Float[Array, ""]:
+        return _nearest(self, sigma)
+
+
+@jax.jit
+def _nearest(table: _Table, sigma: Any) -> Array:
+    levels = jnp.log(jnp.asarray(table.sigmas))
+    return jnp.asarray(table.values)[jnp.argmin(jnp.abs(levels - jnp.log(as_level(sigma))))]

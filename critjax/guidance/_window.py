@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_sigmas, check, check_finite, check_rank, is_concrete
+from critjax._checks import (
+    as_sigmas,
+    check,
+    check_count,
+    check_eta,
+    check_finite,
+    check_option,
+    check_rank,
+    is_concrete,
+)
+from critjax._programs import as_argument, as_pytree
+from critjax._status import Status
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Int, PRNGKey
+from critjax.guidance._budget import SOLVERS
 from critjax.observables import interior_minimum
 from critjax.sampling import sample
 
-FOUND, OPEN, AT_END, INDISTINCT, NON_FINITE = range(5)
-WINDOW_STATUS = {
-    FOUND: "found",
-    OPEN: "found, but the window runs into an end of the ladder",
-    AT_END: "largest at an end of the ladder",
-    INDISTINCT: "not distinguishable from noise",
-    NON_FINITE: "not finite",
-}
-"""Meaning of `GuidanceWindow.status`."""
+
+class WindowStatus(Status):
+    """What `guidance_window` found.
+
+    Example
+    -------
+    >>> WindowStatus(0).message
+    'found'
+    """
+
+    FOUND = 0, "found"
+    OPEN = 1, "found, but the window runs into an end of the ladder"
+    AT_END = 2, "largest at an end of the ladder"
+    INDISTINCT = 3, "not distinguishable from noise"
+    NON_FINITE = 4, "not finite"
+
 
 _KEPT = 0.75  # of the largest level of the response, at the edges of a window
 _WIDEST = 4.0  # factor in sigma that the bootstrap interval of a centre may span
@@ -44,7 +64,7 @@ class GuidanceWindow(NamedTuple):
     centre_interval: Float[Array, " 2"]
     """Central 95 per cent of the bootstrap centres, also where no window was found."""
     status: Int[Array, ""]
-    """Code, see `WINDOW_STATUS` and `window_status`."""
+    """Code of a `WindowStatus`; see `window_status`."""
     softest: Float[Array, ""]
     """Noise level of the smallest gap; NaN where that is an end of the ladder. For comparison only."""
     softest_error: Float[Array, ""]
@@ -162,26 +182,70 @@ def guidance_window(
     2.00, 0.90 to 4.43; found
     """
     sigmas = as_sigmas("sigmas", sigmas, minimum=3)
-    for name, value, low in (
-        ("num_samples", num_samples, 2),
-        ("num_resamples", num_resamples, 2),
-        ("batch_size", batch_size, 1),
-    ):
-        good = isinstance(value, (int, np.integer)) and value >= low
-        check(good, name, f"an integer >= {low}", repr(value), "one trajectory has no standard error")
+    eta = check_eta(eta)
+    check_option("solver", solver, SOLVERS)
+    advice = "one trajectory has no standard error"
+    num_samples = check_count("num_samples", num_samples, least=2, advice=advice)
+    num_resamples = check_count("num_resamples", num_resamples, least=2, advice=advice)
+    batch_size = check_count("batch_size", batch_size, least=1, advice="2 suits most memories")
     levels = sigmas.shape[0]
     if num_probes is not None:
         good = isinstance(num_probes, (int, np.integer)) and 3 <= num_probes <= levels
         expected = f"an integer of 3 ... {levels}, the levels of the ladder"
         check(good, "num_probes", expected, repr(num_probes), "leave it out for every level")
-    probed = np.unique(np.round(np.linspace(0, levels - 1, num_probes or levels)).astype(int))
-    probe = jnp.ones(tuple(shape), sigmas.dtype) if direction is None else jnp.asarray(direction)
-    _check_direction(probe, tuple(shape))
+        num_probes = int(num_probes)
+    shape = tuple(shape)
+    if direction is not None:
+        direction = as_argument(direction)
+        _check_direction(direction, shape)
+    window = _guidance_window(
+        as_pytree("denoise_fn", denoise_fn),
+        key,
+        sigmas,
+        direction,
+        eta,
+        shape,
+        num_samples,
+        num_probes or levels,
+        num_resamples,
+        solver,
+        min(batch_size, num_samples),
+        is_concrete(eta) and float(eta) == 0,
+    )
+    per_step = {"heun": 2, "euler": 1}[solver]
+    products = num_samples * len(_probed(levels, num_probes or levels))
+    return window._replace(
+        evaluations=num_samples * (per_step * (levels - 1) + 1), jacobian_products=products
+    )
+
+
+def _probed(levels: int, num_probes: int) -> np.ndarray:
+    """Return the indices of the levels at which lambda is measured."""
+    return np.unique(np.round(np.linspace(0, levels - 1, num_probes)).astype(int))
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10, 11))
+def _guidance_window(
+    denoise_fn: Any,
+    key: PRNGKey,
+    sigmas: Array,
+    direction: Any,
+    eta: Any,
+    shape: tuple[int, int, int],
+    num_samples: int,
+    num_probes: int,
+    num_resamples: int,
+    solver: str,
+    batch_size: int,
+    still: bool,
+) -> GuidanceWindow:
+    probed = _probed(sigmas.shape[0], num_probes)
+    probe = jnp.ones(shape, sigmas.dtype) if direction is None else jnp.asarray(direction)
     sample_key, bootstrap_key = jax.random.split(key)
     keys = jax.random.split(sample_key, num_samples)
 
     def measure(key: PRNGKey) -> Array:
-        path = sample(denoise_fn, key, shape, sigmas, eta=eta, solver=solver)
+        path = sample(denoise_fn, key, shape, sigmas, eta=0.0 if still else eta, solver=solver)
         v = probe.astype(path.x.dtype)
 
         def softening(level: tuple[Array, Array]) -> Array:
@@ -191,23 +255,21 @@ def guidance_window(
 
         return jax.lax.map(softening, (path.x[probed], path.sigma[probed]))
 
-    measured = jax.lax.map(measure, keys, batch_size=min(batch_size, num_samples))
+    measured = jax.lax.map(measure, keys, batch_size=batch_size)
     depth = -jnp.log(sigmas).astype(measured.dtype)
     softenings = jax.vmap(lambda values: jnp.interp(depth, depth[probed], values))(measured)
-    per_step = {"heun": 2, "euler": 1}[solver]
-    steps = sigmas.shape[0] - 1
-    evaluations = num_samples * (per_step * steps + 1)
-    window = _judge(softenings, sigmas, eta, bootstrap_key, num_resamples, evaluations)
-    return window._replace(jacobian_products=measured.size)
+    return judge(softenings, sigmas, eta, bootstrap_key, num_resamples)
 
 
-def _check_direction(direction: Array, shape: tuple[int, ...]) -> None:
+def _check_direction(direction: Any, shape: tuple[int, ...]) -> None:
     check_rank("direction", direction, "H W C")
     got = f"shape {direction.shape}"
-    check(direction.shape == shape, "direction", f"shape {shape}", got, "pass one image")
+    check(tuple(direction.shape) == shape, "direction", f"shape {shape}", got, "pass one image")
     check_finite("direction", direction)
     if is_concrete(direction):
-        check(bool(jnp.any(direction != 0)), "direction", "a nonzero image", "zeros", "leave it out")
+        check(
+            bool(np.any(np.asarray(direction) != 0)), "direction", "a nonzero image", "zeros", "leave it out"
+        )
 
 
 class _Place(NamedTuple):
@@ -257,10 +319,9 @@ def _locate(softening: Array, log_sigma: Array, eta: Any) -> _Place:
     return _Place(low, high, centre, at_end, (upper < 0) | (lower == num), softest, response)
 
 
-def _judge(
-    softenings: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int, evaluations: int
-) -> GuidanceWindow:
-    """Turn lambda (num_samples, levels) of single trajectories into a window and its status."""
+@functools.partial(jax.jit, static_argnums=4)
+def judge(softenings: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int) -> GuidanceWindow:
+    """Turn lambda (num_samples, levels) of single trajectories into a window and its status; count no evaluations."""
     count = softenings.shape[0]
     log_sigma = jnp.log(sigmas).astype(softenings.dtype)
     mean = jnp.mean(softenings, axis=0)
@@ -271,11 +332,12 @@ def _judge(
 
     vague = (ends[1] - ends[0] > np.log(_WIDEST)) | (ends[0] <= log_sigma[-1]) | (ends[1] >= log_sigma[0])
     finite = jnp.all(jnp.isfinite(softenings))
-    status = jnp.where(vague, INDISTINCT, jnp.where(place.open, OPEN, FOUND))
-    status = jnp.where(place.at_end, AT_END, status)
-    status = jnp.where(jnp.any(mean > 0), status, INDISTINCT)  # nothing responds at all
-    status = jnp.where(finite, status, NON_FINITE)
-    told = status <= OPEN
+    status = jnp.where(place.open, int(WindowStatus.OPEN), int(WindowStatus.FOUND))
+    status = jnp.where(vague, int(WindowStatus.INDISTINCT), status)
+    status = jnp.where(place.at_end, int(WindowStatus.AT_END), status)
+    status = jnp.where(jnp.any(mean > 0), status, int(WindowStatus.INDISTINCT))  # nothing responds at all
+    status = jnp.where(finite, status, int(WindowStatus.NON_FINITE))
+    told = status <= int(WindowStatus.OPEN)
 
     def shown(value: Array) -> Array:
         return jnp.where(told, value, jnp.nan)
@@ -298,8 +360,8 @@ def _judge(
         gap=1 - mean,
         gap_error=jnp.std(softenings, axis=0, ddof=1) / np.sqrt(count),
         response=place.response,
-        evaluations=evaluations,
-        jacobian_products=softenings.size,
+        evaluations=0,
+        jacobian_products=0,
     )
 
 
@@ -314,7 +376,7 @@ def window_status(window: GuidanceWindow) -> str:
     Returns
     -------
     str
-        One of the values of `WINDOW_STATUS`.
+        The message of its `WindowStatus`.
 
     Raises
     ------
@@ -331,4 +393,4 @@ def window_status(window: GuidanceWindow) -> str:
     check(concrete, "window", "a concrete result", "a traced one", "call window_status outside jit")
     shape = tuple(np.shape(window.status))
     check(shape == (), "window", "one window", f"a batch of shape {shape}", "index the batch first")
-    return WINDOW_STATUS[int(window.status)]
+    return WindowStatus(int(window.status)).message

@@ -27,6 +27,7 @@ from critjax.noise._ladders import geometric_sigmas, karras_sigmas
 from critjax.noise._units import (
     DDPM_SCHEDULES,
     FRAMES,
+    SigmaRange,
     alpha_bar_to_sigma,
     ddpm_sigma_range,
     ddpm_timestep_to_sigma,
@@ -45,6 +46,7 @@ from critjax.noise._units import (
 __all__ = [
     "DDPM_SCHEDULES",
     "FRAMES",
+    "SigmaRange",
     "alpha_bar_to_sigma",
     "ddpm_sigma_range",
     "ddpm_timestep_to_sigma",

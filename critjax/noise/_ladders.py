@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, is_concrete
+from critjax._checks import check, check_count, is_concrete
 from critjax._typing import Array, Float, Scalar
 
 
-def _grid(sigma_max: Any, sigma_min: Any, num_steps: Any, dtype: Any) -> tuple[Array, Array, Array]:
-    """Check the arguments of a noise grid; return its ends in one dtype and the fractions 0 ... 1."""
-    whole = isinstance(num_steps, (int, np.integer)) and not isinstance(num_steps, bool)
-    good = bool(whole and num_steps >= 1)
-    check(good, "num_steps", "an integer >= 1", repr(num_steps), "ask for at least one step")
-    high, low = jnp.asarray(sigma_max), jnp.asarray(sigma_min)
-    for name, end in (("sigma_max", high), ("sigma_min", low)):
-        check(end.shape == (), name, "a scalar", f"shape {end.shape}", "use jax.vmap for several grids")
+def _checked(sigma_max: Any, sigma_min: Any, num_steps: Any, dtype: Any) -> tuple[Any, Any, int, Any]:
+    """Check the arguments of a noise grid; return those of its program."""
+    num_steps = check_count("num_steps", num_steps, least=1, advice="ask for at least one step")
+    for name, end in (("sigma_max", sigma_max), ("sigma_min", sigma_min)):
+        got = f"shape {tuple(np.shape(end))}"
+        check(np.shape(end) == (), name, "a scalar", got, "use jax.vmap for several grids")
     if dtype is None:
-        dtype = jnp.result_type(high, low)
+        dtype = jnp.result_type(sigma_max, sigma_min)
         dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else float
-    high, low = high.astype(dtype), low.astype(dtype)
-    if is_concrete(low):
-        check(float(low) > 0, "sigma_min", "a noise level > 0", float(low), "end at a small positive sigma")
-    if is_concrete(high):
-        check(bool(jnp.isfinite(high)), "sigma_max", "a finite noise level", float(high), "start lower")
-    if is_concrete(low) and is_concrete(high):
-        above = f"a noise level above sigma_min = {float(low)}"
-        check(float(low) < float(high), "sigma_max", above, float(high), "pass the larger end first")
-    return high, low, jnp.linspace(0, 1, int(num_steps) + 1, dtype=high.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    low, high = (
+        float(np.asarray(end, dtype)) if is_concrete(end) else None for end in (sigma_min, sigma_max)
+    )
+    if low is not None:
+        check(low > 0, "sigma_min", "a noise level > 0", low, "end at a small positive sigma")
+    if high is not None:
+        check(bool(np.isfinite(high)), "sigma_max", "a finite noise level", high, "start lower")
+    if low is not None and high is not None:
+        check(
+            low < high,
+            "sigma_max",
+            f"a noise level above sigma_min = {low}",
+            high,
+            "pass the larger end first",
+        )
+    return sigma_max, sigma_min, num_steps, dtype
+
+
+def _ends(high: Any, low: Any, num_steps: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """Return both ends in one dtype and the fractions 0 ... 1."""
+    return jnp.asarray(high, dtype), jnp.asarray(low, dtype), jnp.linspace(0, 1, num_steps + 1, dtype=dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _geometric(high: Any, low: Any, num_steps: int, dtype: Any) -> Array:
+    high, low, fraction = _ends(high, low, num_steps, dtype)
+    sigmas = jnp.exp(jnp.log(high) + fraction * (jnp.log(low) - jnp.log(high)))
+    return sigmas.at[0].set(high).at[-1].set(low)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _karras(high: Any, low: Any, num_steps: int, dtype: Any, rho: Any) -> Array:
+    high, low, fraction = _ends(high, low, num_steps, dtype)
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    sigmas = (first + fraction * (last - first)) ** rho
+    return sigmas.at[0].set(high).at[-1].set(low)
 
 
 def geometric_sigmas(
@@ -64,9 +92,7 @@ def geometric_sigmas(
     >>> print(np.round(np.float64(geometric_sigmas(100.0, 1.0, 4)), 2))
     [100.    31.62  10.     3.16   1.  ]
     """
-    high, low, fraction = _grid(sigma_max, sigma_min, num_steps, dtype)
-    sigmas = jnp.exp(jnp.log(high) + fraction * (jnp.log(low) - jnp.log(high)))
-    return sigmas.at[0].set(high).at[-1].set(low)
+    return _geometric(*_checked(sigma_max, sigma_min, num_steps, dtype))
 
 
 def karras_sigmas(
@@ -103,7 +129,4 @@ def karras_sigmas(
     [80.   30.44  9.92  2.61  0.5 ]
     """
     check(rho > 0, "rho", "an exponent > 0", rho, "the paper uses 7")
-    high, low, fraction = _grid(sigma_max, sigma_min, num_steps, dtype)
-    first, last = high ** (1 / rho), low ** (1 / rho)
-    sigmas = (first + fraction * (last - first)) ** rho
-    return sigmas.at[0].set(high).at[-1].set(low)
+    return _karras(*_checked(sigma_max, sigma_min, num_steps, dtype), float(rho))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_option, is_concrete
+from critjax._checks import check, check_count, check_option, is_concrete
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float, Scalar
 
 #: A noise level or an array of them, in the unit that the function names.
@@ -18,20 +21,69 @@ DDPM_SCHEDULES = ("linear", "cosine")
 FRAMES = ("ve", "vp")
 
 
-def _levels(name: str, values: Any, low: float, high: float, domain: str) -> Array:
-    """Return ``values`` as a floating array, checked against ``[low, high]`` if they can be read."""
-    array = jnp.asarray(values)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array * 1.0  # a Python integer stays weakly typed and promotes nothing
-    if is_concrete(array):
-        host = np.asarray(array)
+def _levels(name: str, values: Any, low: float, high: float, domain: str) -> Any:
+    """Return ``values`` as the argument of a program, checked against ``[low, high]`` if they can be read."""
+    if is_concrete(values):
+        values = as_argument(values)
+        host = np.asarray(values)
         bad = host[~((host >= low) & (host <= high))]  # NaN is bad, too
         check(bad.size == 0, name, domain, np.array2string(bad, threshold=4), "check unit and values")
-    return array
+    return values
 
 
-def _sigma(sigma: Any) -> Array:
+def _sigma(sigma: Any) -> Any:
     return _levels("sigma", sigma, 0.0, np.inf, "noise standard deviations >= 0")
+
+
+def _floating(values: Any) -> Array:
+    array = jnp.asarray(values)
+    # A Python integer stays weakly typed and promotes nothing.
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array * 1.0
+
+
+@jax.jit
+def _t_ou(sigma: Any) -> Array:
+    sigma = _floating(sigma)
+    return 0.5 * jnp.log1p(sigma * sigma)
+
+
+@jax.jit
+def _from_t_ou(t_ou: Any) -> Array:
+    return jnp.sqrt(jnp.expm1(2 * _floating(t_ou)))
+
+
+@jax.jit
+def _alpha_bar(sigma: Any) -> Array:
+    sigma = _floating(sigma)
+    return 1 / (1 + sigma * sigma)
+
+
+@jax.jit
+def _from_alpha_bar(alpha_bar: Any) -> Array:
+    alpha_bar = _floating(alpha_bar)
+    return jnp.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+@jax.jit
+def _log_snr(sigma: Any) -> Array:
+    return -2 * jnp.log(_floating(sigma))
+
+
+@jax.jit
+def _from_log_snr(log_snr: Any) -> Array:
+    return jnp.exp(-0.5 * _floating(log_snr))
+
+
+@jax.jit
+def _flow_time(sigma: Any) -> Array:
+    sigma = _floating(sigma)
+    return sigma / (1 + sigma)
+
+
+@jax.jit
+def _from_flow_time(time: Any) -> Array:
+    time = _floating(time)
+    return time / (1 - time)
 
 
 def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"]:
@@ -52,8 +104,7 @@ def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_t_ou(1.0):.4f}")
     0.3466
     """
-    sigma = _sigma(sigma)
-    return 0.5 * jnp.log1p(sigma * sigma)
+    return _t_ou(_sigma(sigma))
 
 
 def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"]:
@@ -64,7 +115,7 @@ def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{t_ou_to_sigma(0.5 * np.log(5.0)):.4f}")
     2.0000
     """
-    return jnp.sqrt(jnp.expm1(2 * _levels("t_ou", t_ou, 0.0, np.inf, "times >= 0")))
+    return _from_t_ou(_levels("t_ou", t_ou, 0.0, np.inf, "times >= 0"))
 
 
 def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"]:
@@ -85,8 +136,7 @@ def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_alpha_bar(3.0):.4f}")
     0.1000
     """
-    sigma = _sigma(sigma)
-    return 1 / (1 + sigma * sigma)
+    return _alpha_bar(_sigma(sigma))
 
 
 def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"]:
@@ -97,8 +147,7 @@ def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{alpha_bar_to_sigma(0.1):.4f}")
     3.0000
     """
-    alpha_bar = _levels("alpha_bar", alpha_bar, 0.0, 1.0, "values in [0, 1]")
-    return jnp.sqrt((1 - alpha_bar) / alpha_bar)
+    return _from_alpha_bar(_levels("alpha_bar", alpha_bar, 0.0, 1.0, "values in [0, 1]"))
 
 
 def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"]:
@@ -119,7 +168,7 @@ def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_log_snr(10.0):.4f}")
     -4.6052
     """
-    return -2 * jnp.log(_sigma(sigma))
+    return _log_snr(_sigma(sigma))
 
 
 def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"]:
@@ -130,7 +179,7 @@ def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{log_snr_to_sigma(0.0):.4f}")
     1.0000
     """
-    return jnp.exp(-0.5 * _levels("log_snr", log_snr, -np.inf, np.inf, "numbers"))
+    return _from_log_snr(_levels("log_snr", log_snr, -np.inf, np.inf, "numbers"))
 
 
 def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"]:
@@ -152,8 +201,7 @@ def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_rectified_flow_time(3.0):.4f}")
     0.7500
     """
-    sigma = _sigma(sigma)
-    return sigma / (1 + sigma)
+    return _flow_time(_sigma(sigma))
 
 
 def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
@@ -164,15 +212,14 @@ def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{rectified_flow_time_to_sigma(0.75):.4f}")
     3.0000
     """
-    time = _levels("time", time, 0.0, 1.0, "values in [0, 1]")
-    return time / (1 - time)
+    return _from_flow_time(_levels("time", time, 0.0, 1.0, "values in [0, 1]"))
 
 
 @cache
 def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in float64."""
     check_option("schedule", schedule, DDPM_SCHEDULES)
-    check(num_timesteps >= 2, "num_timesteps", "an integer >= 2", num_timesteps, "the papers use 1000")
+    check_count("num_timesteps", num_timesteps, least=2, advice="the papers use 1000")
     timesteps = np.arange(num_timesteps, dtype=np.float64)
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, num_timesteps)
@@ -184,17 +231,36 @@ def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarr
     return timesteps, 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
-def _interpolate_inside(x: Array, knots: np.ndarray, values: np.ndarray) -> Array:
+def _interpolate_inside(x: Array, knots: Any, values: Any) -> Array:
     """Interpolate linearly; NaN outside the knots, with room for rounding at the two ends."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # half precision cannot tell 1000 knots apart
-    low, high = float(knots[0]), float(knots[-1])
-    slack = 8 * float(jnp.finfo(x.dtype).eps) * max(abs(low), abs(high))
+    low, high = knots[0].astype(x.dtype), knots[-1].astype(x.dtype)
+    slack = 8 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     inside = (x >= low - slack) & (x <= high + slack)
     result = jnp.interp(x.astype(dtype), jnp.asarray(knots, dtype), jnp.asarray(values, dtype))
     return jnp.where(inside, result, jnp.nan).astype(x.dtype)
 
 
-def ddpm_sigma_range(*, schedule: str = "linear", num_timesteps: int = 1000) -> tuple[float, float]:
+@jax.jit
+def _timestep(sigma: Any, timesteps: Any, log_sigmas: Any) -> Array:
+    return _interpolate_inside(jnp.log(_floating(sigma)), log_sigmas, timesteps)
+
+
+@jax.jit
+def _from_timestep(timestep: Any, timesteps: Any, log_sigmas: Any) -> Array:
+    return jnp.exp(_interpolate_inside(_floating(timestep), timesteps, log_sigmas))
+
+
+class SigmaRange(NamedTuple):
+    """Result of `ddpm_sigma_range`."""
+
+    low: float
+    """Noise level of timestep 0."""
+    high: float
+    """Noise level of the last timestep."""
+
+
+def ddpm_sigma_range(*, schedule: str = "linear", num_timesteps: int = 1000) -> SigmaRange:
     """Tell the smallest and largest sigma of a DDPM schedule; `sigma_to_ddpm_timestep` is NaN outside.
 
     Example
@@ -203,7 +269,7 @@ def ddpm_sigma_range(*, schedule: str = "linear", num_timesteps: int = 1000) -> 
     0.0100 157.41
     """
     _, log_sigmas = _ddpm_table(schedule, num_timesteps)
-    return float(np.exp(log_sigmas[0])), float(np.exp(log_sigmas[-1]))
+    return SigmaRange(float(np.exp(log_sigmas[0])), float(np.exp(log_sigmas[-1])))
 
 
 def sigma_to_ddpm_timestep(
@@ -244,8 +310,7 @@ def sigma_to_ddpm_timestep(
     >>> print(np.round(np.float64(sigma_to_ddpm_timestep(np.array([0.001, 0.1, 1.0, 10.0]))), 1))
     [  nan  26.4 258.1 673.7]
     """
-    timesteps, log_sigmas = _ddpm_table(schedule, num_timesteps)
-    return _interpolate_inside(jnp.log(_sigma(sigma)), log_sigmas, timesteps)
+    return _timestep(_sigma(sigma), *_ddpm_table(schedule, num_timesteps))
 
 
 def ddpm_timestep_to_sigma(
@@ -258,9 +323,14 @@ def ddpm_timestep_to_sigma(
     >>> print(np.round(np.float64(ddpm_timestep_to_sigma(np.array([0.0, 500.0, 999.0, 1000.0]))), 2))
     [1.0000e-02 3.4400e+00 1.5741e+02        nan]
     """
-    timesteps, log_sigmas = _ddpm_table(schedule, num_timesteps)
     timestep = _levels("timestep", timestep, -np.inf, np.inf, "numbers")
-    return jnp.exp(_interpolate_inside(timestep, timesteps, log_sigmas))
+    return _from_timestep(timestep, *_ddpm_table(schedule, num_timesteps))
+
+
+@functools.partial(jax.jit, static_argnames="frame")
+def _frame_correction(sigma: Any, frame: str) -> Array:
+    sigma = _floating(sigma)
+    return jnp.zeros_like(sigma) if frame == "ve" else sigma * sigma / (1 + sigma * sigma)
 
 
 def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"]:
@@ -292,8 +362,7 @@ def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"]:
     0.0 0.5
     """
     check_option("frame", frame, FRAMES)
-    sigma = _sigma(sigma)
-    return jnp.zeros_like(sigma) if frame == "ve" else sigma * sigma / (1 + sigma * sigma)
+    return _frame_correction(_sigma(sigma), frame)
 
 
 def describe_noise(sigma: Scalar) -> dict[str, float]:

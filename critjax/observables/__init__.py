@@ -8,8 +8,17 @@ NaN, and say so, where a quantity does not exist (no crossing, negative stiffnes
 
 from __future__ import annotations
 
-from critjax.observables.curves import first_crossing, interior_minimum
-from critjax.observables.errors import Estimate, bootstrap_error, bootstrap_values, jackknife_error
+from critjax.observables.curves import Minimum, first_crossing, interior_minimum
+from critjax.observables.errors import (
+    Estimate,
+    bootstrap_error,
+    bootstrap_means,
+    bootstrap_values,
+    jackknife,
+    jackknife_error,
+    jackknife_spread,
+    jackknife_values,
+)
 from critjax.observables.features import (
     feature_variance,
     feature_variance_change,
@@ -24,15 +33,23 @@ from critjax.observables.kernels import (
     mean_kernel,
     receptive_field_radius,
 )
-from critjax.observables.lengths import correlation_length, radial_autocorrelation, second_moment_length
+from critjax.observables.lengths import (
+    RadialAutocorrelation,
+    correlation_length,
+    radial_autocorrelation,
+    second_moment_length,
+)
 from critjax.observables.order import binder_cumulant, order_parameter, wall_density
 from critjax.observables.structure import radial_average, sample_spectra, structure_factor
 
 __all__ = [
     "Estimate",
     "GapFit",
+    "Minimum",
+    "RadialAutocorrelation",
     "binder_cumulant",
     "bootstrap_error",
+    "bootstrap_means",
     "bootstrap_values",
     "correlation_length",
     "equilibrium_length",
@@ -44,7 +61,10 @@ __all__ = [
     "frechet_distance",
     "frechet_error",
     "interior_minimum",
+    "jackknife",
     "jackknife_error",
+    "jackknife_spread",
+    "jackknife_values",
     "mean_kernel",
     "order_parameter",
     "radial_autocorrelation",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from critjax._checks import check
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float, Scalar
 
 
@@ -39,9 +44,15 @@ def first_crossing(
     >>> print(first_crossing(jnp.array([3.0, 2.0, 1.0]), jnp.array([0.0, 0.5, 1.5]), 1.0))
     1.5
     """
-    x, offset = jnp.asarray(x), jnp.asarray(values) - level
-    num = offset.shape[0]
+    values = as_argument(values)
+    num = values.shape[0]
     check(num >= 2, "values", "two points or more", num, "sample the curve more finely")
+    return _first_crossing(as_argument(x), values, level, bool(rising))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _first_crossing(x: Any, values: Any, level: Any, rising: bool) -> Array:
+    x, offset = jnp.asarray(x), jnp.asarray(values) - level
     positive = offset > 0
     passes = positive[:-1] != positive[1:]
     found, i = passes.any(), jnp.argmax(passes)
@@ -51,9 +62,16 @@ def first_crossing(
     return jnp.where(found, x[i] + offset[i] / drop * (x[i + 1] - x[i]), jnp.nan)
 
 
-def interior_minimum(
-    x: Float[ArrayLike, " n"], values: Float[ArrayLike, " n"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+class Minimum(NamedTuple):
+    """Result of `interior_minimum`."""
+
+    x: Float[Array, ""]
+    """Where the minimum is."""
+    value: Float[Array, ""]
+    """The curve there."""
+
+
+def interior_minimum(x: Float[ArrayLike, " n"], values: Float[ArrayLike, " n"]) -> Minimum:
     r"""Find the minimum of a sampled curve by the parabola through the lowest point and its neighbours.
 
     Where the gap of a mean Jacobian does not cross zero, its minimum is reported instead, under that name.
@@ -65,8 +83,9 @@ def interior_minimum(
 
     Returns
     -------
-    x_min, value : scalars
-        NaN if the lowest sample is the first or the last: then the minimum was not bracketed.
+    Minimum
+        ``x`` and ``value`` at the minimum; NaN if the lowest sample is the first or the last: then the minimum was not
+        bracketed.
 
     Raises
     ------
@@ -79,9 +98,16 @@ def interior_minimum(
     >>> print(*interior_minimum(x, (x - 1.25) ** 2 + 3))
     1.25 3.0
     """
-    x, values = jnp.asarray(x), jnp.asarray(values)
+    values = as_argument(values)
     num = values.shape[0]
     check(num >= 3, "values", "three points or more", num, "sample the curve more finely")
+    return _interior_minimum(as_argument(x), values)
+
+
+@jax.jit
+def _interior_minimum(x: Any, values: Any) -> Minimum:
+    x, values = jnp.asarray(x), jnp.asarray(values)
+    num = values.shape[0]
     lowest = jnp.argmin(values)
     i = jnp.clip(lowest, 1, num - 2)
     left = (values[i] - values[i - 1]) / (x[i] - x[i - 1])
@@ -91,4 +117,4 @@ def interior_minimum(
     step = -slope / (2 * curvature)
     bracketed = lowest == i
     value = values[i] + step * slope / 2
-    return jnp.where(bracketed, x[i] + step, jnp.nan), jnp.where(bracketed, value, jnp.nan)
+    return Minimum(jnp.where(bracketed, x[i] + step, jnp.nan), jnp.where(bracketed, value, jnp.nan))

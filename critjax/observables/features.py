@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from critjax._checks import check, check_rank, is_concrete
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float
-from critjax.observables.errors import jackknife_error
+from critjax.observables.errors import Estimate, jackknife, jackknife_error, jackknife_spread
 
 
 def frechet_distance(
@@ -52,11 +57,17 @@ def frechet_distance(
     >>> print(f"{frechet_distance(a, a + 2.0):.3f}")
     12.000
     """
-    a, b = jnp.asarray(features_a), jnp.asarray(features_b)
+    a, b = as_argument(features_a), as_argument(features_b)
     for name, features in (("features_a", a), ("features_b", b)):
         check_rank(name, features, "n d")
         check(features.shape[0] >= 2, name, "two samples or more", features.shape[0], "pass more samples")
     check(a.shape[1] == b.shape[1], "features_b", f"{a.shape[1]} features", b.shape[1], "use one feature map")
+    return _frechet_distance(a, b)
+
+
+@jax.jit
+def _frechet_distance(a: Any, b: Any) -> Array:
+    a, b = jnp.asarray(a), jnp.asarray(b)
 
     def root(features: Array) -> Array:
         centred = (features - features.mean(axis=0)) / (features.shape[0] - 1) ** 0.5
@@ -108,9 +119,14 @@ def frechet_error(
     >>> bool(abs(error - 6 * (1 / 200 + 1 / 200) ** 0.5) < 0.15)  # of a squared shift of 3
     True
     """
-    a, b = jnp.asarray(features_a), jnp.asarray(features_b)
-    error_a = jackknife_error(lambda s: frechet_distance(s, b), a, num_blocks=num_blocks)
-    error_b = jackknife_error(lambda s: frechet_distance(a, s), b, num_blocks=num_blocks)
+    a, b = as_argument(features_a), as_argument(features_b)
+    return _frechet_error(a, b, num_blocks if num_blocks is None else int(num_blocks))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _frechet_error(a: Any, b: Any, num_blocks: int | None) -> Array:
+    error_a = jackknife_error(Partial(frechet_distance, b), a, num_blocks=num_blocks)
+    error_b = jackknife_error(Partial(frechet_distance, a), b, num_blocks=num_blocks)
     return jnp.sqrt(error_a**2 + error_b**2)
 
 
@@ -120,7 +136,7 @@ def frechet_change(
     references: Float[ArrayLike, "m d"],
     *,
     num_blocks: int | None = None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> Estimate:
     r"""Give the difference of the Frechet distances of two paired sets to one reference, with its paired error.
 
     Parameters
@@ -134,10 +150,9 @@ def frechet_change(
 
     Returns
     -------
-    change : scalar
-        ``frechet_distance(features, references) - frechet_distance(others, references)``; most of the bias drops out.
-    error : scalar
-        Its standard error, by the jackknife over pairs: of the change against these very references.
+    Estimate
+        ``value`` is ``frechet_distance(features, references) - frechet_distance(others, references)``; most of the bias
+        drops out. ``error`` by the jackknife over pairs: of the change against these very references.
 
     Raises
     ------
@@ -151,17 +166,15 @@ def frechet_change(
     >>> print(f"{change:.1f}")
     -27.3
     """
-    pairs, references = _paired(features, others), jnp.asarray(references)
-
-    def change(pairs: Array) -> Array:
-        return frechet_distance(pairs[:, 0], references) - frechet_distance(pairs[:, 1], references)
-
-    return change(pairs), jackknife_error(change, pairs, num_blocks=num_blocks)
+    pairs = _paired(features, others)
+    return jackknife(Partial(_change, as_argument(references)), pairs, num_blocks=num_blocks)
 
 
-def feature_variance(
-    features: Float[ArrayLike, "n d"], labels: ArrayLike
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _change(references: Array, pairs: tuple[Array, Array]) -> Array:
+    return frechet_distance(pairs[0], references) - frechet_distance(pairs[1], references)
+
+
+def feature_variance(features: Float[ArrayLike, "n d"], labels: ArrayLike) -> Estimate:
     r"""Give the diversity within classes: the trace of the covariance of a class, averaged over classes.
 
     ``V = (1/K) sum_c sum_{i in c} |f_i - mean_c|^2/(n_c - 1)``
@@ -175,10 +188,9 @@ def feature_variance(
 
     Returns
     -------
-    variance : scalar
-        V >= 0, in squared units of the features; unbiased at any n_c. Every class weighs the same.
-    error : scalar
-        Its standard error, by the jackknife within each class, in closed form.
+    Estimate
+        ``value`` V >= 0, in squared units of the features; unbiased at any n_c. Every class weighs the same. ``error``
+        by the jackknife within each class, in closed form.
 
     Raises
     ------
@@ -198,14 +210,14 @@ def feature_variance(
     >>> print(f"{variance:.2f}")
     2.50
     """
-    features = jnp.asarray(features)
+    features = as_argument(features)
     check_rank("features", features, "n d")
-    return _over_classes(features[:, None], (1,), labels)
+    return _over_classes((features,), labels)
 
 
 def feature_variance_change(
     features: Float[ArrayLike, "n d"], others: Float[ArrayLike, "n d"], labels: ArrayLike
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> Estimate:
     r"""Give the difference of the diversity within classes between two paired sets, with its paired error.
 
     Parameters
@@ -217,10 +229,9 @@ def feature_variance_change(
 
     Returns
     -------
-    change : scalar
-        ``feature_variance(features) - feature_variance(others)``.
-    error : scalar
-        Its standard error, by the jackknife over pairs within each class; what the two have in common drops out.
+    Estimate
+        ``value`` is ``feature_variance(features) - feature_variance(others)``; ``error`` by the jackknife over pairs
+        within each class: what the two have in common drops out.
 
     Raises
     ------
@@ -234,46 +245,47 @@ def feature_variance_change(
     >>> print(f"{abs(change):.4f} {error:.4f}")
     0.0000 0.0000
     """
-    return _over_classes(_paired(features, others), (1, -1), labels)
+    return _over_classes(_paired(features, others), labels)
 
 
-def _paired(features: ArrayLike, others: ArrayLike) -> Array:
-    """Stack two sets of equal shape as pairs (n, 2, d)."""
-    a, b = jnp.asarray(features), jnp.asarray(others)
+def _paired(features: ArrayLike, others: ArrayLike) -> tuple[Any, Any]:
+    """Check that two sets have one shape."""
+    a, b = as_argument(features), as_argument(others)
     check_rank("features", a, "n d")
     check(a.shape == b.shape, "others", f"shape {a.shape}", f"shape {b.shape}", "pass samples in pairs")
-    return jnp.stack([a, b], axis=1)
+    return a, b
 
 
-def _over_classes(features: Array, signs: tuple[int, ...], labels: ArrayLike) -> tuple[Array, Array]:
-    """Sum the diversities of the sets (n, sets, d) with their signs; jackknife over rows."""
+def _over_classes(sets: tuple[Any, ...], labels: ArrayLike) -> Estimate:
+    """Give the diversity of one set (n, d), or by how much it exceeds that of a second one; jackknife over rows."""
     check(is_concrete(labels), "labels", "known numbers", "traced ones", "close over them, or do not compile")
     labels = np.asarray(labels)
-    count = features.shape[0]
+    count = sets[0].shape[0]
     good = labels.shape == (count,) and labels.dtype.kind in "ui" and count > 0
     got = f"{labels.dtype} of shape {labels.shape}"
     check(
         good, "labels", f"integers of shape ({count},), one a sample", got, "pass the class of every sample"
     )
-    classes, sizes = np.unique(labels, return_counts=True)
+    classes, index, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     few = dict(zip(classes[sizes < 3].tolist(), sizes[sizes < 3].tolist(), strict=True))
     advice = "draw more samples, or leave those classes out"
     check(not few, "labels", "three samples or more of every class", f"(class: samples) {few}", advice)
-    index = np.searchsorted(classes, labels)
-    variances, errors = _jackknife_within(features, jnp.asarray(signs, features.dtype), index, sizes)
-    return variances.mean(), jnp.sqrt(errors.sum()) / len(classes)
+    return _diversity(sets, index, len(classes))
 
 
-def _jackknife_within(
-    features: Array, signs: Array, index: np.ndarray, sizes: np.ndarray
-) -> tuple[Array, Array]:
-    """Return the diversity of every class, and its squared error; index (n,) tells the class of every row."""
-
+@functools.partial(jax.jit, static_argnums=2)
+def _diversity(sets: tuple[Any, ...], index: Array, num_classes: int) -> Estimate:
     def total(values: Array) -> Array:
-        return jax.ops.segment_sum(values, index, len(sizes))
+        return jax.ops.segment_sum(values, index, num_classes)
 
-    n = jnp.asarray(sizes, features.dtype)
-    centred = features - (total(features) / n[:, None, None])[index]
-    squared = (centred**2).sum(axis=2) @ signs
-    spread = (squared - (total(squared) / n)[index]) ** 2
-    return total(squared) / (n - 1), n / ((n - 1) * (n - 2) ** 2) * total(spread)
+    n = total(jnp.ones(index.shape, jnp.asarray(sets[0]).dtype))
+
+    def squared(features: Any) -> Array:
+        features = jnp.asarray(features)
+        return ((features - (total(features) / n[:, None])[index]) ** 2).sum(axis=1)
+
+    distances = squared(sets[0]) if len(sets) == 1 else squared(sets[0]) - squared(sets[1])
+    # Without sample i the variance of its class is (its sum of squares - n/(n-1) d_i)/(n - 2).
+    left_out = -(n / ((n - 1) * (n - 2)))[index] * distances
+    variance = (total(distances) / (n - 1)).mean()
+    return Estimate(variance, jackknife_spread(left_out, strata=index, num_strata=num_classes) / num_classes)

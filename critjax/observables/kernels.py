@@ -2,7 +2,8 @@ r"""Lengths read off a response kernel or a symbol: receptive field, gap, stiffn
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_rank
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float
-from critjax.fourier import kernel_offsets, radial_shells, symbol_to_kernel, wavevectors
+from critjax.fourier import kernel_offsets, shells_on_host, symbol_to_kernel, wavevectors
 
 
 class GapFit(NamedTuple):
@@ -64,7 +66,13 @@ def receptive_field_radius(kernel: Inexact[ArrayLike, "p q C C"]) -> Float[Array
     >>> print(f"{receptive_field_radius(jnp.ones((3, 3, 1, 1))):.4f}")
     1.1547
     """
+    kernel = as_argument(kernel)
     check_rank("kernel", kernel, "p q C C")
+    return _receptive_field_radius(kernel)
+
+
+@jax.jit
+def _receptive_field_radius(kernel: Any) -> Array:
     weight = jnp.abs(jnp.asarray(kernel)).sum(axis=(2, 3))
     squared = (kernel_offsets(weight.shape, dtype=weight.dtype) ** 2).sum(axis=-1)
     return jnp.sqrt((weight * squared).sum() / weight.sum())
@@ -112,11 +120,17 @@ def equilibrium_length(
     >>> print(f"{equilibrium_length(jnp.full((9, 9, 1, 1), 1 / 162)):.4f}")
     1.8257
     """
+    kernel = as_argument(kernel)
     check_rank("kernel", kernel, "p q C C")
-    g = jnp.asarray(kernel)
-    channels = g.shape[2]
+    channels = kernel.shape[2]
     given = polarisation is not None or channels == 1
     check(given, "polarisation", f"a direction in the {channels} channels", None, "pass an array (C,)")
+    return _equilibrium_length(kernel, polarisation if polarisation is None else as_argument(polarisation))
+
+
+@jax.jit
+def _equilibrium_length(kernel: Any, polarisation: Any) -> Array:
+    g = jnp.asarray(kernel)
     direction = jnp.ones(1, g.dtype) if polarisation is None else jnp.asarray(polarisation, g.dtype)
     direction = direction / jnp.linalg.norm(direction)
     g = jnp.einsum("a,pqab,b->pq", direction, g, direction, precision="highest")
@@ -126,7 +140,7 @@ def equilibrium_length(
 
 def fit_gap(
     symbol: Inexact[ArrayLike, "H W"],
-    standard_error: Float[ArrayLike, "H W"] | None = None,
+    error: Float[ArrayLike, "H W"] | None = None,
     *,
     num_shells: int = 3,
     fit_uniform: bool = True,
@@ -137,7 +151,7 @@ def fit_gap(
     ----------
     symbol : array (H, W)
         lambda(k) of one channel or one polarisation, FFT order.
-    standard_error : array (H, W), optional
+    error : array (H, W), optional
         Standard errors > 0 of Re lambda; they weight the fit and set its errors. Without them the scatter
         about the fit sets the errors, so a perfect fit has none.
     num_shells : int
@@ -169,13 +183,20 @@ def fit_gap(
     >>> print(f"{fit.gap:.3f} {fit.stiffness:.3f} {fit.correlation_length:.3f}")
     0.100 2.000 4.472
     """
+    symbol = as_argument(symbol)
     check_rank("symbol", symbol, "H W")
+    highest = int(shells_on_host(*symbol.shape)[0].max())
+    good = isinstance(num_shells, (int, np.integer)) and 1 <= num_shells <= highest
+    check(bool(good), "num_shells", f"1 to {highest} shells", num_shells, "fit fewer shells")
+    error = error if error is None else as_argument(error)
+    return _fit_gap(symbol, error, int(num_shells), bool(fit_uniform))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _fit_gap(symbol: Any, error: Any, num_shells: int, fit_uniform: bool) -> GapFit:
     values = jnp.asarray(symbol).real
     height, width = values.shape
-    with jax.ensure_compile_time_eval():
-        index = np.asarray(radial_shells((height, width)).index)
-    highest = int(index.max())
-    check(1 <= num_shells <= highest, "num_shells", f"1 to {highest} shells", num_shells, "fit fewer shells")
+    index = shells_on_host(height, width)[0]
     rows, columns = np.nonzero((index >= 0) & (index <= num_shells))
     self_conjugate = (2 * rows % height == 0) & (2 * columns % width == 0)
     share = np.where(self_conjugate, 1.0, 0.5)
@@ -183,8 +204,8 @@ def fit_gap(
     y, weight = 1 - values[rows, columns], jnp.asarray(share, dtype)
     squared = (wavevectors((height, width), dtype=dtype)[rows, columns] ** 2).sum(axis=-1)
     var_gap = jnp.zeros((), dtype)
-    if standard_error is not None:
-        error = jnp.asarray(standard_error, dtype)
+    if error is not None:
+        error = jnp.asarray(error, dtype)
         weight, var_gap = weight / error[rows, columns] ** 2, error[0, 0] ** 2
     # Weighted straight line y = gap + K k^2: about its centre of weight, where the two errors are independent, or
     # through the value at k = 0.
@@ -197,7 +218,7 @@ def fit_gap(
     stiffness = (weight * (squared - centre) * (y - level)).sum() / spread
     gap = level - stiffness * centre
     scale = jnp.ones((), dtype)
-    if standard_error is None:
+    if error is None:
         residual = (weight * (y - gap - stiffness * squared) ** 2).sum()
         scale = residual / max(float(share.sum()) - (2 if fit_uniform else 1), 1.0)
     var_k = scale / spread

@@ -2,17 +2,21 @@ r"""Correlation lengths of ensembles of fields."""
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_option
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float
 from critjax.fourier import ifft2
 from critjax.observables.curves import first_crossing
-from critjax.observables.structure import bin_average, modes, structure_factor
+from critjax.observables.structure import bin_average, check_ensemble, modes, structure_factor
 
 
 def second_moment_length(spectrum: Inexact[ArrayLike, "H W *channels"]) -> Float[Array, ""]:
@@ -42,13 +46,21 @@ def second_moment_length(spectrum: Inexact[ArrayLike, "H W *channels"]) -> Float
     >>> print(f"{second_moment_length(ornstein_zernike):.4f}")
     3.0000
     """
+    spectrum = as_argument(spectrum)
+    shape = tuple(spectrum.shape)
+    good = len(shape) in (2, 4)
+    check(good, "spectrum", "shape (H, W) or (H, W, C, C)", shape, "pass the S of one ensemble")
+    large = max(shape[:2]) >= 2
+    check(large, "spectrum", "a grid of two pixels or more", shape[:2], "use larger images")
+    return _second_moment_length(spectrum)
+
+
+@jax.jit
+def _second_moment_length(spectrum: Any) -> Array:
     spectrum = jnp.asarray(spectrum)
-    good = spectrum.ndim in (2, 4)
-    check(good, "spectrum", "shape (H, W) or (H, W, C, C)", spectrum.shape, "pass the S of one ensemble")
     power = spectrum.real if spectrum.ndim == 2 else jnp.trace(spectrum, axis1=2, axis2=3).real
     height, width = power.shape
     longest = max(height, width)
-    check(longest >= 2, "spectrum", "a grid of two pixels or more", power.shape, "use larger images")
     # On a rectangle only the long side carries k1; on a square both sides do.
     lowest = [power[1, 0], power[-1, 0]] if height == longest else []
     lowest += [power[0, 1], power[0, -1]] if width == longest else []
@@ -56,9 +68,16 @@ def second_moment_length(spectrum: Inexact[ArrayLike, "H W *channels"]) -> Float
     return jnp.sqrt(ratio - 1) / (2 * math.sin(math.pi / longest))
 
 
-def radial_autocorrelation(
-    x: Float[ArrayLike, "B H W C"], *, centre: bool = True
-) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+class RadialAutocorrelation(NamedTuple):
+    """Result of `radial_autocorrelation`."""
+
+    radius: Float[Array, " R"]
+    """Mean |r| of each ring in pixels."""
+    correlation: Float[Array, " R"]
+    """Autocorrelation, 1 at radius 0."""
+
+
+def radial_autocorrelation(x: Float[ArrayLike, "B H W C"], *, centre: bool = True) -> RadialAutocorrelation:
     r"""Average the autocorrelation ``<x_j . x_{j+r}> / <x_j . x_j>`` over rings of |r| one pixel wide.
 
     Parameters
@@ -68,9 +87,9 @@ def radial_autocorrelation(
 
     Returns
     -------
-    radius, correlation : arrays (R,)
-        Mean |r| of each ring in pixels (minimal image, up to half the shorter side; a side of one pixel does
-        not count); correlation, 1 at radius 0, NaN for an ensemble without variance.
+    RadialAutocorrelation
+        ``radius`` (R,), the mean |r| of each ring in pixels (minimal image, up to half the shorter side; a side of one
+        pixel does not count); ``correlation`` (R,), 1 at radius 0, NaN for an ensemble without variance.
 
     Example
     -------
@@ -78,6 +97,11 @@ def radial_autocorrelation(
     >>> print(correlation)
     [1. 1. 1.]
     """
+    return _radial_autocorrelation(check_ensemble(x, centre), bool(centre))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _radial_autocorrelation(x: Any, centre: bool) -> RadialAutocorrelation:
     x_hat = modes(x, centre)
     correlation = ifft2((x_hat.real**2 + x_hat.imag**2).sum(axis=(0, 3)), real=True)
     height, width = correlation.shape
@@ -87,7 +111,8 @@ def radial_autocorrelation(
     shorter = min((n for n in (height, width) if n > 1), default=1)
     index = np.where(4 * squared <= shorter**2, np.rint(np.sqrt(squared)).astype(int), -1)
     radius = bin_average(jnp.asarray(np.sqrt(squared), correlation.dtype), index, np.ones(index.shape))
-    return radius, bin_average(correlation / correlation[0, 0], index, np.ones(index.shape))
+    average = bin_average(correlation / correlation[0, 0], index, np.ones(index.shape))
+    return RadialAutocorrelation(radius, average)
 
 
 def correlation_length(
@@ -125,6 +150,11 @@ def correlation_length(
     """
     check_option("method", method, ("second-moment", "autocorrelation"))
     check_option("field", field, ("raw", "sign"))
+    return _correlation_length(check_ensemble(x, centre), method, field, bool(centre))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _correlation_length(x: Any, method: str, field: str, centre: bool) -> Array:
     x = jnp.asarray(x)
     x = jnp.sign(x) if field == "sign" else x
     if method == "second-moment":

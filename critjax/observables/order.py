@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from critjax._checks import check, check_option, check_rank
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float
 
 
@@ -17,7 +21,13 @@ def order_parameter(x: Float[ArrayLike, "B H W C"]) -> Float[Array, "B C"]:
     >>> print(order_parameter(jnp.ones((2, 4, 4, 1)))[:, 0])
     [1. 1.]
     """
+    x = as_argument(x)
     check_rank("x", x, "B H W C")
+    return _order_parameter(x)
+
+
+@jax.jit
+def _order_parameter(x: Any) -> Array:
     return jnp.asarray(x).mean(axis=(1, 2))
 
 
@@ -39,6 +49,11 @@ def binder_cumulant(order: Float[ArrayLike, "B ..."]) -> Float[Array, "*rest"]:
     >>> print(f"{binder_cumulant(jnp.array([1.0, -1.0])):.4f}")
     0.6667
     """
+    return _binder_cumulant(as_argument(order))
+
+
+@jax.jit
+def _binder_cumulant(order: Any) -> Array:
     squared = jnp.asarray(order) ** 2
     return 1 - (squared**2).mean(axis=0) / (3 * squared.mean(axis=0) ** 2)
 
@@ -68,10 +83,16 @@ def wall_density(x: Float[ArrayLike, "B H W C"], *, boundary: str = "periodic") 
     >>> print(wall_density(jnp.array([1.0, 1.0, -1.0, -1.0]).reshape(1, 1, 4, 1))[0, 0])
     0.5
     """
+    x = as_argument(x)
     check_rank("x", x, "B H W C")
     check_option("boundary", boundary, ("periodic", "zero"))
-    x = jnp.asarray(x)
     check(max(x.shape[1:3]) >= 2, "x", "an image of two pixels or more", x.shape, "use larger images")
+    return _wall_density(x, boundary)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _wall_density(x: Any, boundary: str) -> Array:
+    x = jnp.asarray(x)
     walls, bonds = jnp.zeros((x.shape[0], x.shape[3]), x.dtype), 0
     for axis in (1, 2):
         length = x.shape[axis]

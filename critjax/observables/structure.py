@@ -2,6 +2,7 @@ r"""Structure factors and radial averages of an ensemble of fields."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,18 +11,24 @@ import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_rank
+from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Complex, Float
-from critjax.fourier import fft2, radial_shells
+from critjax.fourier import fft2, shells_on_host
+
+
+def check_ensemble(x: Any, centre: bool) -> Any:
+    """Return samples as the argument of a program, or raise `ValueError`."""
+    x = as_argument(x)
+    check_rank("x", x, "B H W C")
+    if centre:
+        check(x.shape[0] >= 2, "x", "two samples or more to centre", x.shape[0], "pass more, or centre=False")
+    return x
 
 
 def modes(x: Any, centre: bool) -> Complex[Array, "B H W C"]:
     """Transform every sample, after taking off the ensemble mean if asked."""
     x = jnp.asarray(x)
-    check_rank("x", x, "B H W C")
-    if centre:
-        check(x.shape[0] >= 2, "x", "two samples or more to centre", x.shape[0], "pass more, or centre=False")
-        x = x - x.mean(axis=0)
-    return jax.vmap(fft2)(x)
+    return jax.vmap(fft2)(x - x.mean(axis=0) if centre else x)
 
 
 def structure_factor(
@@ -59,9 +66,16 @@ def structure_factor(
     >>> print(f"{structure_factor(x).real.mean():.2f}")
     1.00
     """
+    x = check_ensemble(x, centre)
+    num = x.shape[0]
+    check(ddof < num, "ddof", f"fewer than the {num} samples", ddof, "pass more samples")
+    return _structure_factor(x, bool(centre), ddof)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _structure_factor(x: Any, centre: bool, ddof: Any) -> Array:
     x_hat = modes(x, centre)
     num, height, width, _ = x_hat.shape
-    check(ddof < num, "ddof", f"fewer than the {num} samples", ddof, "pass more samples")
     total = jnp.einsum("bhwa,bhwc->hwac", x_hat, x_hat.conj(), precision="highest")
     return total / ((num - ddof) * height * width)
 
@@ -84,6 +98,11 @@ def sample_spectra(x: Float[ArrayLike, "B H W C"], *, centre: bool = True) -> Fl
     >>> sample_spectra(jnp.ones((1, 2, 3, 1)), centre=False)[0, 0, 0, 0].item()
     6.0
     """
+    return _sample_spectra(check_ensemble(x, centre), bool(centre))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _sample_spectra(x: Any, centre: bool) -> Array:
     x_hat = modes(x, centre)
     return (x_hat.real**2 + x_hat.imag**2) / (x_hat.shape[1] * x_hat.shape[2])
 
@@ -123,19 +142,25 @@ def radial_average(
 
     Example
     -------
-    >>> from critjax.fourier import wavevectors
+    >>> from critjax.fourier import radial_shells, wavevectors
     >>> k = jnp.linalg.norm(wavevectors((8, 8)), axis=-1)
     >>> bool(jnp.allclose(radial_average(k), radial_shells((8, 8)).wavenumber))
     True
     """
-    values = jnp.asarray(values)
+    values = as_argument(values)
+    if rfft_width is not None:
+        columns = values.shape[1]
+        expected = f"a width whose half spectrum has {columns} columns"
+        check(columns == rfft_width // 2 + 1, "rfft_width", expected, rfft_width, "pass the image's width")
+        rfft_width = int(rfft_width)
+    return _radial_average(values, rfft_width)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _radial_average(values: Any, rfft_width: int | None) -> Array:
     height, columns = values.shape[:2]
     width = columns if rfft_width is None else rfft_width
     weights = np.ones((height, columns))
     if rfft_width is not None:
-        expected = f"a width whose half spectrum has {columns} columns"
-        check(columns == width // 2 + 1, "rfft_width", expected, rfft_width, "pass the image's width")
         weights[:, 1 : (width + 1) // 2] = 2.0  # all but the self-conjugate columns k_x = 0 and pi
-    with jax.ensure_compile_time_eval():  # the shells depend on the static shape only
-        index = np.asarray(radial_shells((height, width)).index)[:, :columns]
-    return bin_average(values, index, weights)
+    return bin_average(jnp.asarray(values), shells_on_host(height, width)[0][:, :columns], weights)
