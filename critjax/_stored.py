@@ -33,7 +33,7 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     Parameters
     ----------
     default : Any
-        Value of the field when nothing is said.
+        Value of the field when nothing is said; `dataclasses.MISSING` if something must be.
     help : str
         One line without the default, which is added.
     **more
@@ -47,15 +47,15 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     >>> @dataclasses.dataclass(frozen=True, kw_only=True)
     ... class Settings:
     ...     size: int = option(9, "window size, odd", metavar="P")
-    >>> Settings().size, option_of(dataclasses.fields(Settings)[0]).metavar
-    (9, 'P')
+    >>> Settings().size, option_of(dataclasses.fields(Settings)[0]).help
+    (9, 'window size, odd')
     """
     return dataclasses.field(default=default, metadata={"option": Option(help, **more)})
 
 
-def option_of(field: dataclasses.Field[Any]) -> Option:
-    """Return what `option` said of a field, or nothing for a plain one."""
-    return field.metadata.get("option", Option())
+def option_of(field: dataclasses.Field[Any]) -> Option | None:
+    """Return what `option` said of a field; a plain one has no option."""
+    return field.metadata.get("option")
 
 
 def required() -> Any:

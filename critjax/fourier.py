@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_grid, check_rank
+from critjax._checks import as_array, check, check_grid, check_rank
 from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Complex, Float, Int
 
@@ -86,7 +86,7 @@ def wavevectors(grid: Sequence[int], *, dtype: Any = None) -> Float[Array, "H W 
     height, width = check_grid(grid)
     n_y, n_x = _integer_wavenumbers((height, width))
     k_y, k_x = np.broadcast_arrays(2 * np.pi * n_y / height, 2 * np.pi * n_x / width)
-    return jnp.asarray(np.stack([k_y, k_x], axis=-1), dtype)
+    return as_array(np.stack([k_y, k_x], axis=-1), dtype)
 
 
 def plane_wave(grid: Sequence[int], wavevector: Any) -> Complex[Array, "H W"]:
@@ -224,7 +224,7 @@ def kernel_offsets(shape: Sequence[int], *, dtype: Any = None) -> Float[Array, "
     """
     sides = check_grid(shape)
     r_y, r_x = (np.arange(n, dtype=np.float64) - (n - 1) // 2 for n in sides)
-    return jnp.asarray(np.stack(np.meshgrid(r_y, r_x, indexing="ij"), axis=-1), dtype)
+    return as_array(np.stack(np.meshgrid(r_y, r_x, indexing="ij"), axis=-1), dtype)
 
 
 def kernel_to_symbol(kernel: Inexact[ArrayLike, "p q C C"], grid: Sequence[int]) -> Complex[Array, "H W C C"]:
@@ -406,9 +406,7 @@ def radial_shells(grid: Sequence[int], *, dtype: Any = None) -> RadialShells:
     [ 1  8 12 16 10]
     """
     index, wavenumber, count = shells_on_host(*check_grid(grid))
-    return RadialShells(
-        jnp.asarray(index, jnp.int32), jnp.asarray(wavenumber, dtype), jnp.asarray(count, jnp.int32)
-    )
+    return RadialShells(as_array(index, np.int32), as_array(wavenumber, dtype), as_array(count, np.int32))
 
 
 def shells_on_host(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Array) -> Ar
 
     Example
     -------
-    >>> initial_state(jax.random.key(0), (4, 4, 1), jnp.float32(2.0)).shape
+    >>> initial_state(jax.random.key(0), (4, 4, 1), np.float32(2.0)).shape
     (4, 4, 1)
     """
     return _initial_state(key, sigma, shape=tuple(int(n) for n in shape))
@@ -111,7 +111,9 @@ def _initial_state(key: PRNGKey, sigma: Array, *, shape: tuple[int, int, int]) -
     return sigma * jax.random.normal(jax.random.split(key)[0], shape, sigma.dtype)
 
 
-def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, step_size: Any = 0.1) -> Array:
+def langevin_step(
+    denoise_fn: DenoiseFn, key: PRNGKey, x: ArrayLike, sigma: Any, step_size: Any = 0.1
+) -> Array:
     r"""Take one step of Langevin dynamics at fixed noise, ``x <- x + e (D - x) + sqrt(2 e) sigma z``.
 
     Parameters
@@ -139,7 +141,7 @@ def langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, ste
 
     Example
     -------
-    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), jnp.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
+    >>> langevin_step(lambda x, sigma: 0 * x, jax.random.key(0), np.ones((2, 2, 1)), 0.0, 0.25)[0, 0, 0].item()
     0.75
     """
     check_floating("x", x)

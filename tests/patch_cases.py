@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import NamedTuple
 
 import jax
@@ -108,10 +107,9 @@ def base_cases() -> list[Case]:
 
 
 def agreement_cases() -> list[Case]:
-    """C = 1, 2 and 3, odd and unequal sides, p = min(H, W), even windows, one pixel, excluded candidates."""
+    """Colour, other unequal sides, p = min(H, W), even windows; beside `base_cases`."""
     cases = []
     for row in LEGAL:
-        cases += [Case(*row), Case(*row, prior="excluded")]
         if row[3] == "centre":
             cases += [Case(*row, 5, (5, 8), 3, prior="uniform")]
         else:
@@ -158,24 +156,47 @@ def platforms_of(kind: str, positions: str | None) -> tuple[str, ...]:
     return ("cpu", "other") if kind == "images" and positions != "same" else ("cpu",)
 
 
-@functools.cache
-def compiled(boundary: str, readout: str, method="auto", block_size=None, platform="cpu"):
-    """Jitted ``(bank, x, sigma) -> (denoised, effective)``: one program per shape of the bank."""
-
-    def both(bank, x, sigma):
-        options = {"boundary": boundary, "readout": readout, "method": method, "block_size": block_size}
-        with written_for(platform):
-            return patch_denoiser(bank, **options)(x, sigma), effective_patches(bank, **options)(x, sigma)
-
-    return jax.jit(both, compiler_options=HASTY)
+#: Problems of one shape that `evaluate` puts through one program.
+BATCH = 8
 
 
-@functools.cache
+def _both(denoise, count, x, sigma):
+    return denoise(x, sigma), count(x, sigma)
+
+
+_one = jax.jit(_both, compiler_options=HASTY)
+_batch = jax.jit(jax.vmap(_both), compiler_options=HASTY)
+
+
+def _built(bank, case, method, platform, block_size):
+    with written_for(platform):
+        options = {**case.model, "method": method, "block_size": block_size}
+        return patch_denoiser(bank, **options), effective_patches(bank, **options)
+
+
+def evaluate_one(case, bank, x, sigma, method="auto", *, platform="cpu", block_size=None):
+    """Return (denoised, effective): one program a variant, route and shape."""
+    return _one(*_built(bank, case, method, platform, block_size), x, sigma)
+
+
+def evaluate(case, problems, method="auto", *, platform="cpu", block_size=3):
+    """Return [(denoised, effective)] of (x, sigma, data, log_prior), up to `BATCH`, by one program a variant and route.
+
+    Images, noise levels and banks are mapped over; each bank is visited in blocks, the last of which overlaps.
+    """
+    padded = [problems[min(i, len(problems) - 1)] for i in range(BATCH)]
+    xs, sigmas, data, log_priors = (np.stack([np.asarray(p[i]) for p in padded]) for i in range(4))
+    built = _built(case.bank(data[0], log_priors[0]), case, method, platform, block_size)
+    stacked = [jax.tree.unflatten(jax.tree.structure(fn), [data, log_priors]) for fn in built]
+    found = jax.tree.map(np.asarray, _batch(*stacked, xs, sigmas.astype(xs.dtype)))
+    return [(found[0][i], found[1][i]) for i in range(len(problems))]
+
+
 def optimised_denoiser(boundary: str, readout: str, method="auto", platform="cpu"):
-    """Jitted ``(bank, x, sigma) -> denoised``, compiled as users compile it."""
+    """Return ``(bank, x, sigma) -> denoised``, compiled as users compile it."""
 
     def denoise(bank, x, sigma):
         with written_for(platform):
             return patch_denoiser(bank, boundary=boundary, readout=readout, method=method)(x, sigma)
 
-    return jax.jit(denoise)
+    return denoise

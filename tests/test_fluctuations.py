@@ -169,7 +169,7 @@ def test_discrete_identity_of_one_euler_step():
     """S' = (1-h)^2 S + 2h(1-h) Re<conj(x_k) D_k>/N + h^2 <|D_k|^2>/N, to round-off, for any ensemble."""
     from critjax.sampling import sample
 
-    sigmas = np.geomspace(12.0, 3.0, 12)
+    sigmas = jax.device_put(np.geomspace(12.0, 3.0, 12))
     denoise = two_pattern_denoiser(5)
 
     @jax.jit

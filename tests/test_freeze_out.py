@@ -122,7 +122,7 @@ def test_ensemble_of_the_sampler(solver, eta):
     """`sample` with a Wiener denoiser is linear: its S is the recursion's, mode by mode, to sampling error."""
     grid, num, e = (6, 5), 4000, 0.4
     power = np.abs(np.fft.fft2(np.random.default_rng(2).normal(size=grid))) ** 2 / 5
-    sigmas = np.array([3.0, 2.0, 1.2])
+    sigmas = jax.device_put(np.array([3.0, 2.0, 1.2]))
     options = {"solver": solver, "eta": eta, "langevin_steps": 3}
     denoise = gaussian_denoiser(np.zeros((*grid, 1)), power)
     symbol_fn = gaussian_symbol(power)

@@ -1,5 +1,7 @@
 """Guided denoisers, budgets and windows in every unit against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,7 @@ LADDERS = {
 }
 
 
+@functools.cache
 def labelled_pair(dtype=jnp.float64):
     """The denoisers of all patches and of those of one class."""
     bank = random_pattern_bank(jax.random.key(3), 3, 3, dtype=dtype)
@@ -40,7 +43,12 @@ def labelled_pair(dtype=jnp.float64):
 
 
 def noisy(seed=0, dtype=jnp.float64):
-    return 2 * jax.random.normal(jax.random.key(seed), SHAPE, dtype)
+    return jax.device_put((2 * np.random.default_rng(seed).normal(size=SHAPE)).astype(dtype))
+
+
+def ladder(high, low, num, dtype=np.float64):
+    """An array on the device, without a program."""
+    return jax.device_put(np.geomspace(high, low, num).astype(dtype))
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -48,7 +56,9 @@ def noisy(seed=0, dtype=jnp.float64):
 def test_guided_denoiser_is_the_stated_mixture(weight, skip):
     plain, classy = labelled_pair()
     x = noisy()
-    got = jax.jit(guided(plain, classy, pulse(1.0, 4.0, weight, baseline=0.1), skip=skip))
+    got = guided(
+        plain, classy, pulse(1.0, 4.0, weight, baseline=0.1), skip=skip
+    )  # one program for all weights
     for sigma, w in ((2.0, weight), (0.5, 0.1)):
         d_u, d_c = np.asarray(plain(x, sigma)), np.asarray(classy(x, sigma))
         assert np.abs(d_c - d_u).max() > 0.1
@@ -57,25 +67,26 @@ def test_guided_denoiser_is_the_stated_mixture(weight, skip):
 
 def test_networks_are_guided_like_banks():
     config = NetworkConfig(width=8, dilations=(1,), num_classes=2)
-    leaves, structure = jax.tree.flatten(init(config, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))  # untrained networks ignore their label
-    leaves = [a + 0.3 * jax.random.normal(key, a.shape, a.dtype) for a, key in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(structure, leaves)
-    plain, classy = network_denoiser(config, params), network_denoiser(config, params, 1)
-    x = noisy(dtype=jnp.float32)
-    d_u, d_c = plain(x, 0.7), classy(x, 0.7)
-    assert float(jnp.abs(d_c - d_u).max()) > 0.01
-    got = jax.jit(guided(plain, classy, pulse(0.5, 1.0, 1.5)))(x, 0.7)
+    shapes, rng = jax.eval_shape(lambda: init(config, jax.random.key(0))), np.random.default_rng(1)
+    params = jax.tree.map(lambda a: 0.3 * rng.normal(size=a.shape).astype(a.dtype), shapes)
+
+    @jax.jit
+    def all_three(params, x):
+        plain, classy = network_denoiser(config, params), network_denoiser(config, params, 1)
+        return plain(x, 0.7), classy(x, 0.7), guided(plain, classy, pulse(0.5, 1.0, 1.5))(x, 0.7)
+
+    d_u, d_c, got = map(np.asarray, all_three(params, noisy(dtype=jnp.float32)))
+    assert np.abs(d_c - d_u).max() > 0.01
     np.testing.assert_allclose(got, d_u + 1.5 * (d_c - d_u), atol=1e-5)
 
 
 @pytest.mark.parametrize(("skip", "dtype"), [(True, jnp.float32), (False, jnp.float64)])
 def test_weights_zero_and_one_and_empty_pulses_are_the_parts_themselves_to_the_bit(skip, dtype):
     plain, classy = labelled_pair(dtype)
-    sigmas = geometric_sigmas(8.0, 0.2, 6).astype(dtype)
+    sigmas = ladder(8.0, 0.2, 7, dtype)
 
     def run(denoise):
-        return jax.jit(lambda key: sample(denoise, key, SHAPE, sigmas, eta=0.5).x)(jax.random.key(1))
+        return sample(denoise, jax.random.key(1), SHAPE, sigmas, eta=0.5).x
 
     parts = (plain, classy)
     paths = [run(part) for part in parts]
@@ -97,10 +108,10 @@ def test_weights_zero_and_one_and_empty_pulses_are_the_parts_themselves_to_the_b
 def test_a_known_weight_rounds_like_the_part_in_any_program():
     """What a compiler fuses with the sampler's arithmetic may round differently: constants leave it no choice."""
     parts = (lambda x, s: x / (1 + s**2), lambda x, s: (x + s**2) / (1 + s**2))
-    sigmas = geometric_sigmas(8.0, 0.2, 30, dtype=np.float64)
+    sigmas = ladder(8.0, 0.2, 31)
 
     def run(denoise):
-        return jax.jit(lambda key: sample(denoise, key, SHAPE, sigmas).x[-1])(jax.random.key(1))
+        return sample(denoise, jax.random.key(1), SHAPE, sigmas).x
 
     for weight_fn, part in ((constant(0.0), 0), (constant(1.0), 1), (pulse(1.0, 1.0, 3.0), 0)):
         np.testing.assert_array_equal(run(guided(*parts, weight_fn)), run(parts[part]))
@@ -120,13 +131,15 @@ def test_a_branch_of_zero_weight_is_not_evaluated_under_vmap_over_images():
         return denoise
 
     pair = counting("unconditional", 0.2), counting("conditional", 0.6)
-    sigmas = jnp.array([8.0, 4.0, 2.0, 1.0, 0.5])
-    weight_fn = weights_on(sigmas, jnp.array([0.0, 1.0, 0.5, 0.0, 0.0]))
-    keys = jax.random.split(jax.random.key(0), 3)
-    denoise = guided(*pair, weight_fn)
-    jax.block_until_ready(
-        jax.jit(jax.vmap(lambda k: sample(denoise, k, (2, 2, 1), sigmas, solver="euler").x))(keys)
-    )
+    sigmas = ladder(8.0, 0.5, 5)
+    denoise = guided(*pair, weights_on(sigmas, np.array([0.0, 1.0, 0.5, 0.0, 0.0])))
+
+    @jax.jit
+    def run(key):
+        keys = jax.random.split(key, 3)
+        return jax.vmap(lambda k: sample(denoise, k, (2, 2, 1), sigmas, solver="euler").x)(keys)
+
+    jax.block_until_ready(run(jax.random.key(0)))
     jax.effects_barrier()
     assert calls == {"unconditional": 3 * 4, "conditional": 3 * 2}  # levels of weight not 1, and not 0
 
@@ -141,23 +154,22 @@ def test_a_conditional_branch_that_is_nan_outside_its_pulse_does_no_harm():
     def broken(x, sigma):
         return jnp.where((sigma > 0.6) & (sigma <= 3.0), classy(x, sigma), jnp.nan)
 
-    sigmas = geometric_sigmas(8.0, 0.2, 12, dtype=np.float64)
-    keys = jax.random.split(jax.random.key(2), 2)
+    sigmas = ladder(8.0, 0.2, 13)
 
     def run(conditional, skip=True):
         denoise = guided(plain, conditional, pulse(0.6, 3.0, 2.0), skip=skip)
+        keys = jax.random.split(jax.random.key(2), 2)
         return jax.vmap(lambda k: sample(denoise, k, SHAPE, sigmas).x[-1])(keys)
 
-    np.testing.assert_allclose(run(broken), run(classy), atol=1e-13)
-    assert bool(
-        jnp.all(jnp.isnan(run(broken, skip=False)))
-    )  # both branches are evaluated there, as documented
+    found = jax.jit(lambda: (run(broken), run(classy), run(broken, skip=False)))()
+    np.testing.assert_allclose(found[0], found[1], atol=1e-13)
+    assert np.all(np.isnan(found[2]))  # both branches are evaluated there, as documented
 
 
 def test_branches_are_conditionals_of_the_compiled_program():
     parts = (lambda x, s: jnp.tanh(x), lambda x, s: jnp.sin(x))
     denoise = guided(*parts, pulse(1.0, 2.0, 0.5))
-    images, levels = jnp.ones((4, *SHAPE)), jnp.ones(4)
+    images, levels = np.ones((4, *SHAPE)), np.ones(4)
     one_level = jax.jit(jax.vmap(denoise, in_axes=(0, None))).lower(images, 1.5).as_text()
     main, _, _ = one_level.partition("stablehlo.case")
     assert one_level.count("stablehlo.case") == 2
@@ -166,25 +178,26 @@ def test_branches_are_conditionals_of_the_compiled_program():
     assert "stablehlo.case" not in jax.jit(jax.vmap(denoise)).lower(images, levels).as_text()
 
 
-@pytest.mark.parametrize("weight", [0.0, 1.0, 2.0])
-def test_derivative_in_the_weight_is_the_difference_of_the_parts(weight):
+def test_derivative_in_the_weight_is_the_difference_of_the_parts():
     plain, classy = labelled_pair()
     x = noisy()
-    direction = noisy(5)
+    direction = np.asarray(noisy(5))
 
     def response(w, skip=False):
         return jnp.sum(direction * guided(plain, classy, constant(w), skip=skip)(x, 1.5))
 
-    expected = jnp.sum(direction * (classy(x, 1.5) - plain(x, 1.5)))
-    np.testing.assert_allclose(jax.grad(response)(weight), expected, rtol=1e-12)
-    with pytest.raises(
-        TypeError, match="weight_fn: expected a weight that is not differentiated.*skip=False"
-    ):
-        jax.grad(response)(weight, True)
+    slopes = jax.jit(lambda weights: jax.lax.map(jax.grad(response), weights))(np.array([0.0, 1.0, 2.0]))
+    expected = np.sum(direction * (np.asarray(classy(x, 1.5)) - plain(x, 1.5)))
+    np.testing.assert_allclose(slopes, expected, rtol=1e-12)
+    for weight in (0.0, 1.0, 2.0):
+        with pytest.raises(
+            TypeError, match="weight_fn: expected a weight that is not differentiated.*skip=False"
+        ):
+            jax.grad(response)(weight, True)
 
 
 def test_skipping_leaves_derivatives_in_image_and_bank():
-    sigmas = geometric_sigmas(6.0, 0.5, 6, dtype=np.float64)
+    sigmas = ladder(6.0, 0.5, 7)
 
     def response(shift, skip):
         denoise = guided(
@@ -193,25 +206,29 @@ def test_skipping_leaves_derivatives_in_image_and_bank():
         start = noisy(1) + shift
         return jnp.sum(sample(denoise, jax.random.key(0), SHAPE, sigmas, x_init=start).x[-1] ** 2)
 
-    slope = jax.grad(response)(0.1, True)
-    numeric = (response(0.1 + 1e-5, True) - response(0.1 - 1e-5, True)) / 2e-5
-    np.testing.assert_allclose(slope, numeric, rtol=1e-7)
-    np.testing.assert_allclose(slope, jax.grad(response)(0.1, False), rtol=1e-12)
+    @jax.jit
+    def everything(shifts):
+        values, slopes = jax.lax.map(lambda shift: jax.value_and_grad(response)(shift, True), shifts)
+        return values, slopes, jax.grad(response)(shifts[0], False)
+
+    values, slopes, both = everything(0.1 + 1e-5 * np.array([0, 1, -1]))
+    np.testing.assert_allclose(slopes[0], (values[1] - values[2]) / 2e-5, rtol=1e-7)
+    np.testing.assert_allclose(slopes[0], both, rtol=1e-12)
 
 
 def test_weight_functions_are_their_formulas():
     square = pulse(1.0, 2.0, 3.0, baseline=0.5)
     assert [float(square(s)) for s in (2.01, 2.0, 1.5, 1.01, 1.0, 0.99)] == [0.5, 3.0, 3.0, 3.0, 0.5, 0.5]
     neighbour = pulse(2.0, 4.0, 3.0)
-    tiles = [float(pulse(1.0, 2.0, 3.0)(s) + neighbour(s)) for s in (4.0, 2.0, 1.5)]
+    tiles = [float(pulse(1.0, 2.0, 3.0)(s)) + float(neighbour(s)) for s in (4.0, 2.0, 1.5)]
     assert tiles == [3.0, 3.0, 3.0]
     smooth = smooth_pulse(2.0, 0.7, 3.0, baseline=0.5)
     for s in (0.3, 2.0, 9.0):
         expected = 0.5 + 2.5 * np.exp(-(np.log(s / 2.0) ** 2) / (2 * 0.49))
         np.testing.assert_allclose(smooth(s), expected, rtol=1e-12)
-    low, high = smooth.edges
+    low, high = map(float, smooth.edges)
     np.testing.assert_allclose([smooth(low), smooth(high)], 1.75, rtol=1e-12)
-    batch = jax.vmap(lambda edge: pulse(edge, 4.0, 1.0)(2.0))(jnp.array([1.0, 3.0, 4.0]))
+    batch = jax.jit(jax.vmap(lambda edge: pulse(edge, 4.0, 1.0)(2.0)))(np.array([1.0, 3.0, 4.0]))
     np.testing.assert_array_equal(batch, [1.0, 0.0, 0.0])
 
 
@@ -219,13 +236,12 @@ def test_weight_functions_are_their_formulas():
 def test_table_of_weights_is_exact_at_levels_and_nearest_between(name):
     sigmas = LADDERS[name]
     values = np.random.default_rng(0).normal(size=len(sigmas))
+    middles = np.sqrt(sigmas[:-1] * sigmas[1:])
+    where = np.concatenate([sigmas, middles * 1.001, middles / 1.001, [2 * sigmas[0], sigmas[-1] / 2]])
+    expected = np.concatenate([values, values[:-1], values[1:], values[[0, -1]]])
     for dtype in (np.float64, np.float32):
         table = weights_on(sigmas.astype(dtype), values)
-        np.testing.assert_array_equal(jax.vmap(table)(jnp.asarray(sigmas.astype(dtype))), values)
-    middles = np.sqrt(sigmas[:-1] * sigmas[1:])
-    np.testing.assert_array_equal(jax.vmap(table)(middles * 1.001), values[:-1])
-    np.testing.assert_array_equal(jax.vmap(table)(middles / 1.001), values[1:])
-    assert float(table(2 * sigmas[0])) == values[0] and float(table(sigmas[-1] / 2)) == values[-1]
+        np.testing.assert_array_equal(jax.jit(jax.vmap(table))(where.astype(dtype)), expected)
 
 
 @pytest.mark.parametrize("name", LADDERS)
@@ -247,19 +263,19 @@ def test_quadrature_weights_are_what_the_sampler_adds_to_first_order(solver):
     """With D_u = x and D_c = x + 1 the final image is the sum of (step of the node) times weight."""
     errors = []
     for count in (40, 80):
-        sigmas = geometric_sigmas(6.0, 0.5, count, dtype=np.float64)
+        sigmas = ladder(6.0, 0.5, count + 1)
 
         def final(table, sigmas=sigmas):
             denoise = guided(lambda x, s: x, lambda x, s: x + 1, weights_on(sigmas, table), skip=False)
-            start = jnp.zeros((1, 1, 1))
+            start = jax.device_put(np.zeros((1, 1, 1)))
             return (
                 sample(denoise, jax.random.key(0), (1, 1, 1), sigmas, solver=solver, x_init=start).x[-1].sum()
             )
 
-        carried = jax.grad(final)(jnp.zeros(count + 1))
-        nodes = quadrature_weights(sigmas, solver)
+        carried = np.asarray(jax.jit(jax.grad(final))(np.zeros(count + 1)))
+        nodes = np.asarray(quadrature_weights(sigmas, solver))
         inner = slice(1, -1)
-        errors.append(float(jnp.max(jnp.abs(carried[inner] / nodes[inner] - 1))))
+        errors.append(np.max(np.abs(carried[inner] / nodes[inner] - 1)))
     order = np.log2(errors[0] / errors[1])
     assert abs(order - {"euler": 1, "heun": 2}[solver]) < 0.1, errors
 
@@ -279,13 +295,12 @@ def test_every_arm_gets_the_same_budget(name, solver, baseline):
     steps = np.log(sigmas[:-1] / sigmas[1:])
     for arm in arms:
         scaled = with_budget(arm, sigmas, 1.7, baseline=baseline, solver=solver)
-        w = np.array([float(scaled(s)) for s in sigmas]) - baseline
+        w, before = (np.array([float(fn(s)) for s in sigmas.tolist()]) - baseline for fn in (scaled, arm))
         total = (steps * (w[:-1] + w[1:]) / 2).sum() if solver == "heun" else (steps * w[:-1]).sum()
         np.testing.assert_allclose(total, 1.7, rtol=1e-12)
         np.testing.assert_allclose(
             guidance_budget(scaled, sigmas, baseline=baseline, solver=solver), total, rtol=1e-12
         )
-        before = np.array([float(arm(s)) for s in sigmas]) - baseline
         np.testing.assert_allclose(w * before.max(), before * w.max(), atol=1e-12)  # only scaled
         single = sigmas.astype(np.float32)
         scaled = with_budget(arm, single, 1.7, baseline=baseline, solver=solver)
@@ -367,7 +382,8 @@ def test_window_is_told_by_the_definitions_of_the_units():
 def test_steps_of_a_window_are_those_that_a_pulse_guides(name):
     sigmas = LADDERS[name]
     for low, high in ((0.3, 4.0), (sigmas[6], sigmas[3]), (0.0, np.inf), (sigmas[-1], sigmas[-2])):
-        on = [n for n in range(len(sigmas) - 1) if float(pulse(low, high, 1.0)(sigmas[n])) == 1.0]
+        weight_fn = pulse(float(low), float(high), 1.0)
+        on = [n for n, sigma in enumerate(sigmas[:-1].tolist()) if float(weight_fn(sigma)) == 1.0]
         step = describe_window(low, min(high, 1e6), sigmas=sigmas)["step"]
         assert step == (on[0], on[-1])
         back = window_from("step", *step, sigmas=sigmas)

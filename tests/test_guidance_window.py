@@ -11,17 +11,17 @@ from scipy.stats import norm
 
 from critjax.banks import two_pattern_bank
 from critjax.closed_form import gaussian_denoiser, ideal_denoiser, two_pattern_denoiser
-from critjax.guidance import WINDOW_STATUS, describe_window, guidance_window, linear_response, window_status
-from critjax.guidance._window import _judge
-from critjax.noise import geometric_sigmas, karras_sigmas
+from critjax.guidance import WindowStatus, describe_window, guidance_window, linear_response, window_status
+from critjax.guidance._window import judge
+from critjax.noise import karras_sigmas
 from critjax.patch_score import patch_denoiser
 
 SHAPE = (3, 4, 1)
 KEY = jax.random.key(0)
-LADDER = np.asarray(geometric_sigmas(20.0, 0.05, 60, dtype=np.float64))
-FINE = np.asarray(geometric_sigmas(20.0, 0.05, 240, dtype=np.float64))
+LADDER = np.geomspace(20.0, 0.05, 61)
+FINE = np.geomspace(20.0, 0.05, 241)
 KEPT = 3 / 4
-FOUND, OPEN, AT_END, INDISTINCT, NON_FINITE = (WINDOW_STATUS[n] for n in range(5))
+FOUND, OPEN, AT_END, INDISTINCT, NON_FINITE = (WindowStatus(n).message for n in range(5))
 
 
 def bump(sigma, xp=np):
@@ -42,14 +42,16 @@ def three(window):
     return np.array([window.sigma_low, window.centre, window.sigma_high])
 
 
-_compiled = jax.jit(_judge, static_argnums=(4, 5))
-
-
 def judged(softening, ladder=LADDER, *, eta=0.0, resamples=50):
     """Judge lambda (count, levels), or one row on which all trajectories agree."""
-    table = jnp.asarray(softening)
-    table = jnp.tile(table, (3, 1)) if table.ndim == 1 else table
-    return _compiled(table, jnp.asarray(ladder, table.dtype), eta, KEY, resamples, 0)
+    table = np.asarray(softening)
+    table = np.tile(table, (3, 1)) if table.ndim == 1 else table
+    return jax.tree.map(np.asarray, judge(table, np.asarray(ladder, table.dtype), eta, KEY, resamples))
+
+
+def found_window(*args, **options):
+    """Run `guidance_window`, and return NumPy arrays."""
+    return jax.tree.map(np.asarray, guidance_window(*args, **options))
 
 
 def exact_three(log_response, low, high):
@@ -83,7 +85,7 @@ def from_softening(softening, eta, low=0.05, high=20.0):
     ],
 )
 def test_a_prescribed_softening_against_quadrature(ladder, solver, eta):
-    window = guidance_window(
+    window = found_window(
         prescribed, KEY, SHAPE, ladder, num_samples=2, num_resamples=20, solver=solver, eta=eta
     )
     assert window_status(window) == FOUND
@@ -105,8 +107,8 @@ def test_centre_and_edges_are_of_second_order_in_the_ladder(eta):
         # Edges fall anywhere between levels: the worst of sixteen ladders that are shifted against each other.
         steps = np.arange(count + 1) + np.arange(16)[:, None] / 16
         ladders = 20.0 * np.exp(-steps * np.log(400) / count)
-        judge = jax.vmap(lambda table, ladder: judged(table, ladder, eta=eta, resamples=2))
-        windows = judge(jnp.asarray(bump(ladders)), jnp.asarray(ladders))
+        tables = np.tile(bump(ladders)[:, None], (1, 3, 1))
+        windows = jax.jit(jax.vmap(lambda table, ladder: judge(table, ladder, eta, KEY, 2)))(tables, ladders)
         found = np.stack([windows.sigma_low, windows.centre, windows.sigma_high])
         errors.append(np.abs(np.log(found / exact[:, None])).max(axis=1))
     orders = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -118,8 +120,8 @@ def test_centre_and_edges_are_of_second_order_in_the_ladder(eta):
 def test_gaussian_data(eta):
     """Chi = sigma (S + sigma^2)^(-(2 + eta)/2)."""
     variance = 2.0
-    denoise = gaussian_denoiser(jnp.zeros(SHAPE), jnp.full(SHAPE[:2], variance))
-    window = guidance_window(denoise, KEY, SHAPE, FINE, num_samples=2, num_resamples=20, eta=eta)
+    denoise = gaussian_denoiser(np.zeros(SHAPE), np.full(SHAPE[:2], variance))
+    window = found_window(denoise, KEY, SHAPE, FINE, num_samples=2, num_resamples=20, eta=eta)
     assert window_status(window) == FOUND
     np.testing.assert_allclose(window.gap, 1 - gaussian(FINE, variance), rtol=1e-9)
     if eta == 0:
@@ -179,8 +181,8 @@ def test_linearised_two_pattern_denoiser_has_its_centre_at_the_critical_noise(et
         u = np.exp(2 * y) / 9
         return -(1 + eta) * (np.log(u) + 1 / u) / 2
 
-    ladder = np.asarray(geometric_sigmas(30.0, 1.0, 140, dtype=np.float64))
-    window = guidance_window(linear, KEY, (6, 7, 1), ladder, num_samples=2, num_resamples=20, eta=eta)
+    ladder = np.geomspace(30.0, 1.0, 141)
+    window = found_window(linear, KEY, (6, 7, 1), ladder, num_samples=2, num_resamples=20, eta=eta)
     assert window_status(window) == FOUND
     np.testing.assert_allclose(window.gap, 1 - 9 / ladder**2, atol=1e-12)
     expected = exact_three(log_response, 1.0, 30.0)
@@ -224,16 +226,12 @@ def from_gaps(fine, gaps, eta):
 
 
 def test_two_patterns_on_one_window_against_the_ordinary_differential_equation():
-    ladder = np.asarray(geometric_sigmas(15.0, 0.4, 50, dtype=np.float64))
+    ladder = np.geomspace(15.0, 0.4, 51)
     fine, gaps = torus()
     exact, softest = from_gaps(fine, gaps, 0.0), fine[gaps.argmin()]
     assert exact[1] > 1.3 * softest
     for denoise in (two_pattern_denoiser(3), patch_denoiser(two_pattern_bank(3, dtype=jnp.float64))):
-        window = jax.jit(
-            lambda key, denoise=denoise: guidance_window(
-                denoise, key, (3, 3, 1), ladder, num_samples=100, batch_size=50
-            )
-        )(jax.random.key(2))
+        window = found_window(denoise, jax.random.key(2), (3, 3, 1), ladder, num_samples=100, batch_size=50)
         assert window_status(window) == FOUND
         # Below, lambda is carried by rare late departures, of which a hundred trajectories need not hold one.
         seen = ladder > 1.4
@@ -277,6 +275,12 @@ def test_tweedie_bounds_the_push_of_a_class(sigma, single):
     labels = np.arange(7) if single else np.array([0, 0, 0, 1, 1, 2, 2])
     denoise = ideal_denoiser(images)
     conditional = [ideal_denoiser(images[labels == c]) for c in np.unique(labels)]
+
+    @jax.jit
+    def everything(x, v):
+        plain, product = jax.jvp(lambda y: denoise(y, sigma), (x,), (v,))
+        return plain, product, [d(x, sigma) for d in conditional]
+
     for _ in range(3):
         x = images[rng.integers(7)] + sigma * rng.normal(size=(2, 3, 1))
         v = rng.normal(size=(2, 3, 1))
@@ -284,9 +288,8 @@ def test_tweedie_bounds_the_push_of_a_class(sigma, single):
         weights = np.exp(-np.sum((x - images) ** 2, axis=(1, 2, 3)) / (2 * sigma**2))
         weights = weights / weights.sum()
         shares = np.array([weights[labels == c].sum() for c in np.unique(labels)])
-        plain = denoise(jnp.asarray(x), sigma)
-        pushes = np.array([np.sum(v * (np.asarray(d(jnp.asarray(x), sigma)) - plain)) for d in conditional])
-        product = jax.jvp(lambda y: denoise(y, sigma), (jnp.asarray(x),), (jnp.asarray(v),))[1]
+        plain, product, parts = everything(x, v)
+        pushes = np.array([np.sum(v * (np.asarray(part) - plain)) for part in parts])
         bound = sigma**2 * np.sum(v * product)
         heights = np.tensordot(images, v, 3)
         within = 0.0
@@ -309,19 +312,19 @@ def test_a_window_that_the_ladder_cuts_is_flagged():
         (1.5, 0.05, [low, 1, 1.5]),
         (1.5, 0.7, [0.7, 1, 1.5]),
     ):
-        part = np.asarray(geometric_sigmas(start, stop, 150, dtype=np.float64))
+        part = np.geomspace(start, stop, 151)
         window = judged(gaussian(part), part)
         assert window_status(window) == OPEN == "found, but the window runs into an end of the ladder"
         np.testing.assert_allclose(three(window), expected, rtol=1e-3)
     for start, stop in ((20.0, 1.2), (0.9, 0.05)):
-        part = np.asarray(geometric_sigmas(start, stop, 150, dtype=np.float64))
+        part = np.geomspace(start, stop, 151)
         assert window_status(judged(gaussian(part), part)) == AT_END
 
 
 @pytest.mark.parametrize(("softening", "eta", "end"), [(0.4, 0.0, 0), (0.3, 1.0, -1), (1.5, 1.0, 0)])
 def test_a_constant_softening_is_largest_at_an_end(softening, eta, end):
     """Chi = sigma^(1 - (1 + eta)(1 - lambda)), a power."""
-    window = guidance_window(
+    window = found_window(
         lambda x, sigma: softening * x, KEY, SHAPE, LADDER, num_samples=2, num_resamples=20, eta=eta
     )
     assert window_status(window) == AT_END
@@ -344,7 +347,7 @@ def test_a_mode_that_never_responds_has_no_window_and_no_nan_in_its_response(sof
 
 def test_a_constant_denoiser_recommends_nothing():
     """Three trajectories: the mean of three gaps of one need not be one, that of three zeros is zero."""
-    window = guidance_window(lambda x, sigma: 0 * x + 0.3, KEY, SHAPE, LADDER, num_samples=3)
+    window = found_window(lambda x, sigma: 0 * x + 0.3, KEY, SHAPE, LADDER, num_samples=3)
     assert window_status(window) == INDISTINCT
     np.testing.assert_array_equal(window.response, np.zeros(61))
 
@@ -358,7 +361,7 @@ def test_where_lambda_is_negative_nothing_responds():
 
 
 def test_single_precision_on_extreme_ladders():
-    ladder = np.asarray(geometric_sigmas(1e4, 1e-4, 400, dtype=np.float32))
+    ladder = np.geomspace(1e4, 1e-4, 401).astype(np.float32)
     step = np.log(1e8) / 400
 
     def check(softening, eta, centre, status=FOUND):
@@ -403,12 +406,16 @@ def tables(mean, size, count, repeats, seed, correlation=0.0):
     for n in range(1, len(mean)):
         noise[..., n] *= np.sqrt(1 - correlation**2)
         noise[..., n] += correlation * noise[..., n - 1]
-    return jnp.asarray(mean + size * noise), jax.random.split(jax.random.key(seed), repeats)
+    return mean + size * noise, jax.random.split(jax.random.key(seed), repeats)
 
 
 @jax.jit
+def _judge_all(values, keys, eta):
+    return jax.vmap(lambda table, key: judge(table, LADDER, eta, key, 200))(values, keys)
+
+
 def judge_all(values, keys, eta):
-    return jax.vmap(lambda table, key: _judge(table, jnp.asarray(LADDER), eta, key, 200, 0))(values, keys)
+    return jax.tree.map(np.asarray, _judge_all(values, keys, eta))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +434,7 @@ def test_a_softening_that_is_noise_is_called_so():
     def denoise(x, sigma):
         return 0.5 * x + 0.05 * jnp.sin(20 * x)
 
-    window = guidance_window(denoise, jax.random.key(3), SHAPE, LADDER, eta=1.0)
+    window = found_window(denoise, jax.random.key(3), SHAPE, LADDER, eta=1.0)
     assert window_status(window) == INDISTINCT and np.isnan(three(window)).all()
     assert window.centre_interval[1] > 4 * window.centre_interval[0]
     assert np.all(np.abs(window.gap - 0.5) < 7 * window.gap_error + 0.05)
@@ -465,7 +472,7 @@ def test_a_centre_that_is_uncertain_by_more_than_a_factor_four_gives_no_window(f
 def test_a_centre_whose_interval_reaches_an_end_gives_no_window():
     """Two trajectories, as above: the mean has its centre inside the ladder, but one of them alone does not."""
     for start, stop, variance in ((2.2, 0.05, 6.0), (20.0, 1 / 2.2, 1 / 6.0)):
-        part = np.asarray(geometric_sigmas(start, stop, 150, dtype=np.float64))
+        part = np.geomspace(start, stop, 151)
         table = np.stack([gaussian(part, variance), gaussian(part, 1.0)])
         assert window_status(judged(table.mean(axis=0), part)) in (FOUND, OPEN)
         window = judged(table, part)
@@ -483,7 +490,7 @@ def test_values_that_are_not_finite_are_named():
     def denoise(x, sigma):
         return jnp.where(sigma > 1.0, 0.5, jnp.nan) * x
 
-    window = guidance_window(denoise, KEY, SHAPE, LADDER, num_samples=2)
+    window = found_window(denoise, KEY, SHAPE, LADDER, num_samples=2)
     assert window_status(window) == NON_FINITE
 
 
@@ -491,9 +498,9 @@ def test_direction_chooses_the_mode_and_its_norm_does_not_matter():
     stripes = np.cos(np.pi * np.arange(4))[None, :, None] * np.ones(SHAPE)
     spectrum = np.ones(SHAPE[:2])
     spectrum[0, 0], spectrum[0, 2] = 4.0, 0.25
-    denoise = gaussian_denoiser(jnp.zeros(SHAPE), jnp.asarray(spectrum))
+    denoise = gaussian_denoiser(np.zeros(SHAPE), spectrum)
     for direction, centre in ((None, 2.0), (stripes, 0.5), (-40 * stripes, 0.5)):
-        window = guidance_window(denoise, KEY, SHAPE, LADDER, num_samples=2, direction=direction)
+        window = found_window(denoise, KEY, SHAPE, LADDER, num_samples=2, direction=direction)
         np.testing.assert_allclose(window.centre, centre, rtol=5e-3)
 
 
@@ -510,7 +517,7 @@ def test_the_cost_is_what_was_spent(solver, per_step):
 
     ladder, before = LADDER[::6], 0
     for probes in (None, 4):
-        window = guidance_window(denoise, KEY, SHAPE, ladder, num_samples=3, num_probes=probes, solver=solver)
+        window = found_window(denoise, KEY, SHAPE, ladder, num_samples=3, num_probes=probes, solver=solver)
         jax.block_until_ready(window.gap)
         jax.effects_barrier()
         assert window.jacobian_products == 3 * (probes or 11)
@@ -525,7 +532,7 @@ def test_a_few_dozen_products_find_the_centre():
     Probes are 0.54 apart in ln sigma, and the response is flat where it falls to three quarters.
     """
     exact = from_softening(bump, 0.0)
-    window = guidance_window(prescribed, KEY, SHAPE, LADDER, num_samples=4, num_probes=12, num_resamples=20)
+    window = found_window(prescribed, KEY, SHAPE, LADDER, num_samples=4, num_probes=12, num_resamples=20)
     assert window.jacobian_products == 48 and window_status(window) == FOUND
     probed = np.round(np.linspace(0, len(LADDER) - 1, 12)).astype(int)
     np.testing.assert_allclose(window.gap[probed], 1 - bump(LADDER[probed]), atol=1e-12)
@@ -564,6 +571,6 @@ def test_a_batch_of_windows_is_each_window_and_has_no_single_status():
     with pytest.raises(ValueError, match="window: expected one window"):
         window_status(windows)
     for n in range(3):
-        alone = _compiled(values[n], jnp.asarray(LADDER), 0.0, keys[n], 200, 0)
+        alone = judge(values[n], LADDER, 0.0, keys[n], 200)
         for name in ("sigma_low", "centre", "sigma_high", "centre_error", "response"):
             np.testing.assert_allclose(getattr(windows, name)[n], getattr(alone, name), rtol=1e-9)

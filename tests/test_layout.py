@@ -117,3 +117,23 @@ def test_the_torch_adapter_loads_torch_only_when_used():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     expected = "expected PyTorch, got no module named torch; install it with pip install critjax[torch]"
     assert expected in done.stdout
+
+
+def test_building_blocks_of_reports_and_figures_import_no_study():
+    code = (
+        "import sys, critjax.report, critjax.plotting\n"
+        "print([m for m in sys.modules if m.startswith('critjax.studies.')], 'critjax.studies' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"
+
+
+def test_studies_share_their_engine_and_nothing_else():
+    """A study imports its own folder and `_engine`; measurements of denoisers are an instrument of several."""
+    shared = {"_engine", "measure", "__init__"}
+    for path in (PACKAGE / "studies").glob("*/*.py"):
+        own = path.parent.name
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("critjax.studies."):
+                there = node.module.split(".")[2]
+                assert there == own or there in shared, f"{path} imports critjax.studies.{there}"

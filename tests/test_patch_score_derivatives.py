@@ -13,6 +13,8 @@ from critjax.banks import ImageBank
 from critjax.patch_score import effective_patches, patch_denoiser
 
 SIGMA = 0.9
+#: Noise levels of float32: as in float64, one where one candidate is left, one where the prior alone is.
+NARROW = np.float32([SIGMA, 1e-3, 1e3])
 NAMES = ("x", "sigma", "data", "log_prior")
 CASES = [Case(*row, 3, (4, 5), 1, 4 if row[0] == "patches" else 3, None, "excluded") for row in LEGAL]
 ROUTES = with_methods(CASES)
@@ -74,7 +76,13 @@ def _derivatives(case, method):
         pushed = jax.vmap(lambda *t: jax.jvp(fn, point, t)[1])(*tangents)
         value, pull = jax.vjp(fn, *point)
         gradient, curvature = jax.jvp(jax.grad(energy), (point[0],), (directions[0],))
+        x32, _, *rest, cotangent32 = jax.tree.map(lambda a: a.astype(np.float32), (*point, cotangent))
+
+        def pulled(level):
+            return jax.vjp(fn, x32, level, *rest)[1](cotangent32)
+
         return {
+            "narrow": jax.lax.map(pulled, jnp.asarray(NARROW)),
             "value": value,
             "jacobian": jnp.moveaxis(pushed[: x.size].reshape(*x.shape, *x.shape), (0, 1, 2), (3, 4, 5)),
             "pushed": pushed[x.size :],
@@ -242,18 +250,15 @@ def test_effective_patches_are_differentiable(case):
 
 @pytest.mark.parametrize(("case", "method"), **ROUTES)
 def test_float32_derivatives_are_right_and_never_nan(case, method):
-    fn, expected = _model(case, method), _derivatives(case, method)["pulled"]
-    x, sigma, data, log_prior = (np.asarray(v, np.float32) for v in _point(case))
-    cotangent = np.float32(_cotangent(case))
-    pull = jax.jit(lambda *point: jax.vjp(fn, *point)[1](cotangent), compiler_options=HASTY)
-    for name, one, two in zip(NAMES, pull(x, sigma, data, log_prior), expected, strict=True):
+    result = _derivatives(case, method)
+    for name, one, two in zip(NAMES, result["narrow"], result["pulled"], strict=True):
         assert one.dtype == np.float32, name
-        np.testing.assert_allclose(one, two, atol=1e-4 * np.max(np.abs(two)), err_msg=name)
-    for level in (1e-3, 1e3):
+        np.testing.assert_allclose(one[0], two, atol=1e-4 * np.max(np.abs(two)), err_msg=name)
+    for number in (1, 2):
         # One candidate is left, or the prior alone: D no longer depends on x. What may remain is the
         # round-off of a covariance, divided by sigma^2.
-        by_x, *others = pull(x, np.float32(level), data, log_prior)
-        assert np.max(np.abs(by_x)) < 8 * np.finfo(np.float32).eps / level**2 + 1e-5
+        by_x, *others = (gradient[number] for gradient in result["narrow"])
+        assert np.max(np.abs(by_x)) < 8 * np.finfo(np.float32).eps / NARROW[number] ** 2 + 1e-5
         for gradient in others:
             assert np.all(np.isfinite(gradient))
 
@@ -281,22 +286,19 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
 
     def both(point, directions, cotangent):
         tangents = [jnp.zeros((4, *v.shape), v.dtype).at[i].set(v) for i, v in enumerate(directions)]
-        return jax.vmap(lambda *t: jax.jvp(fn, point, t)[1])(*tangents), jax.vjp(fn, *point)[1](cotangent)
-
-    def terms(point, cotangent):
-        """What the gradients with respect to sigma and the prior would be without cancellation."""
-        return {
+        # What the gradients with respect to sigma and the prior would be without cancellation.
+        terms = {
             NAMES[i]: jnp.tensordot(abs(cotangent), abs(jax.jacfwd(fn, i)(*point)), x.ndim) for i in (1, 3)
         }
+        along = jax.vmap(lambda *t: jax.jvp(fn, point, t)[1])(*tangents)
+        return along, jax.vjp(fn, *point)[1](cotangent), terms
 
     program = jax.jit(both, compiler_options=HASTY)
     narrow, wide = (
-        program(
-            *jax.tree.map(lambda v, d=dtype: jnp.asarray(v, d), (tuple(point), tuple(directions), cotangent))
-        )
+        program(*jax.tree.map(lambda v, d=dtype: v.astype(d), (tuple(point), tuple(directions), cotangent)))
         for dtype in (np.float32, np.float64)
     )
-    sizes = jax.jit(terms, compiler_options=HASTY)(point, cotangent)
+    sizes = wide[2]
     assert np.abs(point[2]).max() * np.sqrt(2.2e-3 * 9) > 0.1  # sums are compensated
     for i, name in enumerate(NAMES):
         # What may remain is the round-off of a covariance of values near one, along x divided by sigma^2.
@@ -311,7 +313,13 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
         np.testing.assert_allclose(narrow[1][i], wide[1][i], rtol=0, atol=2e-5 * size + rest, err_msg=name)
 
 
-@pytest.mark.parametrize("row", [LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6]], ids="-".join)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id="-".join(row), marks=() if row in (LEGAL[2], LEGAL[4]) else pytest.mark.slow)
+        for row in (LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6])
+    ],
+)
 def test_float64_inside_needs_no_float64_outside(row):
     """Values at little noise are computed in float64 on a CPU, also where JAX itself allows none."""
     case = Case(*row, count=6)
@@ -349,7 +357,7 @@ def test_float64_inside_needs_no_float64_outside(row):
         assert "f64[3,7,5," not in program, "images of a batch are not taken in turn"
         found = jax.jit(results, compiler_options=HASTY)(data, log_prior, xs, sigmas)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
-    arguments = [jnp.asarray(a, np.float64) for a in (data, log_prior, xs, sigmas)]
+    arguments = [a.astype(np.float64) for a in (data, log_prior, xs, sigmas)]
     expected = jax.jit(functools.partial(results, method="product"), compiler_options=HASTY)(*arguments)
     for name, values in found.items():
         for one, two in zip(jax.tree.leaves(values), jax.tree.leaves(expected[name]), strict=True):
@@ -359,7 +367,7 @@ def test_float64_inside_needs_no_float64_outside(row):
 def test_gradients_reach_every_member_of_a_stack_of_banks():
     case = CASES[0]
     problems = [case.arrays(seed) for seed in range(2)]
-    x, cotangent = jnp.asarray(problems[0][0]), _cotangent(case)
+    x, cotangent = problems[0][0], _cotangent(case)
     data, log_prior = (np.stack([p[i] for p in problems]) for i in (1, 2))
     fn = jax.vmap(_model(case, "auto"), (None, None, 0, 0))
     grad = jax.grad(lambda d, lp: jnp.sum(cotangent * fn(x, SIGMA, d, lp)), (0, 1))
@@ -426,12 +434,10 @@ MEMORY_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "method"),
-    [
-        pytest.param(*pair, id=name, marks=() if pair == (MEMORY_CASES[0], "box") else pytest.mark.slow)
-        for pair, name in zip(*with_methods(MEMORY_CASES).values(), strict=True)
-    ],
+    [pytest.param(*pair, id=name) for pair, name in zip(*with_methods(MEMORY_CASES).values(), strict=True)],
 )
 def test_memory_does_not_grow_with_the_bank(case, method):
     _check_memory(_temporary_bytes(case, method, block_size=64 if case.kind == "patches" else 2))
@@ -460,10 +466,8 @@ def test_memory_does_not_grow_with_the_bank_in_blocks_by_default(row, count, mod
     _check_memory(_temporary_bytes(Case(*row, 5, (28, 28), 1, count), "auto", None, modes))
 
 
-@pytest.mark.parametrize(
-    ("size", "mode"),
-    [(7, "value"), (15, "value"), *[pytest.param(p, "grad", marks=pytest.mark.slow) for p in (7, 15)]],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "mode"), [(p, mode) for p in (7, 15) for mode in ("value", "grad")])
 @pytest.mark.parametrize("each", [False, True], ids=["one noise level", "one each"])
 @pytest.mark.parametrize("platform", ["cpu", "other"])
 def test_memory_of_a_batch(size, mode, each, platform):

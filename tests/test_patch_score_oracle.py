@@ -19,13 +19,13 @@ from patch_cases import (
     agreement_cases,
     base_cases,
     case_id,
-    compiled,
+    evaluate,
+    evaluate_one,
     methods_of,
     optimised_denoiser,
     platforms_of,
     with_methods,
     with_platforms,
-    written_for,
 )
 
 import critjax
@@ -68,7 +68,7 @@ def test_legal_rows_agree_with_the_oracle_and_all_others_raise(row):
     x, data, log_prior = case.arrays()
     bank = case.bank(data, log_prior)
     if row in LEGAL:
-        found = compiled(case.boundary, case.readout)(bank, x, case.sigma())
+        (found,) = evaluate(case, [(x, case.sigma(), data, log_prior)])
         _check(found, case.reference(x, case.sigma(), data, log_prior))
         return
     for build in (patch_denoiser, effective_patches, available_methods):
@@ -80,7 +80,7 @@ def test_defaults_are_periodic_boundary_and_centre_readout():
     case = Case("images", "all", "periodic", "centre")
     x, data, log_prior = case.arrays()
     expected = case.reference(x, 0.7, data, log_prior)
-    x, bank = jnp.asarray(x), case.bank(data, log_prior)
+    bank = case.bank(data, log_prior)
     _check((patch_denoiser(bank)(x, 0.7), effective_patches(bank)(x, 0.7)), expected)
 
 
@@ -113,14 +113,31 @@ def test_routes_that_a_bank_lacks_raise():
 
 
 # ---- agreement, everywhere
-@pytest.mark.parametrize(("case", "method"), **with_methods(agreement_cases()))
-def test_agrees_with_the_oracle(case, method):
+@pytest.mark.parametrize(("case", "method", "platform"), **with_platforms(base_cases()))
+def test_agrees_with_the_oracle(case, method, platform):
+    """Mapped over banks, images and noise levels, in blocks that overlap, with all candidates and without one."""
+    problems = []
+    for seed, prior in enumerate(("random", "excluded", "uniform")):
+        x, data, log_prior = case._replace(prior=prior).arrays(seed)
+        problems += [(x, case.sigma(fraction), data, log_prior) for fraction in (0.5, 0.2)]
+    found = evaluate(case, problems, method, platform=platform)
+    for one, (x, sigma, data, log_prior) in zip(found, problems, strict=True):
+        _check(one, case.reference(x, sigma, data, log_prior))
+
+
+def _check_alone(case, method):
     x, data, log_prior = case.arrays()
     bank = case.bank(data, None if case.prior == "uniform" else log_prior)
     for fraction in (0.5, 0.2):
         sigma = case.sigma(fraction)
-        found = compiled(case.boundary, case.readout, method)(bank, x, sigma)
+        found = evaluate_one(case, bank, x, sigma, method)
         _check(found, case.reference(x, sigma, data, log_prior))
+
+
+@pytest.mark.parametrize(("case", "method"), **with_methods(agreement_cases()))
+def test_agrees_with_the_oracle_alone(case, method):
+    """One image, one bank, in one block."""
+    _check_alone(case, method)
 
 
 WINDOW_CASES = [
@@ -134,12 +151,12 @@ WINDOW_CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "method"), **with_methods(WINDOW_CASES))
 def test_agrees_with_the_oracle_for_more_windows(case, method):
-    test_agrees_with_the_oracle(case, method)
+    _check_alone(case, method)
 
 
 @pytest.mark.parametrize("row", [LEGAL[0], LEGAL[1], LEGAL[2], LEGAL[4], LEGAL[9]], ids=_row_id)
 def test_windows_of_one_pixel(row):
-    test_agrees_with_the_oracle(Case(*row, 1, (3, 4), 3), "auto")
+    _check_alone(Case(*row, 1, (3, 4), 3), "auto")
 
 
 TALL = [
@@ -151,7 +168,7 @@ TALL = [
 @pytest.mark.parametrize("case", TALL, ids=case_id)
 def test_images_of_more_rows_than_one_segment_of_box_sums(case):
     """Three segments of seven or six rows, the last one with rows that do not exist."""
-    test_agrees_with_the_oracle(case, "box")
+    _check_alone(case, "box")
 
 
 STRIPS = [  # case, width of the strips: one to three of them, with and without a rest
@@ -166,7 +183,13 @@ STRIPS = [  # case, width of the strips: one to three of them, with and without 
 @pytest.mark.parametrize(
     ("case", "width", "platform"),
     [
-        pytest.param(case, width, platform, id=f"{case.id}-strips{width}-{platform}")
+        pytest.param(
+            case,
+            width,
+            platform,
+            id=f"{case.id}-strips{width}-{platform}",
+            marks=pytest.mark.slow if platform == "other" and case is not STRIPS[2][0] else (),
+        )
         for case, width in STRIPS
         for platform in platforms_of(case.kind, case.positions)
     ],
@@ -174,18 +197,18 @@ STRIPS = [  # case, width of the strips: one to three of them, with and without 
 def test_short_strips_change_nothing(case, width, platform):
     """In float64, in plain float32, and where float32 would show rounding. Other platforms keep whole strips."""
 
-    def both(bank, x, sigma):
-        with written_for(platform), pytest.MonkeyPatch.context() as patch:
+    def evaluated(bank, x, sigma):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(critjax.patch_score._denoiser, "strip_width", lambda *_: width)
-            return tuple(fn(bank, method="box")(x, sigma) for fn in (patch_denoiser, effective_patches))
+            return evaluate_one(case, bank, x, sigma, "box", platform=platform)
 
-    fn = jax.jit(both, compiler_options=HASTY)
     x, data, log_prior = case.arrays()
-    _check(fn(case.bank(data, log_prior), x, case.sigma()), case.reference(x, case.sigma(), data, log_prior))
+    found = evaluated(case.bank(data, log_prior), x, case.sigma())
+    _check(found, case.reference(x, case.sigma(), data, log_prior))
     x, data, log_prior = case.arrays(dtype=np.float32)
     limit = np.sqrt(5.5e-3 * case.size**2 * case.channels) * np.abs(data).max()
     for sigma in np.float32([1.05 * limit, 0.95 * limit, 0.2 * limit]):
-        found = fn(case.bank(data, log_prior), x, sigma)
+        found = evaluated(case.bank(data, log_prior), x, sigma)
         assert found[0].dtype == np.float32
         _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-5, atol=1e-5)
 
@@ -216,7 +239,7 @@ OTHER_GRIDS = [
 
 @pytest.mark.parametrize(("case", "method"), **with_methods(OTHER_GRIDS))
 def test_noisy_image_of_another_size_than_the_training_images(case, method):
-    test_agrees_with_the_oracle(case, method)
+    _check_alone(case, method)
 
 
 @hypothesis.settings(max_examples=8, deadline=None, database=None, derandomize=True)
@@ -230,18 +253,15 @@ def test_agrees_with_the_oracle_at_drawn_shapes(data):
     method = data.draw(st.sampled_from(methods_of(case)))
     x, values, log_prior = case.arrays(seed=data.draw(st.integers(0, 5)))
     sigma = data.draw(st.floats(0.05, 20.0))
-    found = compiled(case.boundary, case.readout, method)(case.bank(values, log_prior), x, sigma)
+    found = evaluate_one(case, case.bank(values, log_prior), x, sigma, method)
     _check(found, case.reference(x, sigma, values, log_prior), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("block_size", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
-def test_block_size_changes_nothing(case, method, block_size):
-    """Blocks of one and of a number that divides nothing."""
+def test_blocks_of_one_change_nothing(case, method):
     x, data, log_prior = case.arrays()
-    found = compiled(case.boundary, case.readout, method, block_size)(
-        case.bank(data, log_prior), x, case.sigma()
-    )
+    (found,) = evaluate(case, [(x, case.sigma(), data, log_prior)], method, block_size=1)
     _check(found, case.reference(x, case.sigma(), data, log_prior))
 
 
@@ -252,10 +272,10 @@ SHARED = [case for case in base_cases() if case.positions != "same" and case.bou
 @pytest.mark.parametrize(("case", "method"), **with_methods(SHARED))
 def test_shifting_the_image_shifts_the_result(case, method):
     x, data, log_prior = case.arrays()
-    bank = case.bank(data, log_prior)
-    fn = compiled(case.boundary, case.readout, method)
-    denoised, effective = fn(bank, x, case.sigma())
-    shifted = fn(bank, np.roll(x, (2, -1), (0, 1)), case.sigma())
+    rest = case.sigma(), data, log_prior
+    (denoised, effective), shifted = evaluate(
+        case, [(x, *rest), (np.roll(x, (2, -1), (0, 1)), *rest)], method
+    )
     np.testing.assert_allclose(shifted[0], np.roll(denoised, (2, -1), (0, 1)), rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(shifted[1], np.roll(effective, (2, -1), (0, 1)), rtol=1e-10)
     assert np.ptp(denoised) > 1e-2
@@ -265,21 +285,25 @@ def test_shifting_the_image_shifts_the_result(case, method):
 def test_same_position_models_shift_only_together_with_their_images(readout):
     case = Case("images", "same", "periodic", readout)
     x, data, log_prior = case.arrays()
-    fn = compiled(case.boundary, readout)
-    rolled = np.roll(x, (2, -1), (0, 1))
-    denoised = np.roll(fn(case.bank(data, log_prior), x, case.sigma())[0], (2, -1), (0, 1))
-    moved = fn(case.bank(np.roll(data, (2, -1), (1, 2)), log_prior), rolled, case.sigma())[0]
-    np.testing.assert_allclose(moved, denoised, rtol=1e-11, atol=1e-13)
-    alone = fn(case.bank(data, log_prior), rolled, case.sigma())[0]
-    assert np.max(np.abs(denoised - alone)) > 1e-2
+    rolled, sigma = np.roll(x, (2, -1), (0, 1)), case.sigma()
+    still, moved, alone = evaluate(
+        case,
+        [
+            (x, sigma, data, log_prior),
+            (rolled, sigma, np.roll(data, (2, -1), (1, 2)), log_prior),
+            (rolled, sigma, data, log_prior),
+        ],
+    )
+    denoised = np.roll(still[0], (2, -1), (0, 1))
+    np.testing.assert_allclose(moved[0], denoised, rtol=1e-11, atol=1e-13)
+    assert np.max(np.abs(denoised - alone[0])) > 1e-2
 
 
 @pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
 def test_a_bank_closed_under_negation_gives_an_odd_denoiser(case, method):
     x, data, log_prior = case.arrays()
-    bank = case.bank(np.concatenate([data[:2], -data[:2]]), np.tile(log_prior[:2], 2))
-    fn = compiled(case.boundary, case.readout, method)
-    plus, minus = fn(bank, x, case.sigma()), fn(bank, -x, case.sigma())
+    rest = case.sigma(), np.concatenate([data[:2], -data[:2]]), np.tile(log_prior[:2], 2)
+    plus, minus = evaluate(case, [(x, *rest), (-x, *rest)], method)
     np.testing.assert_allclose(minus[0], -plus[0], rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(minus[1], plus[1], rtol=1e-10)
     assert np.max(np.abs(plus[0])) > 1e-2
@@ -293,10 +317,9 @@ def test_two_patterns_give_the_hyperbolic_tangent(size, channels, method):
     half = (size - 1) // 2
     shifts = [(a, b) for a in range(-half, half + 1) for b in range(-half, half + 1)]
     total = sum(np.roll(x.sum(-1), shift, (0, 1)) for shift in shifts)
-    bank = two_pattern_bank(size, channels=channels, dtype=np.float64)
-    fn = compiled("periodic", "centre", method)
+    bank, case = two_pattern_bank(size, channels=channels, dtype=np.float64), Case(*LEGAL[0], size)
     for sigma in (0.9, 4.0, 17.0):
-        denoised, effective = fn(bank, x, sigma)
+        denoised, effective = evaluate_one(case, bank, x, sigma, method)
         expected = np.broadcast_to(np.tanh(total / sigma**2)[..., None], x.shape)
         np.testing.assert_allclose(denoised, expected, rtol=1e-11, atol=1e-13)
         odds = 2 * np.abs(total) / sigma**2
@@ -310,41 +333,41 @@ def test_image_banks_equal_the_list_of_their_patches(positions):
     x, data, log_prior = case.arrays()
     bank = case.bank(np.sign(data), log_prior)  # two levels: some patches occur more than once
     listed = extract_patches(bank)
-    expected = compiled("periodic", "centre")(listed, x, 1.5)[0]
+    expected = patch_denoiser(listed)(x, 1.5)
     for method in available_methods(bank):
-        found = compiled("periodic", "centre", method)(bank, x, 1.5)[0]
+        found = evaluate(case, [(x, 1.5, np.sign(data), log_prior)], method)[0][0]
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
 def test_much_noise_gives_the_prior_mean_and_all_prior_weight(case, method):
     x, data, log_prior = case.arrays()
-    fn = compiled(case.boundary, case.readout, method)
     expected = reference.prior_mean(case.grid, data, log_prior, **case.oracle_options)
-    np.testing.assert_allclose(fn(case.bank(data, log_prior), x, 1e6)[0], expected, atol=1e-9)
+    found, uniform = evaluate(
+        case, [(x, 1e6, data, log_prior), (x, 1e6, data, np.full(case.count, -np.log(case.count)))], method
+    )
+    np.testing.assert_allclose(found[0], expected, atol=1e-9)
     if case.kind == "patches" and case.readout == "centre":  # the same by hand
         weights = np.exp(log_prior) / np.exp(log_prior).sum()
         np.testing.assert_allclose(expected, np.full(x.shape, weights @ data[:, 1, 1, 0]), rtol=1e-12)
-    uniform = fn(case.bank(data), x, 1e6)[1]
     counts = np.array([len(weights) for weights in case.reference(x, 1e6, data).weights.values()])
-    np.testing.assert_allclose(np.ravel(uniform), counts, rtol=1e-9)
+    np.testing.assert_allclose(np.ravel(uniform[1]), counts, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()))
 def test_little_noise_memorises(case, method):
     """At sigma -> 0 a training image is its own posterior mean wherever its windows are in the bank."""
     _, data, log_prior = case.arrays()
-    fn = compiled(case.boundary, case.readout, method)
     if case.kind == "patches":
         x = np.tile(data[1], (3, 2, 1))[
             : case.grid[0], : case.grid[1]
         ]  # one whole patch stands at the corner
-        denoised, effective = fn(case.bank(data, log_prior), x, 1e-2)
+        ((denoised, effective),) = evaluate(case, [(x, 1e-2, data, log_prior)], method)
         if case.readout == "centre":
             np.testing.assert_allclose(denoised[1, 1], data[1, 1, 1], rtol=1e-12)
         np.testing.assert_allclose(effective[1, 1], 1.0, rtol=1e-12)
         return
-    denoised, effective = fn(case.bank(data, log_prior), data[1], 1e-2)
+    ((denoised, effective),) = evaluate(case, [(data[1], 1e-2, data, log_prior)], method)
     inside = (slice(None), slice(None))
     if case.positions == "interior":
         margin = 1 if case.readout == "centre" else 2
@@ -358,9 +381,10 @@ def test_little_noise_memorises(case, method):
 @pytest.mark.parametrize(("case", "method", "platform"), **with_platforms(base_cases()))
 def test_float32_survives_extreme_noise_levels(case, method, platform):
     x, data, log_prior = case.arrays(dtype=np.float32)
-    fn = compiled(case.boundary, case.readout, method, platform=platform)
-    for scale, sigma in ((1.0, 1e-3), (1.0, 1e3), (1e3, 1e3)):  # much noise makes a large image, too
-        found = fn(case.bank(data, log_prior), np.float32(scale) * x, np.float32(sigma))
+    levels = (1.0, 1e-3), (1.0, 1e3), (1e3, 1e3)  # much noise makes a large image, too
+    problems = [(np.float32(scale) * x, np.float32(sigma), data, log_prior) for scale, sigma in levels]
+    every = evaluate(case, problems, method, platform=platform)
+    for found, (scale, sigma) in zip(every, levels, strict=True):
         assert found[0].dtype == np.float32 and found[1].dtype == np.float32
         _check(found, case.reference(scale * x, sigma, data, log_prior), rtol=2e-4, atol=2e-4)
 
@@ -371,7 +395,8 @@ def test_float32_far_below_the_noise_of_any_ladder():
     for size, shrink in ((3, 1.0), (15, 1.0), (15, 0.9)):
         bank = ImageBank(images, size)
         for sigma in np.float32([1e-3, 3e-4, 1e-4]):
-            found = compiled("periodic", "centre")(bank, shrink * images[0], sigma)
+            x = np.float32(shrink) * images[0]
+            found = evaluate_one(Case(*LEGAL[2], size), bank, x, sigma)
             np.testing.assert_allclose(found[0], images[0], rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(found[1], 1.0, rtol=3e-5)
 
@@ -387,8 +412,7 @@ def test_float32_ties_at_little_noise_follow_the_prior(case, method, platform):
         x = np.tile(x, (3, 2, 1))[: case.grid[0], : case.grid[1]]
         pixel = (1, 1)
     sigma = np.float32(0.003)
-    fn = compiled(case.boundary, case.readout, method, platform=platform)
-    found = fn(case.bank(data, log_prior), x, sigma)
+    (found,) = evaluate(case, [(x, sigma, data, log_prior)], method, platform=platform)
     _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-3, atol=1e-3)
     if case.readout == "centre":
         share = np.exp(log_prior[:2]) / np.exp(log_prior[:2]).sum()
@@ -399,35 +423,25 @@ def test_only_differences_of_the_log_prior_matter():
     for row in (LEGAL[0], LEGAL[2], LEGAL[7]):
         case = Case(*row)
         x, data, log_prior = case.arrays()
-        found = compiled(case.boundary, case.readout)(case.bank(data, log_prior + 50.0), x, 0.8)
+        (found,) = evaluate(case, [(x, 0.8, data, log_prior + 50.0)])
         _check(found, case.reference(x, 0.8, data, log_prior))
 
 
 # ---- transformations of JAX
-@pytest.mark.parametrize(
-    ("case", "platform"),
-    [
-        pytest.param(case, platform, id=f"{case.id}-{platform}")
-        for case in base_cases()
-        for platform in platforms_of(case.kind, case.positions)
-    ],
-)
-def test_vmap_over_stacked_banks_images_and_noise_levels_equals_the_loop(case, platform):
-    problems = [case.arrays(seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *[case.bank(data, lp) for _, data, lp in problems])
-    xs, sigmas = np.stack([x for x, _, _ in problems]), np.array([0.4, 0.9, 2.0])
-    found = jax.vmap(compiled(case.boundary, case.readout, platform=platform))(stacked, xs, sigmas)
-    for i, (x, data, log_prior) in enumerate(problems):
-        _check((found[0][i], found[1][i]), case.reference(x, sigmas[i], data, log_prior))
-
-
-@pytest.mark.parametrize(("case", "method"), **with_methods(base_cases()[:7:2] + base_cases()[-1:]))
-def test_jit_equals_eager(case, method):
+@pytest.mark.parametrize("row", [LEGAL[0], LEGAL[2]], ids=_row_id)
+def test_vmap_over_images_alone_and_noise_levels_alone_equals_calls(row):
+    """One bank, which is not copied; calls are those of users, one compiled program each."""
+    case = Case(*row)
     x, data, log_prior = case.arrays()
-    bank = case.bank(data, log_prior)
-    eager = patch_denoiser(bank, **case.model, method=method)(jnp.asarray(x), 0.8)
-    jitted = compiled(case.boundary, case.readout, method)(bank, x, 0.8)[0]
-    np.testing.assert_allclose(eager, jitted, rtol=1e-12, atol=1e-13)
+    denoise = patch_denoiser(case.bank(data, log_prior), **case.model)
+    images, levels = np.stack([x, -x]), (0.8, 2.0)
+    for mapped, pairs in (
+        (jax.vmap(denoise, (0, None))(images, 0.8), [(y, 0.8) for y in images]),
+        (jax.vmap(denoise, (None, 0))(x, np.array(levels)), [(x, sigma) for sigma in levels]),
+    ):
+        for one, (y, sigma) in zip(mapped, pairs, strict=True):
+            np.testing.assert_allclose(one, denoise(y, sigma), rtol=1e-12, atol=1e-13)
+            np.testing.assert_allclose(one, case.reference(y, sigma, data, log_prior).denoised, **TIGHT)
 
 
 @pytest.mark.parametrize("row", [LEGAL[0], LEGAL[2], LEGAL[4], LEGAL[10]], ids=_row_id)
@@ -436,17 +450,18 @@ def test_labels_restrict_the_bank_statically_and_under_vmap(row):
     x, data, log_prior = case.arrays()
     labels = np.array([1, 0, 1, 2])
     bank = case.bank(data, log_prior, labels)
-    fn = compiled(case.boundary, case.readout)
-    mapped = jax.vmap(lambda label: fn(select(bank, label), x, 0.8))(jnp.arange(3))
+    priors = np.asarray(jax.vmap(lambda label: select(bank, label).log_prior)(np.arange(3)))
+    mapped = evaluate(case, [(x, 0.8, data, prior) for prior in priors])
     for label in range(3):
         kept = labels == label
         expected = case.reference(x, 0.8, data[kept], log_prior[kept])
-        _check((mapped[0][label], mapped[1][label]), expected)
+        _check(mapped[label], expected)
         if label == 1:
-            _check(fn(select(bank, label), x, 0.8), expected)
+            found = evaluate_one(case, select(bank, label), x, 0.8)
+            _check(found, expected)
 
 
-@pytest.mark.parametrize("row", [LEGAL[0], LEGAL[2], LEGAL[4], LEGAL[7]], ids=_row_id)
+@pytest.mark.parametrize("row", [LEGAL[0], LEGAL[2]], ids=_row_id)
 def test_one_compiled_function_serves_all_values(row):
     case = Case(*row)
     traces = []
@@ -597,7 +612,7 @@ def test_float32_half_way_between_two_patches(kind):
         for method in available_methods(bank):
             for platform in platforms_of(kind, "all"):
                 fn = optimised_denoiser("periodic", "centre", method, platform)
-                found = np.array([fn(bank, x, sigma)[pixel, pixel, 0] for x in xs])
+                found = np.array([np.asarray(fn(bank, x, sigma))[pixel, pixel, 0] for x in xs])
                 assert np.max(np.abs(found - truth)) < limit * RANGE, (method, platform, sigma)
 
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType
@@ -52,6 +54,7 @@ for name, (bank, options) in banks.items():
 """
 
 
+@pytest.mark.slow
 def test_bank_sharded_over_eight_devices():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

@@ -236,7 +236,9 @@ def test_float32_is_accurate_also_far_from_the_state(sigma):
         )
         expected = numpy_kernel(*exact)
         bank = PatchBank(patches, log_prior)
-        kernel = response_kernel(bank, np.float32(sigma), state=np.full(1, state, np.float32), block_size=64)
+        kernel = response_kernel(
+            bank, np.asarray(sigma, np.float32), state=np.full(1, state, np.float32), block_size=64
+        )
         assert kernel.dtype == jnp.float32
         np.testing.assert_allclose(kernel, expected, rtol=0, atol=1e-7 + 2e-5 * np.abs(expected).max())
 

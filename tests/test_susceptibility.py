@@ -9,7 +9,7 @@ from critjax.banks import PatchBank, random_pattern_bank, select
 from critjax.closed_form import gaussian_denoiser
 from critjax.guidance import guided, linear_response, susceptibility, weights_on
 from critjax.networks import NetworkConfig, init, network_denoiser
-from critjax.noise import geometric_sigmas, karras_sigmas
+from critjax.noise import karras_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
 
@@ -28,15 +28,15 @@ def cubed(x):
     [("euler", 0.0, 0.7), ("euler", 1.0, 0.0), ("heun", 0.0, 1.0), ("heun", 1.0, 0.0)],
 )
 def test_labelled_bank_against_central_differences_at_every_node(solver, eta, weights):
-    sigmas = geometric_sigmas(6.0, 1.0, 7, dtype=np.float64)
+    sigmas = jax.device_put(np.geomspace(6.0, 1.0, 8))
     key = jax.random.key(4)
-    start = 6 * jax.random.normal(jax.random.key(5), SHAPE, jnp.float64)
+    start = jax.device_put(6 * np.random.default_rng(5).normal(size=SHAPE))
     options = {"eta": eta, "solver": solver, "x_init": start}
 
     def run(w):
         return susceptibility(PLAIN, CLASSY, cubed, key, SHAPE, sigmas, weights=w, **options)
 
-    result = jax.jit(lambda: run(weights))()
+    result = jax.tree.map(np.asarray, run(weights))
     # Weights that are not known while tracing take both models everywhere.
     traced = jax.jit(run)(weights)
     np.testing.assert_allclose(traced.value, result.value, rtol=1e-10)
@@ -61,14 +61,13 @@ def test_labelled_bank_against_central_differences_at_every_node(solver, eta, we
 
 def test_a_class_conditional_network_against_central_differences():
     config = NetworkConfig(width=4, num_classes=2, dilations=(1,))
-    leaves, structure = jax.tree.flatten(init(config, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [a + 0.3 * jax.random.normal(k, a.shape, jnp.float64) for a, k in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(structure, drawn)
+    shapes, rng = jax.eval_shape(lambda: init(config, jax.random.key(0))), np.random.default_rng(1)
+    params = jax.tree.map(lambda a: 0.3 * rng.normal(size=a.shape), shapes)
     plain, classy = network_denoiser(config, params), network_denoiser(config, params, 1)
-    sigmas, size = geometric_sigmas(6.0, 0.5, 4, dtype=np.float64), (4, 4, 1)
-    start = 6 * jax.random.normal(jax.random.key(5), size, jnp.float64)
+    sigmas, size = jax.device_put(np.geomspace(6.0, 0.5, 5)), (4, 4, 1)
+    start = jax.device_put(6 * np.random.default_rng(5).normal(size=size))
     result = susceptibility(plain, classy, cubed, jax.random.key(4), size, sigmas, weights=0.3, x_init=start)
+    result = jax.tree.map(np.asarray, result)
 
     @jax.jit
     def response(table):
@@ -76,14 +75,14 @@ def test_a_class_conditional_network_against_central_differences():
         return cubed(sample(denoise, jax.random.key(4), size, sigmas, x_init=start).x[-1])
 
     step = 1e-5
-    slopes = np.array([(response(0.3 + step * e) - response(0.3 - step * e)) / (2 * step) for e in np.eye(5)])
+    ends = [[float(response(0.3 + sign * step * e)) for e in np.eye(5)] for sign in (1, -1)]
+    slopes = np.subtract(*ends) / (2 * step)
     assert np.all(np.abs(slopes) > 1e-7)
     np.testing.assert_allclose(result.value * result.quadrature, slopes, rtol=1e-3)
 
 
 def gaussian_pair(variance, mean_c):
-    spectrum = jnp.full(SHAPE[:2], variance)
-    zero = jnp.zeros(SHAPE, jnp.float64)
+    spectrum, zero = np.full(SHAPE[:2], variance), np.zeros(SHAPE)
     return gaussian_denoiser(zero, spectrum), gaussian_denoiser(zero + mean_c, spectrum)
 
 
@@ -96,6 +95,7 @@ def test_gaussian_data_against_the_product_of_step_factors(solver, eta):
     got = susceptibility(
         *pair, jnp.mean, jax.random.key(0), SHAPE, sigmas, weights=0.4, eta=eta, solver=solver
     )
+    got = jax.tree.map(np.asarray, got)
     gap = sigmas**2 / (sigmas**2 + variance)
     # The mean pixel obeys m' = a m + (terms b w_n + c w_{n+1}) in each step, whatever the noise is.
     num = len(sigmas) - 1
@@ -120,16 +120,17 @@ def test_fine_steps_reach_linear_theory_which_peaks_at_twice_the_variance():
     pair = gaussian_pair(variance, shift)
     errors = []
     for count in (60, 120):
-        sigmas = np.asarray(geometric_sigmas(40.0, 1e-3, count, dtype=np.float64))
+        sigmas = np.geomspace(40.0, 1e-3, count + 1)
         got = susceptibility(*pair, jnp.mean, jax.random.key(0), SHAPE, sigmas)
         u = sigmas**2 / variance
         exact = shift * u / (1 + u) ** 1.5
+        got = jax.tree.map(np.asarray, got)
         errors.append(np.abs(got.value - exact)[1:-1].max())
     assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.25, errors
-    sigmas = np.asarray(geometric_sigmas(40.0, 1e-3, 2000, dtype=np.float64))
+    sigmas = np.geomspace(40.0, 1e-3, 2001)
     u = sigmas**2 / variance
     gap = u / (1 + u)
-    theory = linear_response(1 - gap, shift * gap, sigmas)
+    theory = np.asarray(linear_response(1 - gap, shift * gap, sigmas))
     np.testing.assert_allclose(theory, shift * u / (1 + u) ** 1.5, rtol=1e-4)
     step = sigmas[0] / sigmas[1]
     assert 1 / step < sigmas[np.argmax(theory)] / np.sqrt(2 * variance) < step
@@ -153,21 +154,23 @@ def test_linear_response_of_travelling_modes_and_its_order():
 
 
 def test_a_batch_of_keys_is_a_loop():
-    sigmas = geometric_sigmas(6.0, 0.5, 5, dtype=np.float64)
+    sigmas, pair = np.geomspace(6.0, 0.5, 6), gaussian_pair(0.5, 1.0)
+
+    def run(key):
+        return susceptibility(*pair, cubed, key, SHAPE, sigmas, eta=0.5).value
 
     @jax.jit
-    def run(key):
-        return susceptibility(*gaussian_pair(0.5, 1.0), cubed, key, SHAPE, sigmas, eta=0.5).value
+    def both(key):
+        keys = jax.random.split(key, 3)
+        return jax.vmap(run)(keys), jax.lax.map(run, keys)
 
-    keys = jax.random.split(jax.random.key(0), 3)
-    batch = jax.vmap(run)(keys)
-    for one, key in zip(batch, keys, strict=True):
-        np.testing.assert_allclose(one, run(key), rtol=1e-10)
-    assert float(jnp.abs(batch[0] - batch[1]).max()) > 1e-3
+    batch, loop = map(np.asarray, both(jax.random.key(0)))
+    np.testing.assert_allclose(batch, loop, rtol=1e-10)
+    assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
 def test_several_responses_share_a_pass():
-    sigmas = geometric_sigmas(6.0, 0.5, 70, dtype=np.float64)  # more than are saved
+    sigmas = np.geomspace(6.0, 0.5, 71)  # more than are saved
     responses = (cubed, jnp.mean, lambda x: x[0, 1, 0])
 
     def run(response_fn):
@@ -175,7 +178,7 @@ def test_several_responses_share_a_pass():
             PLAIN, CLASSY, response_fn, jax.random.key(0), SHAPE, sigmas, weights=0.3, eta=0.5
         )
 
-    several = run(lambda x: jnp.stack([f(x) for f in responses]))
+    several = jax.tree.map(np.asarray, run(lambda x: jnp.stack([f(x) for f in responses])))
     assert several.value.shape == (3, 71) and several.response.shape == (3,)
     for number, single in enumerate(map(run, responses)):
         np.testing.assert_allclose(several.response[number], single.response, rtol=1e-12)
@@ -186,7 +189,7 @@ def test_memory_is_that_of_some_states_for_any_number_of_steps():
     shape = (24, 24, 1)
 
     def temporary(count):
-        sigmas = geometric_sigmas(6.0, 0.1, count, dtype=np.float64)
+        sigmas = np.geomspace(6.0, 0.1, count + 1)
         run = jax.jit(lambda key: susceptibility(PLAIN, CLASSY, jnp.mean, key, shape, sigmas).value)
         return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
@@ -203,7 +206,7 @@ def test_memory_through_a_network_is_that_of_some_states_too(architecture):
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
 
     def temporary(count):
-        sigmas = geometric_sigmas(6.0, 0.1, count, dtype=np.float32)
+        sigmas = np.geomspace(6.0, 0.1, count + 1).astype(np.float32)
 
         def run(params, key):
             pair = (network_denoiser(config, params, label) for label in (None, 1))

@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "divisor, error of the diversity",
         "critjax/observables/features.py",
-        "n / ((n - 1) * (n - 2) ** 2)",
-        "n / ((n - 1) * (n - 1) ** 2)",
+        "n / ((n - 1) * (n - 2))",
+        "n / ((n - 1) * (n - 1))",
         (FEATURES, "feature_variance_against_loops"),
     ),
     Mutation(
@@ -208,9 +208,23 @@ MUTATIONS = [
     Mutation(
         "centre of the closure's regression",
         "critjax/fluctuations/_closure.py",
-        "regression_symbol(x, denoised, centre=centre, size=window)",
-        "regression_symbol(x, denoised, centre='spatial', size=window)",
+        "regression_symbol(x, denoised, centre=centre, size=size)",
+        "regression_symbol(x, denoised, centre='spatial', size=size)",
         ("tests/test_fluctuations.py", "picture_of_its_own"),
+    ),
+    Mutation(
+        "blocks that a jackknife leaves out",
+        "critjax/observables/errors.py",
+        "np.flatnonzero(owner != i)",
+        "np.flatnonzero(owner > i)",
+        ("tests/test_observables.py", "lack_one_block"),
+    ),
+    Mutation(
+        "strata of a jackknife",
+        "critjax/observables/errors.py",
+        "left_out - (total(left_out) / n)[strata]",
+        "left_out - left_out.mean(axis=0)",
+        ("tests/test_observables.py", "independent_strata"),
     ),
     Mutation(
         "fields that a resample draws",
@@ -280,7 +294,7 @@ MUTATIONS = [
         "critjax/patch_score/_turns.py",
         "next(rest) if b else a for a, b in zip(arguments",
         "a[0] if b else a for a, b in zip(arguments",
-        (ORACLE, "vmap_over_stacked_banks"),
+        (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
     ),
     Mutation(
         "shift of the window from row to row",
@@ -614,7 +628,7 @@ MUTATIONS = [
         POSTERIOR,
         "part.sums * jnp.exp(own - top)[..., None] for part, own",
         "part.sums for part, own",
-        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "devices, sums not rescaled",
@@ -628,7 +642,7 @@ MUTATIONS = [
         BLOCKS,
         "jnp.where(first + jnp.arange(size) < start, -jnp.inf, log_prior)",
         "log_prior",
-        (ORACLE, "test_block_size and patches-periodic-centre and product"),
+        (ORACLE, f"{AGREES} and patches-periodic-centre and p3 and product"),
     ),
     Mutation(
         "covariance without the product of means",
@@ -784,6 +798,20 @@ MUTATIONS = [
         "guided(network_denoiser(config, params), denoise, constant(guidance))",
         "guided(denoise, network_denoiser(config, params), constant(guidance))",
         ("tests/test_training.py", "samples_are_those"),
+    ),
+    Mutation(
+        "transpose, regression ratio",
+        "critjax/spectra/measured.py",
+        "return jnp.swapaxes(solved, -1, -2)",
+        "return solved",
+        ("tests/test_spectra_measured.py", "ratio_solves"),
+    ),
+    Mutation(
+        "symbol function, an argument of the program",
+        "critjax/spectra/critical.py",
+        'return as_pytree("symbol_fn", symbol_fn), ladder',
+        'return as_pytree("symbol_fn", lambda sigma: symbol_fn(sigma)), ladder',
+        ("tests/test_programs_linear_theory.py", "critical_point"),
     ),
     Mutation(
         "probes pushed at once",
@@ -958,8 +986,8 @@ MUTATIONS = [
     Mutation(
         "guidance, which branch a weight of zero skips",
         "critjax/guidance/_weights.py",
-        'part("conditional", conditional, weight == 0)',
-        'part("conditional", conditional, weight < 0)',
+        'part("conditional", weight == 0)',
+        'part("conditional", weight < 0)',
         (GUIDANCE, "does_no_harm or not_evaluated"),
     ),
     Mutation(

@@ -1,35 +1,38 @@
 """The command line: one command a study, and its help. Thin: settings in, study, report out.
 
-Nothing heavy is imported before the options are known to be right, so that mistakes are told at once; JAX is
-configured (precision, compilation cache) before the study is imported.
+A study is imported when its command is named, and no other. JAX is configured (precision, compilation cache) before
+anything is computed.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from critjax._checks import message
-from critjax.cli._parser import build_parser, fail
-from critjax.report import format_table
+from critjax.cli._options import option_name, pick
+from critjax.cli._parser import TRAINING, Output, build_parser, fail
 from critjax.studies import study
-from critjax.studies._engine.runner import Interrupted, execute
-from critjax.studies._engine.storage import Store, read_settings
-from critjax.studies._engine.study import Study
+
+if TYPE_CHECKING:
+    from critjax.studies._engine.storage import Store
+    from critjax.studies._engine.study import Study
 
 __all__ = ["build_parser", "configure_jax", "main"]
 
 
-def _settings(kind: Any, options: dict[str, Any]) -> Any:
+def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
     """Build the settings from the options given, all of which must have an effect, on top of a stored result if any."""
-    source = options.pop("source", None)
+    from critjax.studies._engine.storage import read_settings
+
     if source is None:
         settings = kind(**options)
     elif "quick" in options:
@@ -38,9 +41,19 @@ def _settings(kind: Any, options: dict[str, Any]) -> Any:
         settings = dataclasses.replace(read_settings(source, kind), **options)
     advice = "leave it out, or choose what uses it"
     for name in sorted(options.keys() & settings.unused.keys()):
-        option = f"--{name.replace('_', '-')}"
-        raise ValueError(message(option, settings.unused[name], "another", advice))
+        raise ValueError(message(option_name(kind, name), settings.unused[name], "another", advice))
     return settings
+
+
+@contextlib.contextmanager
+def _naming_extra(extra: str) -> Iterator[None]:
+    """Tell what to install where what is imported inside is missing; "" is no extra."""
+    try:
+        yield
+    except ImportError as error:
+        if not extra:
+            raise
+        raise ImportError(f"{error}; {extra} need pip install 'critjax[{extra}]'") from None
 
 
 def configure_jax(precision: str) -> None:
@@ -97,14 +110,16 @@ def _print_estimate(study: Study, settings: Any) -> None:
     print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
 
 
-def _run(study: Study, options: argparse.Namespace) -> int:
-    values = vars(options)
-    out, overwrite, resume = values.pop("out"), values.pop("overwrite"), values.pop("resume")
-    dry_run, bar = values.pop("dry_run"), _Bar(not values.pop("no_progress"))
-    settings = _settings(study.settings, values)
-    folder = out if out is not None else Path("critjax-runs") / f"{study.name}-{settings.label}"
+def _run(study: Study, options: dict[str, Any]) -> int:
+    from critjax.report import format_table
+    from critjax.studies._engine.runner import Interrupted, execute
+
+    output = pick(Output, options)
+    bar = _Bar(not output.no_progress)
+    settings = _settings(study.settings, options, output.source)
+    folder = output.out or Path("critjax-runs") / f"{study.name}-{settings.label}"
     configure_jax(settings.precision)
-    if dry_run:
+    if output.dry_run:
         _print_estimate(study, settings)
         return 0
 
@@ -118,8 +133,8 @@ def _run(study: Study, options: argparse.Namespace) -> int:
             study,
             settings,
             folder,
-            overwrite=overwrite,
-            resume=resume,
+            overwrite=output.overwrite,
+            resume=output.resume,
             progress=bar,
             on_open=say_what_is_there,
         )
@@ -137,6 +152,19 @@ def _run(study: Study, options: argparse.Namespace) -> int:
     print(f"\n{found.seconds:.0f} s; data {found.result}, figures {folder / 'figures'}")
     print(f"report {found.report.resolve()}")
     return 0 if found.complete else 130
+
+
+def _obey(words: list[str]) -> int:
+    """Run the command that is the first word."""
+    options = build_parser().parse_args(words)
+    command = options.__dict__.pop("command")
+    if command not in TRAINING:
+        found = study(command)
+        with _naming_extra(found.extra):
+            return _run(found, vars(options))
+    _, module, function = TRAINING[command]
+    configure_jax("float32")
+    return getattr(importlib.import_module(module), function)(options, shlex.join(["critjax", *words]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,26 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options = build_parser().parse_args(arguments)
+        with _naming_extra("networks" if words and words[0] in TRAINING else ""):
+            return _obey(words)
     except SystemExit as stop:
         return int(stop.code or 0)
-    command = options.command
-    try:
-        if command in ("train", "train-classifier"):
-            if command == "train":
-                from critjax.cli._train import run_train as run
-            else:
-                from critjax.cli._train_classifier import run_train_classifier as run
-            configure_jax("float32")
-            words = sys.argv[1:] if arguments is None else list(arguments)
-            return run(options, shlex.join(["critjax", *words]))
-        return _run(study(options.__dict__.pop("command")), options)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         return fail(str(error))
-    except ImportError as error:
-        needed = command in ("train", "train-classifier", "compare", "guide")
-        return fail(f"{error}; networks need pip install 'critjax[networks]'" if needed else str(error))
     except KeyboardInterrupt:
         print("critjax: interrupted", file=sys.stderr)
         return 130

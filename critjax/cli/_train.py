@@ -13,12 +13,70 @@ from pathlib import Path
 from typing import Any
 
 from critjax._checks import check
-from critjax.cli._network_options import ARCHITECTURE_DEFAULTS
+from critjax._stored import option
+from critjax.cli._options import add_options, pick
 
 WEIGHTS, LOG, PICTURE = "network.safetensors", "training.json", "samples.png"
 NUM_SAMPLES = 36
 #: Largest and smallest sigma of the samples, in image units.
 SAMPLE_RANGE = (80.0, 0.02)
+
+
+#: What `critjax train` gives a network unless it is told otherwise.
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "local": {"width": 48, "stem": 5, "norms": 1, "dilations": (1, 1, 1)},
+    "unet": {"width": 32, "multipliers": (1, 2, 2), "blocks": 2, "attention": False},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command takes beside the values of `NetworkConfig` and `TrainingConfig`."""
+
+    conditional: bool = option(False, "train with the labels of the images")
+    data: str = option("fashion-mnist", "fashion-mnist or your images", metavar="NAME|PATH", shown="it")
+    num_images: int | None = option(None, "images taken, a tenth of them held out", metavar="N", shown="all")
+    num_held_out: int = option(500, "images of the held-out loss", metavar="N")
+    sample_eta: float = option(
+        0.0,
+        "of the samples: 0, probability flow; above, reverse SDE, whose longer relaxation makes the parts of a "
+        "local network's images fit",
+        metavar="E",
+    )
+    sample_steps: int = option(64, "steps of the samples; 64 (1 + eta) will do", metavar="N")
+    sample_guidance: float = option(
+        1.0,
+        "of the samples of a network with classes: weight of the class, 1 without guidance",
+        metavar="W",
+    )
+    log_every: int = option(100, "steps between entries of the log", metavar="N")
+    out: Path = option(dataclasses.MISSING, "folder to write; a killed run goes on from there", metavar="DIR")
+    no_progress: bool = option(False, "no progress line")
+
+
+def _shown(name: str) -> str:
+    """Write the default of an option of the architecture, for each architecture where they differ."""
+    found = {kind: values[name] for kind, values in ARCHITECTURE_DEFAULTS.items() if name in values}
+    texts = {
+        kind: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for kind, value in found.items()
+    }
+    return (
+        ", ".join(f"{kind} {text}" for kind, text in texts.items()) if len(texts) > 1 else texts.popitem()[1]
+    )
+
+
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``critjax train``."""
+    from critjax.networks import NetworkConfig, TrainingConfig
+
+    parser.description = (
+        "Train a denoising network with the loss of Karras et al. 2022; a killed run goes on."
+    )
+    names = {name for known in ARCHITECTURE_DEFAULTS.values() for name in known} - {"attention"}
+    add_options(parser, NetworkConfig, group="architecture", shown={name: _shown(name) for name in names})
+    add_options(parser, TrainingConfig, group="training")
+    add_options(parser, Options, group="data, samples and output", filled=True)
 
 
 def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -79,22 +137,25 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         num_held_out,
         "use 500; the error needs two",
     )
-    stored = None if options.start is None else load_network(options.start)
+    given = dict(vars(options))
+    training = pick(TrainingConfig, given)
+    names = [field.name for field in dataclasses.fields(NetworkConfig)]
+    shape = {name: given[name] for name in names if name in given}
+    stored = None if training.start is None else load_network(training.start)
     start = None if stored is None else stored.config
-    own = options.architecture_defaults
-    chosen = [f"--{name}" for name, value in own.items() if getattr(options, name) != value]
+    chosen = [f"--{name}" for name in (*shape, *(("conditional",) if options.conditional else ()))]
     advice = "leave them out: the architecture is that of the network"
     expected = "no options of the architecture"
     check(start is None or not chosen, "--from", expected, ", ".join(chosen), advice)
-    defaults = ARCHITECTURE_DEFAULTS[options.architecture]
-    shape = {name: v for name in own if name != "conditional" and (v := getattr(options, name)) is not None}
+    architecture = shape.get("architecture", NetworkConfig.architecture)
+    defaults = ARCHITECTURE_DEFAULTS[architecture]
     every = {name for known in ARCHITECTURE_DEFAULTS.values() for name in known}
     foreign = ", ".join(f"--{name}" for name in shape if name in every and name not in defaults)
-    expected = f"options of the {options.architecture} architecture"
+    expected = f"options of the {architecture} architecture"
     check(not foreign, "critjax train", expected, foreign, "leave them out")
     conditional = options.conditional if start is None else start.num_classes > 0
     check(
-        guidance == 1 or (conditional and options.label_dropout > 0),
+        guidance == 1 or (conditional and training.label_dropout > 0),
         "--sample-guidance",
         "a network with classes that is trained without them, too",
         "--label-dropout 0" if conditional else "none",
@@ -120,8 +181,6 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         expected = f"held-out labels below {config.num_classes}"
         advice = "shuffle images that are sorted by class: the last tenth is held out"
         check(largest < config.num_classes, "--data", expected, largest, advice)
-    names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    training = TrainingConfig(**{name: value for name, value in vars(options).items() if name in names})
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
     check(

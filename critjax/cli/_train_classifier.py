@@ -7,14 +7,45 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from critjax._checks import check
+from critjax._stored import option
+from critjax.cli._options import add_options, pick
 from critjax.cli._train import load_training_data, show_steps
 
 WEIGHTS, LOG = "classifier.safetensors", "classifier.json"
 #: White noise on the test images, standard deviations in image units: samplers leave some.
 NOISE_LEVELS = (0.05, 0.1, 0.2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command takes beside the values of `ClassifierConfig` and `ClassifierTraining`."""
+
+    data: str = option(
+        "fashion-mnist", "fashion-mnist or your labelled images", metavar="NAME|PATH", shown="it"
+    )
+    num_images: int | None = option(
+        None, "images taken, a tenth of them for the test", metavar="N", shown="all"
+    )
+    num_held_out: int | None = option(None, "training images that calibrate", metavar="N", shown="a twelfth")
+    log_every: int = option(100, "steps between entries of the log", metavar="N")
+    out: Path = option(dataclasses.MISSING, "folder to write", metavar="DIR")
+    no_progress: bool = option(False, "no progress line")
+
+
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``critjax train-classifier``."""
+    from critjax.networks import ClassifierConfig, ClassifierTraining
+
+    parser.description = (
+        "Train a classifier of labelled images, fit its temperature on images held out, test it."
+    )
+    add_options(parser, ClassifierConfig, group="classifier")
+    add_options(parser, ClassifierTraining, group="training")
+    add_options(parser, Options, group="data and output", filled=True)
 
 
 def _round(value: float) -> float:
@@ -37,6 +68,7 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
     )
     from critjax.report import write_atomically
 
+    given = dict(vars(options))
     found, test = load_training_data(options)
     check(found.labels is not None, "--data", "images with labels", "none", "use class folders or an .npz")
     count = len(found.images)
@@ -46,11 +78,10 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
     cut = count - held_out
     config = ClassifierConfig(
         image_shape=found.images.shape[1:],
-        widths=options.widths,
         num_classes=len(found.class_names),
+        **{name: given.pop(name) for name in ("widths",) if name in given},
     )
-    names = [field.name for field in dataclasses.fields(ClassifierTraining)]
-    training = ClassifierTraining(**{name: getattr(options, name) for name in names})
+    training = pick(ClassifierTraining, given)
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
     free = not (folder / WEIGHTS).exists()

@@ -132,8 +132,8 @@ def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
 
     Example
     -------
-    >>> denoise = gaussian_denoiser(jnp.zeros((4, 6, 1)), jnp.full((4, 6), 3.0))  # white
-    >>> round(float(denoise(jnp.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
+    >>> denoise = gaussian_denoiser(np.zeros((4, 6, 1)), np.full((4, 6), 3.0))  # white
+    >>> round(float(denoise(np.ones((4, 6, 1)), 1.0)[0, 0, 0]), 4)  # 3 x/(3 + sigma^2)
     0.75
     """
     mean = as_floating("mean", mean, "H W C")
@@ -190,7 +190,7 @@ def gaussian_symbol(spectrum: ArrayLike) -> SymbolFn:
 
     Example
     -------
-    >>> symbol_fn = gaussian_symbol(jnp.full((4, 6), 3.0))
+    >>> symbol_fn = gaussian_symbol(np.full((4, 6), 3.0))
     >>> complex(symbol_fn(1.0)[0, 0, 0, 0])
     (0.75+0j)
     """
@@ -240,7 +240,7 @@ def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H 
 
     Example
     -------
-    >>> images = jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 6, 1))
+    >>> images = np.array([1.0, -1.0]).reshape(2, 1, 1, 1) * np.ones((2, 4, 6, 1))
     >>> spectrum = image_spectrum(images)  # all power in the uniform mode: N_pixels
     >>> complex(spectrum[0, 0, 0, 0]), float(abs(spectrum[1, 0, 0, 0]))
     ((24+0j), 0.0)
@@ -284,8 +284,8 @@ def gaussian_fields(
     Example
     -------
     >>> white = jax.random.normal(jax.random.key(0), (1, 4, 4, 1))
-    >>> fields = gaussian_fields(jnp.fft.fft2(white, axes=(1, 2)), jnp.full((4, 4, 1, 1), 9.0 + 0j))
-    >>> bool(jnp.allclose(fields, 3 * white, atol=1e-5))
+    >>> fields = gaussian_fields(np.fft.fft2(white, axes=(1, 2)), np.full((4, 4, 1, 1), 9.0 + 0j))
+    >>> bool(np.allclose(fields, 3 * white, atol=1e-5))
     True
     """
     return _coloured(white_hat, spectrum)

@@ -49,8 +49,8 @@ def score(denoise_fn: DenoiseFn, x: ArrayLike, sigma: Any) -> Float[Array, "H W 
 
     Example
     -------
-    >>> images = jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1)
-    >>> float(score(ideal_denoiser(images), jnp.zeros((1, 1, 1)), 1.0)[0, 0, 0])
+    >>> images = np.array([1.0, -1.0]).reshape(2, 1, 1, 1)
+    >>> float(score(ideal_denoiser(images), np.zeros((1, 1, 1)), 1.0)[0, 0, 0])
     0.0
     """
     check_sigma(sigma)
@@ -98,7 +98,7 @@ def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> De
 
     Example
     -------
-    >>> denoise = mixture_denoiser(jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1), 0.6)
+    >>> denoise = mixture_denoiser(np.array([1.0, -1.0]).reshape(2, 1, 1, 1), 0.6)
     >>> slope = jax.grad(lambda a: denoise(jnp.full((1, 1, 1), a), 0.8)[0, 0, 0])(0.0)  # 0.8^2 = 1 - 0.6^2
     >>> round(float(slope), 4)
     1.0
@@ -167,8 +167,8 @@ def ideal_denoiser(images: ArrayLike, *, log_prior: Any = None) -> DenoiseFn:
 
     Example
     -------
-    >>> denoise = ideal_denoiser(jnp.array([1.0, -1.0]).reshape(2, 1, 1, 1))
-    >>> round(float(denoise(jnp.full((1, 1, 1), 0.5), 1.0)[0, 0, 0]), 4)  # tanh(1/2)
+    >>> denoise = ideal_denoiser(np.array([1.0, -1.0]).reshape(2, 1, 1, 1))
+    >>> round(float(denoise(np.full((1, 1, 1), 0.5), 1.0)[0, 0, 0]), 4)  # tanh(1/2)
     0.4621
     """
     images = as_floating("images", images, "N H W C")
@@ -255,7 +255,7 @@ def two_pattern_denoiser(size: int) -> DenoiseFn:
     Example
     -------
     >>> denoise = two_pattern_denoiser(3)
-    >>> round(float(denoise(jnp.full((8, 8, 1), 0.1), 3.0)[0, 0, 0]), 6)  # tanh(9 * 0.1 / 9)
+    >>> round(float(denoise(np.full((8, 8, 1), 0.1), 3.0)[0, 0, 0]), 6)  # tanh(9 * 0.1 / 9)
     0.099668
     """
     size = check_window(size)

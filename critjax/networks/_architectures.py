@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from critjax._checks import check, check_floating, check_integer, check_option, check_rank, is_concrete
-from critjax._stored import Stored
+from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
     Attention,
@@ -84,17 +84,27 @@ class NetworkConfig(Stored):
 
     _called, _advice = "config", "use a file written by save_network"
 
-    architecture: str = "local"
+    architecture: str = option("local", choices=ARCHITECTURES)
     channels: int = 1
-    width: int = 32
+    width: int = option(32, "channels inside", metavar="N")
     #: Files without these two are of networks without the options; `critjax train` has other defaults.
-    stem: int = 1
-    norms: int = 2
-    dilations: tuple[int, ...] = (1, 1, 1, 1, 1)
-    multipliers: tuple[int, ...] = (1, 2, 2)
-    blocks: int = 2
-    attention: bool = False
-    padding: str = "zero"
+    stem: int = option(
+        1,
+        "local: side of the first convolution, odd; above 1 it sees where the image ends, too",
+        metavar="N",
+    )
+    norms: int = option(
+        2,
+        "local: 1, pixelwise norm after the convolution of a block; 2, before it, too",
+        choices=(1, 2),
+    )
+    dilations: tuple[int, ...] = option(
+        (1, 1, 1, 1, 1), "local: a block each; receptive field stem + 2 sum pixels", metavar="A,B,..."
+    )
+    multipliers: tuple[int, ...] = option((1, 2, 2), "unet: a resolution each", metavar="A,B,...")
+    blocks: int = option(2, "unet: blocks per resolution", metavar="N")
+    attention: bool = option(False, "unet: attention at the coarsest resolution")
+    padding: str = option("zero", choices=PADDINGS)
     num_classes: int = 0
     sigma_data: float = 0.5
 

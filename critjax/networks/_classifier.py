@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from critjax._checks import check, check_floating, check_integer, check_rank, message
-from critjax._stored import Stored
+from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
 from critjax.networks._blocks import Convolution, Dense, group_norm
@@ -57,7 +57,7 @@ class ClassifierConfig(Stored):
     _called, _advice = "config", "use a file written by save_classifier"
 
     image_shape: tuple[int, ...] = (28, 28, 1)
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = option((32, 64, 128), "channels of each stage", metavar="A,B,...")
     num_classes: int = 10
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from critjax._checks import check, check_count, check_integer, check_rank, is_concrete
+from critjax._stored import option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
 from critjax.networks._classifier import ClassifierConfig, apply_classifier, init_classifier
@@ -66,18 +67,18 @@ class ClassifierTraining:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = 4500
-    batch_size: int = 128
-    learning_rate: float = 4e-3
-    warmup_steps: int = 300
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.995
-    label_smoothing: float = 0.0
-    flip: bool = True
-    shift: int = 1
-    noise_std: float = 0.0
-    seed: int = 0
+    num_steps: int = option(4500, metavar="N")
+    batch_size: int = option(128, metavar="N")
+    learning_rate: float = option(4e-3, "peak of AdamW's", metavar="R")
+    warmup_steps: int = option(300, metavar="N")
+    weight_decay: float = option(0.01, metavar="R")
+    clip_norm: float = option(1.0, "bound on the gradient", metavar="R")
+    ema_decay: float = option(0.995, "of the average of weights", metavar="R")
+    label_smoothing: float = option(0.0, metavar="S")
+    flip: bool = option(True, "mirror images at random")
+    shift: int = option(1, "move images by up to so many pixels", metavar="N")
+    noise_std: float = option(0.0, "largest white noise added", metavar="S")
+    seed: int = option(0, metavar="N")
 
     def __post_init__(self) -> None:
         """Validate every value."""

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 
 from critjax._checks import check, check_count, check_integer, check_rank
+from critjax._stored import option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import flatten, load_network, read, unflatten, weights_digest, write
@@ -67,18 +68,31 @@ class TrainingConfig:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = 10_000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup_steps: int = 500
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    log_noise_mean: float = -0.6
-    log_noise_std: float = 1.4
-    label_dropout: float = 0.1
-    flip: bool = False
-    seed: int = 0
-    start: str | None = None
+    num_steps: int = option(10_000, metavar="N")
+    batch_size: int = option(32, metavar="N")
+    learning_rate: float = option(
+        1e-3, "peak of Adam's, from which it falls to zero by a cosine", metavar="R"
+    )
+    warmup_steps: int = option(500, "steps in which the learning rate rises from zero", metavar="N")
+    clip_norm: float = option(1.0, "bound on the gradient's norm; smaller where the loss jumps", metavar="R")
+    ema_decay: float = option(
+        0.999, "of the average of weights that is kept; it forgets after 1/(1 - R) steps", metavar="R"
+    )
+    log_noise_mean: float = option(
+        -0.6, "mean of ln sigma in training; larger for form, smaller for texture", metavar="M"
+    )
+    log_noise_std: float = option(1.4, "standard deviation of ln sigma", metavar="S")
+    label_dropout: float = option(
+        0.1, "probability of training without the label, which guidance needs", metavar="P"
+    )
+    flip: bool = option(False, "mirror images at random")
+    seed: int = option(0, metavar="N")
+    start: str | None = option(
+        None,
+        "go on from a stored network, by name or file: its architecture, its weights",
+        flag="--from",
+        metavar="NETWORK",
+    )
 
     def __post_init__(self) -> None:
         """Validate every value."""

@@ -76,7 +76,7 @@ def scheduled_denoiser(denoise_fns: Sequence[Any], sigma_edges: Any) -> DenoiseF
     return Partial(_denoise, fns, edges)
 
 
-def _denoise(denoise_fns: tuple[DenoiseFn, ...], edges: Any, x: Array, sigma: Any) -> Array:
+def _denoise(denoise_fns: tuple[DenoiseFn, ...], edges: Any, x: Any, sigma: Any) -> Array:
     shape = tuple(jnp.shape(sigma))
     check(shape == (), "sigma", "a scalar", f"shape {shape}", "batch with jax.vmap")
     # In the precision of sigma: a level that was copied from the edges is at its edge.

@@ -9,12 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLACK, ORANGE, BLUE, GREEN, RED, PURPLE = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7"
 GREY = "#767676"
-_RAISED = 15  # points above the axes for a name in the second row
 
 STYLE: Any = {
     "font.size": 10.0,
@@ -32,11 +32,6 @@ STYLE: Any = {
     "figure.dpi": 100,
 }
 
-THEORY: dict[str, dict[str, Any]] = {
-    "bare": {"color": BLACK, "linestyle": "-", "label": "bare theory"},
-    "closure": {"color": BLUE, "linestyle": "--", "label": "Gaussian closure"},
-    "null": {"color": GREY, "linestyle": (0, (1, 1.2)), "label": "Gaussian null model"},
-}
 POINTS: dict[str, Any] = {"linestyle": "none", "markersize": 4.5, "elinewidth": 1.0}
 
 
@@ -75,6 +70,16 @@ def figure_with_axes(width: float = 7.2, height: float = 4.2, **subplots: Any) -
     return figure, figure.subplots(**subplots)
 
 
+def heading(figure: Figure, text: str) -> None:
+    """Write the title of a figure of several panels."""
+    figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
+
+
+def level_title(panel: Axes, sigma: float) -> None:
+    """Name the noise level of one picture above it."""
+    panel.set_title(rf"$\sigma={sigma:.2g}$", fontsize=9, fontweight="normal", loc="center")
+
+
 def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
     """Write the legend of the axes below the whole figure."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8.5)
@@ -85,86 +90,32 @@ def plain(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
+def plain_ticks(axis: Axis) -> None:
+    """Write the ticks 1, 2 and 5 of every decade of a logarithmic axis as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(plain))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def falling_axis(axes: Axes, levels: np.ndarray, label: str = "") -> None:
+    """Make x a logarithmic axis that falls to the right, the way generation runs."""
+    axes.set_xscale("log")
+    axes.set_xlim(float(np.max(levels)) * 1.03, float(np.min(levels)) / 1.03)
+    plain_ticks(axes.xaxis)
+    if label:
+        axes.set_xlabel(label)
+
+
 def noise_axis(axes: Axes, sigma: np.ndarray) -> None:
     """Make x the noise axis: logarithmic, generation to the right."""
-    axes.set_xscale("log")
-    axes.set_xlim(float(np.max(sigma)) * 1.03, float(np.min(sigma)) / 1.03)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(r"noise standard deviation $\sigma$ (image units; generation runs to the right)")
+    falling_axis(
+        axes, sigma, r"noise standard deviation $\sigma$ (image units; generation runs to the right)"
+    )
 
 
 def value(dataset: xr.Dataset, name: str) -> float:
     """Return a scalar variable; NaN where it is missing."""
     return float(dataset[name]) if name in dataset else float("nan")
-
-
-def mark_critical(axes: Axes, dataset: xr.Dataset, *, labels: bool = True) -> None:
-    """Mark the bare critical noise and the effective one of closure and simulation, named above the axes."""
-    turned = r"$\lambda_{reg}=1$" if dataset.attrs.get("frame", "ve") == "ve" else r"$\lambda_{reg}$ marginal"
-    marks = (
-        ("critical_sigma_bare", r"bare $\sigma_c$", BLACK, "-."),
-        ("critical_sigma_closure", f"{turned}, closure", BLUE, "--"),
-        ("critical_sigma_measured", f"{turned}, simulated", RED, ":"),
-    )
-    found = [(value(dataset, name), *style) for name, *style in marks]
-    found = sorted((mark for mark in found if np.isfinite(mark[0])), reverse=True)
-    for i, (position, label, colour, style) in enumerate(found):
-        axes.axvline(position, color=colour, linestyle=style, linewidth=1.2, zorder=0.5)
-        if labels:
-            # The first to the left of its line, the last to the right, one between them higher: they cannot meet.
-            last = len(found) - 1
-            side = "center" if 0 < i < last or last == 0 else ("right" if i == 0 else "left")
-            raised = 0 < i < last
-            axes.annotate(
-                label,
-                (position, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=({"right": 4, "left": -4, "center": 0}[side], _RAISED if raised else 3),
-                gid="raised" if raised else None,
-                textcoords="offset points",
-                va="bottom",
-                ha=side,
-                fontsize=9,
-                color=colour,
-                annotation_clip=False,
-            )
-
-
-def unstable_spans(dataset: xr.Dataset) -> list[tuple[float, float]]:
-    """Return the ranges of noise (high, low) in which the homogeneous state is unstable; none if not stored."""
-    if "homogeneous_growth_rate" not in dataset:
-        return []
-    rate, sigma = dataset["homogeneous_growth_rate"].values, dataset["sigma"].values
-    unstable = np.concatenate([[False], rate > 0, [False]])
-    spans = []
-    for first, last in np.flatnonzero(unstable[1:] != unstable[:-1]).reshape(-1, 2):
-        ends = []
-        for above, edge in ((first - 1, first), (last - 1, last - 1)):
-            below = above + 1
-            if above < 0 or below >= len(sigma) or not np.isfinite(rate[above] + rate[below]):
-                ends.append(float(sigma[edge]))
-                continue
-            share = rate[above] / (rate[above] - rate[below])
-            ends.append(float(sigma[above] * (sigma[below] / sigma[above]) ** share))
-        spans.append((ends[0], ends[1]))
-    return spans
-
-
-def mark_unstable(axes: Axes, dataset: xr.Dataset, **style: Any) -> None:
-    """Shade where the homogeneous state is unstable: bare theory there is about a state that generation has left."""
-    for i, span in enumerate(unstable_spans(dataset)):
-        label = "_again" if i else "uniform state unstable"
-        axes.axvspan(
-            *span, **{"facecolor": "#F0F0F0", "edgecolor": "none", "zorder": -1, "label": label, **style}
-        )
-
-
-def title(axes: Axes, text: str) -> None:
-    """Set the title, clear of the names of critical points."""
-    raised = any(label.get_gid() == "raised" for label in axes.texts)
-    axes.set_title(text, pad=20 + (_RAISED - 3 if raised else 0))
 
 
 def points(axes: Axes, dataset: xr.Dataset, name: str, *, every: int = 1, **style: Any) -> bool:

@@ -27,25 +27,19 @@ def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
         resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
     """
-    settings = settings.resolved()
-    problem = build_problem(settings)
+    full = settings.resolved()
+    problem = build_problem(full)
     denoise = patch_denoiser(problem.bank)
-    batch, levels = settings.batch_size or 1, settings.num_levels or 2
-    dtype = jnp.dtype(settings.precision)
+    batch, levels = full.batch_size, full.num_levels
+    dtype = jnp.dtype(full.precision)
     per_evaluation = time_evaluation(denoise, (batch, *problem.grid, problem.channels), dtype)
-    per_trajectory = (2 if settings.solver == "heun" else 1) * (levels - 1) + 1
-    extra = (settings.closure_samples or 0) * levels / batch
-    extra += (settings.probe_samples or 0) * NUM_PROBE_LEVELS * 12 / batch
-    evaluations = (settings.num_samples or 0) // batch * per_trajectory + extra
+    per_trajectory = (2 if full.solver == "heun" else 1) * (levels - 1) + 1
+    extra = full.closure_samples * levels / batch
+    extra += full.probe_samples * NUM_PROBE_LEVELS * 12 / batch
+    evaluations = full.num_samples // batch * per_trajectory + extra
     field = float(np.prod(problem.grid)) * problem.channels * dtype.itemsize
     trajectories = 4 * batch * levels * field  # x and D, by trajectory and by level
-    modes = (
-        (settings.num_samples or 0)
-        // batch
-        * levels
-        * field
-        * (2 + 2 * problem.channels + 1 / problem.channels)
-    )
+    modes = full.num_samples // batch * levels * field * (2 + 2 * problem.channels + 1 / problem.channels)
     bank = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.bank))
     overhead = 18.0
     return {

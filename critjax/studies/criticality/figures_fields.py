@@ -14,18 +14,18 @@ from critjax.plotting.style import (
     PURPLE,
     RED,
     figure_with_axes,
+    heading,
+    level_title,
     limits,
     line,
-    mark_critical,
-    mark_unstable,
     named_level,
     noise_axis,
     picture_panel,
     points,
     styled,
-    title,
     value,
 )
+from critjax.studies.criticality.marks import mark_critical, mark_unstable, title
 
 GAUSSIAN = 3.0  # kurtosis of a Gaussian field
 
@@ -92,12 +92,9 @@ def film_strip_figure(dataset: xr.Dataset) -> Figure:
         for column, panel in enumerate(axes[row]):
             picture_panel(panel, pictures[column], float(widths[column]))
             if row == 0:
-                panel.set_title(
-                    rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
-                )
+                level_title(panel, sigma[column])
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
-    text = "Samples x (grey scale widens with the noise) and denoised fields D(x)"
-    figure.suptitle(text, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    heading(figure, "Samples x (grey scale widens with the noise) and denoised fields D(x)")
     return figure
 
 

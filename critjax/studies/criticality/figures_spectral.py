@@ -6,7 +6,6 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from critjax.plotting.style import (
     BLACK,
@@ -15,21 +14,17 @@ from critjax.plotting.style import (
     ORANGE,
     POINTS,
     RED,
-    THEORY,
     figure_with_axes,
     limits,
     line,
-    mark_critical,
-    mark_unstable,
     named_level,
     noise_axis,
-    plain,
+    plain_ticks,
     points,
     styled,
-    title,
-    unstable_spans,
     value,
 )
+from critjax.studies.criticality.marks import THEORY, mark_critical, mark_unstable, title, unstable_spans
 
 
 @styled
@@ -226,9 +221,7 @@ def linear_check_figure(dataset: xr.Dataset) -> Figure:
     axes.set_yscale("log")
     low, high = np.nanmin(ratio[np.isfinite(ratio) & (ratio > 0)]), np.nanmax(ratio[np.isfinite(ratio)])
     axes.set_ylim(min(max(low, 0.04) / 1.15, 0.6), max(1.2, min(high, 10) * 1.15))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.yaxis)
     noise_axis(axes, sigma)
     mark_critical(axes, dataset)
     mark_unstable(axes, dataset)

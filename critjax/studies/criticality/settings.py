@@ -9,12 +9,11 @@ from pathlib import Path
 
 from critjax._checks import check, check_eta, check_grid, check_integer, check_option
 from critjax._stored import Stored, option, required
+from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
-PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
 IMAGE_BANKS = ("fashion-mnist",)
 SOLVERS = ("heun", "euler")
 FRAMES = ("ve", "vp")
-PRECISIONS = ("float32", "float64")
 POSITIONS = ("all", "interior")
 
 # Defaults that depend on the kind of bank; the second column of each pair is what `quick` uses.
@@ -171,20 +170,17 @@ class CriticalitySettings(Stored):
             check(
                 Path(self.bank).exists(), "bank", expected, repr(self.bank), "check the spelling or the path"
             )
+        check_patterns(self)
         for name, low, advice in (
-            ("size", 1, "an odd window such as 7"),
             ("num_images", 2, "use 100"),
             ("num_samples", 2, "use 512 for patterns, 24 for images"),
             ("num_levels", 3, "use 60 or more for results"),
             ("batch_size", 1, "use 32"),
-            ("num_random", 0, "use 8"),
             ("num_banks", 0, "use 256, or 0 to skip"),
             ("closure_samples", 0, "use 16, or 0 to skip"),
             ("probe_samples", 0, "use 8, or 0 to skip"),
-            ("seed", 0, "use a non-negative seed"),
         ):
             check_integer(self, name, low, advice)
-        check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 7 or 9")
         for name in ("closure_samples", "probe_samples"):
             check(getattr(self, name) != 1, name, "0 or at least 2", 1, "one sample gives no error estimate")
         for name in ("sigma_max", "sigma_min"):
@@ -219,9 +215,6 @@ class CriticalitySettings(Stored):
             check(own, "value_range", "an image bank of your own", f"bank {self.bank!r}", advice)
             good = math.isfinite(low) and math.isfinite(high) and low < high
             check(good, "value_range", "two finite numbers, low < high", (low, high), "pass e.g. 0 1")
-        check(
-            self.wavelength > 2, "wavelength", "a period > 2 pixels", self.wavelength, "shorter waves alias"
-        )
 
     @property
     def uses_images(self) -> bool:
@@ -269,10 +262,7 @@ class CriticalitySettings(Stored):
             new.pop("num_images", None)
         full = self.filled(ResolvedCriticality, **new)
         if full.grid is not None:
-            height, width = full.grid
-            advice = "choose a larger --grid or a smaller --size"
-            fits = full.size <= min(height, width)
-            check(fits, "size", f"a window that fits the {height} x {width} grid", full.size, advice)
+            check_fits(full.size, full.grid)
         # At least two batches, or there would be no errors.
         batch = min(full.batch_size, max(1, full.num_samples // 2))
         num_samples = -(-full.num_samples // batch) * batch

@@ -21,6 +21,7 @@ from critjax.plotting.style import (
     RED,
     FigureKind,
     figure_with_axes,
+    heading,
     named_level,
     plain,
     styled,
@@ -136,9 +137,7 @@ def frozen_length_figure(dataset: xr.Dataset) -> Figure:
     third.plot([], [], label=r"linear theory at $\sigma_c$, measured alike", **_LINES["linear"])
     third.plot([], [], label=r"$\sqrt{K}\,(2ne/\pi)^{1/4}$, its second moment", **grey)
     third.plot([], [], label="Gaussian closure, in the colour of its noise", **_LINES["closure"])
-    figure.suptitle(
-        "Freeze-out: what the rate of the quench leaves behind", x=0.01, ha="left", fontweight="bold"
-    )
+    heading(figure, "Freeze-out: what the rate of the quench leaves behind")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

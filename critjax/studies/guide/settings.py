@@ -161,7 +161,7 @@ class GuideSettings(Stored):
         None,
         "average blocks of N x N pixels",
         metavar="N",
-        shown=f"ideal: 1; els: {_default('pool', 'els')}",
+        shown=f"1; els: {_default('pool', 'els')}",
     )
     eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
     solver: str = option("heun", choices=SOLVERS)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from critjax.plotting.style import (
     BLACK,
@@ -19,9 +19,12 @@ from critjax.plotting.style import (
     ORANGE,
     RED,
     FigureKind,
+    falling_axis,
+    heading,
+    level_title,
     named_level,
     picture_panel,
-    plain,
+    plain_ticks,
     styled,
 )
 
@@ -40,11 +43,7 @@ def _panels(dataset: xr.Dataset, height: float, nrows: int = 1) -> tuple[Figure,
 
 def _ratio_axis(axes: Axes, ratio: np.ndarray) -> None:
     """Noise in units of the critical noise, generation to the right."""
-    axes.set_xscale("log")
-    axes.set_xlim(float(ratio.max()) * 1.03, float(ratio.min()) / 1.03)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    falling_axis(axes, ratio)
     axes.axvline(1.0, color=GREY, linestyle="-.", linewidth=1.0, zorder=0.5)
 
 
@@ -85,9 +84,7 @@ def reduction_error_figure(dataset: xr.Dataset) -> Figure:
         axes.set_title(name, fontweight="normal")
         axes.set_xlabel(r"$\sigma/\sigma_c$ (bare)")
     grid[0, 0].set_ylabel("relative error of the slow field")
-    figure.suptitle(
-        "How far down the reduced equation holds", fontsize=11, fontweight="bold", x=0.01, ha="left"
-    )
+    heading(figure, "How far down the reduced equation holds")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -123,13 +120,7 @@ def slow_structure_factor_figure(dataset: xr.Dataset) -> Figure:
     for style, label in (("-", "reduced, bare"), ("--", "reduced, renormalised")):
         grid[0, 0].plot([], [], color=BLACK, linestyle=style, label=label)
     grid[0, 0].set_ylabel(r"structure factor $S(k)/\sigma^2$")
-    figure.suptitle(
-        "Slow modes: exact dynamics (points), reduced (lines)",
-        fontsize=11,
-        fontweight="bold",
-        x=0.01,
-        ha="left",
-    )
+    heading(figure, "Slow modes: exact dynamics (points), reduced (lines)")
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
@@ -156,7 +147,7 @@ def coefficients_figure(dataset: xr.Dataset) -> Figure:
         grid[1, i].set_xlabel(r"$\sigma/\sigma_c$ (bare)")
     grid[0, 0].set_ylabel(r"growth of $k = 0$: $-r$")
     grid[1, 0].set_ylabel("cubic coefficient u")
-    figure.suptitle("Coefficients of the reduced equation", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    heading(figure, "Coefficients of the reduced equation")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -182,17 +173,13 @@ def ordered_states_figure(dataset: xr.Dataset) -> Figure:
     ):
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(plain))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.yaxis)
         axes.set_xlabel(r"distance below the critical noise, $-r$")
         axes.set_ylabel(text)
         named_level(axes, 1.0, "reduced equation")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(loc="best")
-    figure.suptitle(
-        "Ordered states of the exact model at frozen noise", fontsize=11, fontweight="bold", x=0.01, ha="left"
-    )
+    heading(figure, "Ordered states of the exact model at frozen noise")
     return figure
 
 
@@ -212,13 +199,9 @@ def reduced_film_figure(dataset: xr.Dataset) -> Figure:
             if column == 0:
                 panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
             if row == 0:
-                panel.set_title(
-                    rf"$\sigma={sigma[column]:.2g}$", fontsize=9, fontweight="normal", loc="center"
-                )
+                level_title(panel, sigma[column])
     name = str(dataset["bank"].values)
-    figure.suptitle(
-        f"{name}: the same noise, exact and reduced", fontsize=11, fontweight="bold", x=0.01, ha="left"
-    )
+    heading(figure, f"{name}: the same noise, exact and reduced")
     return figure
 
 

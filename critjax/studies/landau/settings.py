@@ -8,12 +8,7 @@ from typing import Any
 
 from critjax._checks import check, check_eta, check_grid, check_integer, check_option
 from critjax._stored import Stored, option, required
-from critjax.studies.criticality.settings import (
-    PATTERN_BANKS,
-    PRECISIONS,
-    CriticalitySettings,
-    ResolvedCriticality,
-)
+from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -33,7 +28,7 @@ class LandauSettings(Stored):
     banks : sequence of str, or one
         Among ``"two-pattern"``, ``"random-pattern"``, ``"stripe"``; one after the other.
     size, num_random, wavelength
-        Window p, random patterns M and period of the stripes, as in `CriticalitySettings`.
+        Window p, random patterns M and period of the stripes in pixels, for the banks that have them.
     grid : (H, W)
         Sample size in pixels.
     num_samples : int, optional
@@ -103,30 +98,16 @@ class LandauSettings(Stored):
         check_eta(self.eta)
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
-        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2), ("seed", 0)):
+        check_patterns(self)
+        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2)):
             check_integer(self, name, low, "leave it out for the default")
-        for name in self.banks:
-            self.of_bank(name)  # the remaining settings are checked there
+        check_fits(self.size, self.grid or _DEFAULTS["grid"][self.quick])
 
     @property
     def unused(self) -> dict[str, str]:
         """Values without any effect on the banks, and what would use them."""
         users = {"num_random": "random-pattern", "wavelength": "stripe"}
         return {name: f"the {bank} bank" for name, bank in users.items() if bank not in self.banks}
-
-    def of_bank(self, name: str) -> ResolvedCriticality:
-        """Return the settings that build one of the banks."""
-        return CriticalitySettings(
-            bank=name,
-            size=self.size,
-            num_random=self.num_random,
-            wavelength=self.wavelength,
-            grid=self.grid,
-            seed=self.seed,
-            eta=self.eta,
-            precision=self.precision,
-            quick=self.quick,
-        ).resolved()
 
     def resolved(self) -> ResolvedLandau:
         """Return a copy with every default filled in."""
