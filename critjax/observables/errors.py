@@ -7,6 +7,7 @@ its arrays) shares it with all arrays of its shapes. With ``host=True`` it is a 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,10 +27,27 @@ class Estimate(NamedTuple):
     ----------
     value : the estimate.
     error : one standard error, in the unit of the value.
+
+    Example
+    -------
+    >>> found = Estimate(2.0, 0.1)
+    >>> found.known, round(found.deviations(2.3), 9)
+    (True, 3.0)
     """
 
     value: Any
-    error: Any
+    error: Any = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Tell whether there is a number at all; of a scalar outside of any trace, as `deviations`."""
+        return math.isfinite(self.value)
+
+    def deviations(self, expected: float) -> float:
+        """Return the distance to an expected number in standard errors; infinite, or 0, without an error."""
+        if not (math.isfinite(self.error) and self.error > 0):
+            return math.inf if self.value != expected else 0.0
+        return abs(self.value - expected) / self.error
 
 
 def _prepared(samples: Any) -> tuple[Any, int]:

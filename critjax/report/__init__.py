@@ -4,13 +4,12 @@ Nothing here knows of a study: each chooses its sentences in its own folder.
 """
 
 from critjax.report.files import save_dataset, write_atomically
-from critjax.report.numbers import Measured, in_units, noise
+from critjax.report.numbers import in_units, noise
 from critjax.report.page import Content, figure_png, labels, render
 from critjax.report.table import Row, format_table
 
 __all__ = [
     "Content",
-    "Measured",
     "Row",
     "figure_png",
     "format_table",

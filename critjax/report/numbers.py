@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+
+from critjax.observables.errors import Estimate
 
 #: Unit -> (function of sigma, its derivative), for the conventions of other papers.
 NOISE_UNITS = {
@@ -16,36 +17,20 @@ NOISE_UNITS = {
     "log-SNR": (lambda s: -2 * math.log(s), lambda s: 2 / s),
 }
 
-
-class Measured(NamedTuple):
-    """A number with a standard error; NaN where there is none."""
-
-    value: float
-    error: float = float("nan")
-
-    @property
-    def known(self) -> bool:
-        """Tell whether there is a number at all."""
-        return math.isfinite(self.value)
-
-    def deviations(self, expected: float) -> float:
-        """Return the distance to an expected number in standard errors (infinite without an error)."""
-        if not (math.isfinite(self.error) and self.error > 0):
-            return math.inf if self.value != expected else 0.0
-        return abs(self.value - expected) / self.error
+Measured = Estimate
 
 
-def read(dataset: xr.Dataset, name: str, error: str | None = None) -> Measured:
+def read(dataset: xr.Dataset, name: str, error: str | None = None) -> Estimate:
     """Read a scalar and its error from a dataset; NaN where it is missing."""
     value = float(dataset[name]) if name in dataset else math.nan
     error = error or f"{name}_error"
-    return Measured(value, float(dataset[error]) if error in dataset else math.nan)
+    return Estimate(value, float(dataset[error]) if error in dataset else math.nan)
 
 
-def curve_at(dataset: xr.Dataset, name: str, sigma: float, error: str | None = None) -> Measured:
+def curve_at(dataset: xr.Dataset, name: str, sigma: float, error: str | None = None) -> Estimate:
     """Read a curve at a given noise, interpolating linearly in ln sigma; NaN outside the ladder."""
     if name not in dataset or not math.isfinite(sigma):
-        return Measured(math.nan)
+        return Estimate(math.nan)
     values = dataset[name]
     levels = -np.log(values[values.dims[0]].values)
 
@@ -53,7 +38,7 @@ def curve_at(dataset: xr.Dataset, name: str, sigma: float, error: str | None = N
         return float(np.interp(-math.log(sigma), levels, array.values, left=math.nan, right=math.nan))
 
     error = error or f"{name}_error"
-    return Measured(interpolate(values), interpolate(dataset[error]) if error in dataset else math.nan)
+    return Estimate(interpolate(values), interpolate(dataset[error]) if error in dataset else math.nan)
 
 
 def plain(value: float, digits: int = 3) -> str:
@@ -75,7 +60,7 @@ def _decimals(error: float) -> int:
     return max(0, -size + (1 if error / 10.0**size < 1.95 else 0))
 
 
-def with_error(number: Measured) -> tuple[str, str]:
+def with_error(number: Estimate) -> tuple[str, str]:
     """Write value and error with the digits that the error allows."""
     if not number.known:
         return "-", "-"
@@ -86,23 +71,23 @@ def with_error(number: Measured) -> tuple[str, str]:
     return shown.lstrip("-") if float(shown) == 0 else shown, f"{number.error:.{decimals}f}"
 
 
-def text(number: Measured) -> str:
+def text(number: Estimate) -> str:
     """Write ``value ± error``."""
     value, error = with_error(number)
     return value if error in ("-", "0") else f"{value} ± {error}"
 
 
-def in_units(sigma: Measured) -> dict[str, Measured]:
+def in_units(sigma: Estimate) -> dict[str, Estimate]:
     """Convert a noise level, with its error, to t_ou, alpha-bar and log-SNR."""
     if not sigma.known or sigma.value <= 0:
-        return {name: Measured(math.nan) for name in NOISE_UNITS}
+        return {name: Estimate(math.nan) for name in NOISE_UNITS}
     return {
-        name: Measured(convert(sigma.value), abs(slope(sigma.value)) * sigma.error)
+        name: Estimate(convert(sigma.value), abs(slope(sigma.value)) * sigma.error)
         for name, (convert, slope) in NOISE_UNITS.items()
     }
 
 
-def noise(sigma: Measured, name: str = "σ") -> str:
+def noise(sigma: Estimate, name: str = "σ") -> str:
     """Write a noise level in all its units: ``σ = 2.16 ± 0.01 (t_ou 0.87, ᾱ 0.18, log-SNR -1.54)``."""
     units = ", ".join(f"{unit} {with_error(value)[0]}" for unit, value in in_units(sigma).items())
     return f"{name} = {text(sigma)} ({units})"

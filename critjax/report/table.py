@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from critjax.report.numbers import Measured, in_units, plain, text, with_error
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import in_units, plain, text, with_error
 
 
 class Row(NamedTuple):
@@ -18,24 +19,24 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def table_row(quantity: str, theory: float | Measured, measured: Measured, note: str = "") -> Row:
+def table_row(quantity: str, theory: float | Estimate, measured: Estimate, note: str = "") -> Row:
     """Write one line; a theory that is itself sampled, like the closure, comes with its own error.
 
     Example
     -------
-    >>> table_row("critical noise", 9.0, Measured(4.02, 0.03))
+    >>> table_row("critical noise", 9.0, Estimate(4.02, 0.03))
     Row(quantity='critical noise', theory='9.000', measured='4.02', error='0.03', note='')
     """
     value, error = with_error(measured)
-    expected = theory if isinstance(theory, Measured) else Measured(theory)
+    expected = theory if isinstance(theory, Estimate) else Estimate(theory)
     sampled = expected.known and math.isfinite(expected.error) and expected.error > 0
     return Row(quantity, text(expected) if sampled else plain(expected.value, 4), value, error, note)
 
 
-def noise_rows(quantity: str, theory: float | Measured, measured: Measured, note: str = "") -> list[Row]:
+def noise_rows(quantity: str, theory: float | Estimate, measured: Estimate, note: str = "") -> list[Row]:
     """Write one critical noise: sigma, then the same in the units of other conventions."""
     rows = [table_row(quantity, theory, measured, note)]
-    predicted = in_units(theory if isinstance(theory, Measured) else Measured(theory))
+    predicted = in_units(theory if isinstance(theory, Estimate) else Estimate(theory))
     found = in_units(measured)
     return rows + [table_row(f"   as {unit}", predicted[unit], found[unit]) for unit in predicted]
 

@@ -74,22 +74,46 @@ class Run:
             return part
         return self._saved[name]
 
-    def parts(self, stage: str, names: Sequence[str], compute: Callable[[int], Any]) -> Iterator[Any]:
+    def parts(
+        self,
+        stage: str,
+        names: Sequence[str],
+        compute: Callable[[int], Any],
+        *,
+        optional: bool = False,
+        shown: bool = True,
+    ) -> Iterator[Any]:
         """Yield part after part of a stage, saved ones or ``compute(index)``; end early when interrupted.
+
+        Parameters
+        ----------
+        stage : str
+            Name of the stage.
+        names : sequence of str
+            Names of its parts, by which they are saved.
+        compute : callable
+            Index of a part -> the part: a dataset, or a dictionary of arrays.
+        optional : bool
+            Whether the run has something to say without any part of this stage.
+        shown : bool
+            Whether to report the stage; False where each part reports for itself.
 
         Raises
         ------
         KeyboardInterrupt
-            If interrupted before the first part was there.
+            If interrupted before the first part was there, unless the stage is optional.
         """
+        report: Progress = self.report if shown else lambda stage, done, total: None
         began, done = time.perf_counter(), 0
-        self.report(stage, 0, len(names))
         try:
-            for done, name in enumerate(names):
-                yield self.part(name, lambda done=done: compute(done))
-                self.report(stage, done + 1, len(names))
+            report(stage, 0, len(names))
+            for index, name in enumerate(names):
+                part = self.part(name, lambda index=index: compute(index))
+                done += 1
+                yield part
+                report(stage, done, len(names))
         except KeyboardInterrupt:
-            if done == 0:
+            if not done and not optional:
                 raise
             self.status = "interrupted"
         finally:

@@ -8,7 +8,8 @@ centre known beforehand. Leaving out one batch at a time gives jackknife errors 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from critjax.observables import (
     binder_cumulant,
     first_crossing,
     fit_gap,
+    jackknife_error,
     radial_autocorrelation,
     radial_average,
     second_moment_length,
@@ -57,49 +59,39 @@ class Kept(NamedTuple):
 class Estimator(NamedTuple):
     """What the statistics of an ensemble need to know beside the sums."""
 
-    grid: tuple[int, int]
-    size: int
-    """Window p, on which the regression symbol is projected where noise must be cut."""
     sigmas: Any
     """Ladder (L,)."""
     threshold: Any
     """Value of the symbol's real part at which a mode is critical, per level: 1 in the VE frame."""
-    softest: tuple[int, int]
+    softest: Any
     """Index (row, column) in the full plane of the softest mode of theory."""
-    near: float
-    """Wavenumber near which ten are compared with linear theory."""
+    groups: Any
+    """Weights (G, H, h) of the modes whose growth is compared with linear theory, see `mode_groups`."""
     linear_growth: Any
-    """Linear theory of S over its value at the first level, for those ten (L, 10)."""
-    own_start: bool
-    """Divide spectra by the same ensemble's at the first level, where theory knows it: white noise. Along the
-    probability flow the sampling error of a mode's power is nearly all inherited from there, and cancels."""
+    """Linear theory of S over its value at the first level, for those groups (L, G)."""
 
 
-def make_batch_fn(
+@functools.partial(jax.jit, static_argnames=("shape", "kept_levels", "num_kept", "eta", "solver", "window"))
+def simulate_batch(
     denoise_fn: DenoiseFn,
-    shape: tuple[int, int, int],
+    keys: Array,
     sigmas: Array,
-    kept_levels: Sequence[int],
-    num_kept: int,
+    centre: Array,
     *,
+    shape: tuple[int, int, int],
+    kept_levels: tuple[int, ...],
+    num_kept: int,
     eta: float,
     solver: str,
-    centre: Any,
     window: int,
-) -> Callable[[Array], tuple[BatchSums, Kept]]:
-    """Return a compiled ``keys (B,) -> (BatchSums, Kept)`` that simulates one batch down the ladder.
+) -> tuple[BatchSums, Kept]:
+    """Simulate one batch of ``keys`` (B,) down the ladder.
 
     Signs are those of x and D about ``centre`` (C,), the mean of the bank: a mean of the batch would make them
     depend on its size. Soft modes are those of `critjax.fluctuations.soft_modes` for the ``window`` p, of the
     mean of the channels.
     """
-    levels = np.asarray(kept_levels)
     soft = soft_modes(shape[:2], window)[:, : shape[1] // 2 + 1]
-
-    def outer(a: Array, b: Array) -> Array:
-        if a.shape[-1] == 1:
-            return (a * b.conj()).sum(0)[..., None]
-        return jnp.einsum("nhwa,nhwb->hwab", a, b.conj(), precision=_EXACT)
 
     def level_sums(fields: tuple[Array, Array]) -> tuple[Array, ...]:
         x, denoised = fields
@@ -110,8 +102,8 @@ def make_batch_fn(
         return (
             x_hat.sum(0),
             d_hat.sum(0),
-            outer(x_hat, x_hat),
-            outer(d_hat, x_hat),
+            _outer(x_hat, x_hat),
+            _outer(d_hat, x_hat),
             (jnp.abs(d_hat) ** 2).sum((0, 3)),
             (jnp.abs(s_hat) ** 2).sum((0, 3)),
             x.mean((1, 2, 3)),
@@ -119,15 +111,18 @@ def make_batch_fn(
             jnp.stack([(psi**n).mean((1, 2)).sum() for n in range(1, 5)]),
         )
 
-    @jax.jit
-    def simulate(keys: Array) -> tuple[BatchSums, Kept]:
-        run = jax.vmap(lambda key: sample(denoise_fn, key, shape, sigmas, eta=eta, solver=solver))(keys)
-        by_level = (jnp.swapaxes(run.x, 0, 1), jnp.swapaxes(run.denoised, 0, 1))
-        sums = BatchSums(*jax.lax.map(level_sums, by_level))
-        kept = Kept(run.x[:num_kept][:, levels], run.denoised[:num_kept][:, levels])
-        return sums._replace(order=sums.order.T, walls=sums.walls.T), kept
+    run = jax.vmap(lambda key: sample(denoise_fn, key, shape, sigmas, eta=eta, solver=solver))(keys)
+    by_level = (jnp.swapaxes(run.x, 0, 1), jnp.swapaxes(run.denoised, 0, 1))
+    sums = BatchSums(*jax.lax.map(level_sums, by_level))
+    kept = Kept(*(field[:num_kept][:, np.asarray(kept_levels)] for field in (run.x, run.denoised)))
+    return sums._replace(order=sums.order.T, walls=sums.walls.T), kept
 
-    return simulate
+
+def _outer(a: Array, b: Array) -> Array:
+    """Sum a b^dagger over samples: (B, H, h, C) twice -> (H, h, C, C)."""
+    if a.shape[-1] == 1:
+        return (a * b.conj()).sum(0)[..., None]
+    return jnp.einsum("nhwa,nhwb->hwab", a, b.conj(), precision=_EXACT)
 
 
 def full_plane(half: Array, width: int) -> Array:
@@ -193,13 +188,37 @@ def _central_moments(raw: Array) -> tuple[Array, Array]:
     return second - first**2, central
 
 
-def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
+def statistics(
+    sums: BatchSums, estimator: Estimator, *, width: int, size: int, own_start: bool
+) -> dict[str, Array]:
     """Return every measured quantity from the sums of some batches, stacked on a leading axis.
 
+    Parameters
+    ----------
+    sums : BatchSums
+        Of some batches.
+    estimator : Estimator
+        What theory says.
+    width : int
+        W of the grid, which its half plane does not tell.
+    size : int
+        Window p, on which the regression symbol is projected where noise must be cut.
+    own_start : bool
+        Divide spectra by the same ensemble's at the first level, where theory knows it: white noise. Along the
+        probability flow the sampling error of a mode's power is nearly all inherited from there, and cancels.
+
+    Returns
+    -------
+    dict
+        Quantities by name.
+
+    Notes
+    -----
     Centring uses the mean over just these batches, with the factor n/(n-1) that makes second moments
     unbiased. The real part of a shell average is the average over the whole shell, since f(-k) = conj f(k).
     """
-    height, width = estimator.grid
+    height = sums.x.shape[-3]
+    grid = (height, width)
     sigmas, threshold = jnp.asarray(estimator.sigmas), jnp.asarray(estimator.threshold)
     log_sigma = jnp.log(sigmas)
     order, walls = (a.reshape(-1, a.shape[-1]) for a in (sums.order, sums.walls))
@@ -210,7 +229,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     cross = (cross - denoised[..., :, None] * x[..., None, :].conj() / count) * scale
     d_power = (d_power - (jnp.abs(denoised) ** 2).sum(-1) / count) * scale
     spectrum = jnp.trace(power, axis1=-2, axis2=-1).real / channels
-    start = spectrum[0] / sigmas[0] ** 2 if estimator.own_start else jnp.ones_like(spectrum[0])
+    start = spectrum[0] / sigmas[0] ** 2 if own_start else jnp.ones_like(spectrum[0])
     cleaned = spectrum / start
 
     per_shell = leading_eigenvalue(_ratio(shells(cross, width).real, shells(power, width).real)).real
@@ -220,9 +239,9 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     modes = leading_eigenvalue(plane)
     softest = modes[:, estimator.softest[0], estimator.softest[1]]
 
-    projected = jax.vmap(lambda one_level: project_symbol(one_level, estimator.size))(plane)
+    projected = jax.vmap(lambda one_level: project_symbol(one_level, size))(plane)
     projected = leading_eigenvalue(projected)
-    fastest = shell_maximum(projected.real, estimator.grid)
+    fastest = shell_maximum(projected.real, grid)
     projected = projected.reshape(len(sigmas), -1)
     best = jnp.argmax(projected.real, 1)
     top = jnp.take_along_axis(projected, best[:, None], 1)[:, 0]
@@ -235,7 +254,7 @@ def statistics(sums: BatchSums, estimator: Estimator) -> dict[str, Array]:
     n_y, n_x = (jnp.asarray(np.fft.fftfreq(n) * 2 * np.pi, sigmas.dtype) for n in (height, width))
     wavenumber = jnp.sqrt(n_y[:, None] ** 2 + n_x**2).ravel()
 
-    groups = jnp.asarray(mode_groups(estimator.grid, estimator.near)[1], spectrum.dtype)
+    groups = jnp.asarray(estimator.groups, spectrum.dtype)
     checked = jnp.einsum("ghw,lhw->lg", groups, spectrum, precision=_EXACT)
     origin = jnp.einsum("ghw,hw->g", groups, start, precision=_EXACT) * sigmas[0] ** 2
     ratio = checked / origin / estimator.linear_growth
@@ -281,4 +300,18 @@ def wavenumbers(grid: tuple[int, int]) -> np.ndarray:
 
 def combine(batches: Sequence[BatchSums]) -> BatchSums:
     """Stack batches on a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+@functools.partial(jax.jit, static_argnames=("width", "size", "own_start"))
+def estimate(
+    stacked: BatchSums, estimator: Estimator, *, width: int, size: int, own_start: bool
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the `statistics` of stacked batches and their jackknife errors over these, NaN for one batch."""
+    statistic = functools.partial(
+        statistics, estimator=estimator, width=width, size=size, own_start=own_start
+    )
+    values = statistic(stacked)
+    if len(stacked.order) < 2:
+        return values, jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan), values)
+    return values, jackknife_error(statistic, stacked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ import numpy as np
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.landau import ReducedModel, integrate, low_pass, reduced_model, stable_substeps
+from critjax.studies._engine.problem import Problem
 from critjax.studies.criticality.ensemble import Kept
 from critjax.studies.criticality.prediction import Prediction, Variables
-from critjax.studies.criticality.problem import Problem
 from critjax.studies.criticality.settings import CriticalitySettings
 
 NUM_FILM_SAMPLES = 2
@@ -58,36 +58,56 @@ def reduced_film(
     already. ``key`` is that of the sample, which gives its later noise, too (eta > 0). Fields are NaN from where the
     equation diverges; correlations are those with the simulated field, both low-passed to |k| <= pi/p.
     """
-    grid, sigmas, cutoff = problem.grid, prediction.sigmas, np.pi / problem.bank.size
     chosen = film_levels(levels)
     noise_key = jax.random.split(key)[1]
-    start, simulated = (jnp.asarray(a) for a in (kept.x[0, 0], np.asarray(kept.x)[0, chosen]))
-
-    bare = jax.jit(lambda: reduced_model(problem.bank, sigmas, grid, eta=settings.eta))()
-    substeps = stable_substeps(bare, eta=settings.eta)
-
-    def compare(model: ReducedModel, start: Array, simulated: Array, substeps: Any) -> tuple[Array, Array]:
-        found = integrate(model, noise_key, start, eta=settings.eta, cutoff=cutoff, num_substeps=substeps)
-        fields = found.x[levels[chosen]].mean(-1)
-        fields = jnp.where(jnp.isfinite(fields).all((1, 2), keepdims=True), fields, jnp.nan)
-        slow = jax.vmap(lambda field: low_pass(field, cutoff))
-        pair = (slow(fields), slow(simulated.mean(-1)))
-        centred = [field - field.mean((1, 2), keepdims=True) for field in pair]
-        norms = [jnp.sqrt((field**2).mean((1, 2))) for field in centred]
-        return fields, (centred[0] * centred[1]).mean((1, 2)) / (norms[0] * norms[1])
-
-    @jax.jit
-    def solve(start: Array, simulated: Array, closure_symbol: Array | None) -> dict[str, Any]:
-        found = {"reduced": compare(bare, start, simulated, substeps), "cubic": bare.coefficients.u}
-        if closure_symbol is not None:
-            local = {name: jnp.zeros_like(bare.coefficients.u) for name in ("h", "u")}
-            linear = bare._replace(symbol=closure_symbol, coefficients=bare.coefficients._replace(**local))
-            found["closure"] = compare(linear, start, simulated, 1)
-        return found
-
-    found = jax.tree.map(np.asarray, solve(start, simulated, closure_symbol))
-    variables: Variables = {"reduced_cubic": (("sigma",), found.pop("cubic"))}
-    for name, (fields, correlation) in found.items():
+    start, simulated = kept.x[0, 0], np.asarray(kept.x)[0, chosen]
+    bare = _reduced_model(problem.bank, prediction.sigmas, settings.eta, grid=problem.grid)
+    models = {"reduced": (bare, stable_substeps(bare, eta=settings.eta))}
+    if closure_symbol is not None:
+        local = {name: np.zeros_like(bare.coefficients.u) for name in ("h", "u")}
+        linear = bare._replace(symbol=closure_symbol, coefficients=bare.coefficients._replace(**local))
+        models["closure"] = (linear, np.ones(len(prediction.sigmas) - 1, int))
+    variables: Variables = {"reduced_cubic": (("sigma",), np.asarray(bare.coefficients.u))}
+    for name, (model, substeps) in models.items():
+        found = _follow(
+            model,
+            noise_key,
+            start,
+            simulated,
+            levels[chosen],
+            eta=settings.eta,
+            cutoff=np.pi / problem.bank.size,
+            num_substeps=tuple(substeps.tolist()),
+        )
+        fields, correlation = jax.tree.map(np.asarray, found)
         variables[f"film_{name}"] = (("film_sigma", "y", "x"), fields)
         variables[f"film_{name}_correlation"] = (("film_sigma",), correlation)
     return variables
+
+
+@functools.partial(jax.jit, static_argnames="grid")
+def _reduced_model(bank: PatchBank, sigmas: Array, eta: float, *, grid: tuple[int, int]) -> ReducedModel:
+    return reduced_model(bank, sigmas, grid, eta=eta)
+
+
+@functools.partial(jax.jit, static_argnames=("eta", "cutoff", "num_substeps"))
+def _follow(
+    model: ReducedModel,
+    key: Array,
+    start: Array,
+    simulated: Array,
+    levels: Array,
+    *,
+    eta: float,
+    cutoff: float,
+    num_substeps: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """Run a reduced model; return its fields (L', H, W) at some levels and their correlations with simulated ones."""
+    found = integrate(model, key, start, eta=eta, cutoff=cutoff, num_substeps=np.array(num_substeps))
+    fields = found.x[levels].mean(-1)
+    fields = jnp.where(jnp.isfinite(fields).all((1, 2), keepdims=True), fields, jnp.nan)
+    slow = jax.vmap(lambda field: low_pass(field, cutoff))
+    pair = (slow(fields), slow(simulated.mean(-1)))
+    centred = [field - field.mean((1, 2), keepdims=True) for field in pair]
+    norms = [jnp.sqrt((field**2).mean((1, 2))) for field in centred]
+    return fields, (centred[0] * centred[1]).mean((1, 2)) / (norms[0] * norms[1])

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, curve_at, noise, plain, read, text
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import curve_at, noise, plain, read, text
 from critjax.studies._engine.results import stored_values
 from critjax.studies.criticality.findings_beyond import gaussian_sentence, reduced_sentence
 from critjax.studies.criticality.findings_stability import crossings_sentence, stability_sentence
@@ -28,7 +29,7 @@ def mode_name(dataset: xr.Dataset) -> str:
     return f"the mode |k| = {plain(wavenumber)} rad/px (wavelength {plain(2 * math.pi / wavenumber)} px)"
 
 
-def compare(theory: float, measured: Measured) -> str:
+def compare(theory: float, measured: Estimate) -> str:
     """Say how a measured number stands to a predicted one."""
     deviations, relative = measured.deviations(theory), measured.value / theory - 1
     side = "above" if relative > 0 else "below"
@@ -58,7 +59,7 @@ def bare_sentence(dataset: xr.Dataset) -> str:
     nearest = dataset["lambda_bare_softest"] - threshold
     at = int(np.argmax(nearest.values))
     value = plain(float(dataset["lambda_bare_softest"][at]))
-    level = noise(Measured(float(dataset["sigma"][at])))
+    level = noise(Estimate(float(dataset["sigma"][at])))
     return (
         f"Linear theory has no critical noise{where}: no mode ever grows on the scanned range. "
         f"{mode_name(dataset)[:1].upper()}{mode_name(dataset)[1:]} comes nearest, with a symbol of {value} "
@@ -73,7 +74,7 @@ def simulation_sentence(dataset: xr.Dataset) -> str | None:
     bare, measured = read(dataset, "critical_sigma_bare"), read(dataset, "critical_sigma_measured")
     if not measured.known:
         top = dataset["lambda_reg_softest"]
-        largest = Measured(
+        largest = Estimate(
             float(top.max()), float(dataset["lambda_reg_softest_error"].values[int(np.argmax(top.values))])
         )
         start = float((top - dataset["threshold"]).values[0]) if "threshold" in dataset else -1.0
@@ -116,7 +117,7 @@ def closure_sentence(dataset: xr.Dataset) -> str | None:
         there = curve_at(dataset, "lambda_closure_softest", measured.value).value
         return f"{follows}, but it never crosses one: its symbol there is {plain(there)}."
     own = closure.error if math.isfinite(closure.error) else 0.0
-    both = Measured(measured.value, math.hypot(measured.error, own))
+    both = Estimate(measured.value, math.hypot(measured.error, own))
     verdict = f"it predicts {noise(closure)}, and the simulation is {compare(closure.value, both)}"
     if 0.5 < measured.value / closure.value < 2:
         return f"{follows}; {verdict}."
@@ -136,7 +137,7 @@ def checked_modes(dataset: xr.Dataset) -> str:
     )
 
 
-def linear_ratios(dataset: xr.Dataset) -> list[tuple[float, Measured, Measured]]:
+def linear_ratios(dataset: xr.Dataset) -> list[tuple[float, Estimate, Estimate]]:
     """Return (sigma^2/sigma_c^2, mean ratio, ratio farthest from one) of simulated S over linear theory.
 
     Over the ten wavenumbers that are checked; ratios whose noise level is off the ladder are left out.
@@ -153,7 +154,7 @@ def linear_ratios(dataset: xr.Dataset) -> list[tuple[float, Measured, Measured]]
         low = dataset["linear_ratio"].interp(sigma=sigma).values
         low_error = dataset["linear_ratio_error"].interp(sigma=sigma).values
         worst = int(np.argmax(np.abs(low - 1)))
-        rows.append((ratio, mean, Measured(float(low[worst]), float(low_error[worst]))))
+        rows.append((ratio, mean, Estimate(float(low[worst]), float(low_error[worst]))))
     return rows
 
 
@@ -227,7 +228,7 @@ def mean_field_sentence(dataset: xr.Dataset) -> str | None:
     rank = 100 * float(np.mean(draws < own))
     away = abs(own - mean) / spread
     typical = "a typical draw" if away <= 1 else ("an unusual draw" if away <= 2 else "a rare draw")
-    level = noise(Measured(math.sqrt(mean)), "σ")
+    level = noise(Estimate(math.sqrt(mean)), "σ")
     return (
         f"The mean-field value of the uniform mode is σ_c² = {plain(mean)} ± {plain(spread, 2)} (spread "
         f"over banks), {level}; this bank has {plain(own)}: {typical}, above {rank:.0f} % of {len(draws)} "
@@ -235,7 +236,7 @@ def mean_field_sentence(dataset: xr.Dataset) -> str | None:
     )
 
 
-def smallest_gap(dataset: xr.Dataset) -> tuple[Measured, Measured]:
+def smallest_gap(dataset: xr.Dataset) -> tuple[Estimate, Estimate]:
     """Return the smallest gap of the softest mode's mean Jacobian, and the noise of it.
 
     By the parabola through the least, errors over fields; without it or its error (an older result, a gap least at an
@@ -246,8 +247,8 @@ def smallest_gap(dataset: xr.Dataset) -> tuple[Measured, Measured]:
         return found
     values, errors = dataset["mean_jacobian_softest"].values, dataset["mean_jacobian_softest_error"].values
     best = int(np.nanargmax(values))
-    gap = Measured(1 - float(values[best]), float(errors[best]))
-    return gap, Measured(float(dataset["probe_sigma"].values[best]))
+    gap = Estimate(1 - float(values[best]), float(errors[best]))
+    return gap, Estimate(float(dataset["probe_sigma"].values[best]))
 
 
 def jacobian_sentence(dataset: xr.Dataset) -> str | None:
@@ -276,7 +277,7 @@ def order_sentence(dataset: xr.Dataset) -> str | None:
     """State whether whole images order or only domains form."""
     if "binder" not in dataset:
         return None
-    binder = Measured(float(dataset["binder"].values[-1]), float(dataset["binder_error"].values[-1]))
+    binder = Estimate(float(dataset["binder"].values[-1]), float(dataset["binder_error"].values[-1]))
     walls, start = (float(dataset["wall_density"].values[i]) for i in (-1, 0))
     if binder.value - AGREEMENT * binder.error > 1 / 3:
         order = f"Whole images choose one state (Binder cumulant {text(binder)} at the end)"
@@ -307,7 +308,7 @@ def condensation_sentence(dataset: xr.Dataset) -> str | None:
             f"The posterior does not condense: {last} of {total:.0f} patches still compete at the lowest "
             "noise."
         )
-    level = Measured(float(sigma[below[0]]))
+    level = Estimate(float(sigma[below[0]]))
     return (
         f"The posterior condenses on fewer than {few:.2g} of {total:.0f} patches from about {noise(level)} "
         "on."
@@ -328,7 +329,7 @@ def null_sentence(dataset: xr.Dataset) -> str | None:
         )
     first = int(np.argmax(parted))
     side = "above" if difference[first] > 0 else "below"
-    level = Measured(float(dataset["sigma"].values[first]))
+    level = Estimate(float(dataset["sigma"].values[first]))
     if first == 0:
         return (
             f"λ_reg of the softest mode lies {side} the Gaussian null model of the images' spectrum from "
@@ -345,7 +346,7 @@ def findings(dataset: xr.Dataset) -> list[str]:
 
     Example
     -------
-    >>> compare(3.0, Measured(2.0, 0.1))
+    >>> compare(3.0, Estimate(2.0, 0.1))
     '33.3 % below it, 10 standard errors'
     """
     sentences = [bare_sentence(dataset)]

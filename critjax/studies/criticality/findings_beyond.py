@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, noise, plain, text
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import noise, plain, text
 
 #: Kurtosis of a Gaussian field, and what counts as a departure from it.
 GAUSSIAN, KURTOSIS_BAND = 3.0, 0.3
@@ -31,7 +32,7 @@ def gaussian_sentence(dataset: xr.Dataset) -> str | None:
     soft = "the field of the soft modes (|k| ≤ 2π/p)"
     if first is None:
         farthest = int(np.nanargmax(np.abs(values - GAUSSIAN)))
-        shown = text(Measured(float(values[farthest]), float(errors[farthest])))
+        shown = text(Estimate(float(values[farthest]), float(errors[farthest])))
         if abs(values[farthest] - GAUSSIAN) > KURTOSIS_BAND:
             return (
                 f"Whether {soft} stays Gaussian is not decided: its kurtosis reaches {shown}, within three "
@@ -41,12 +42,12 @@ def gaussian_sentence(dataset: xr.Dataset) -> str | None:
             f"{soft[:1].upper()}{soft[1:]} is Gaussian on the whole ladder: its kurtosis stays within "
             f"{KURTOSIS_BAND} of 3 (farthest: {shown}), as the closure assumes."
         )
-    shown = text(Measured(float(values[first]), float(errors[first])))
+    shown = text(Estimate(float(values[first]), float(errors[first])))
     if first == 0:
         return (
             f"{soft[:1].upper()}{soft[1:]} is not Gaussian from the first noise level on (kurtosis {shown})."
         )
-    level = noise(Measured(float(sigma[first])))
+    level = noise(Estimate(float(sigma[first])))
     sentence = (
         f"{soft[:1].upper()}{soft[1:]} is Gaussian down to about {level}, where its kurtosis is {shown}: from there "
         "on the closure's premise fails"
@@ -56,7 +57,7 @@ def gaussian_sentence(dataset: xr.Dataset) -> str | None:
     expected = np.flatnonzero(np.abs(dataset["kurtosis_closure"].values - GAUSSIAN) > KURTOSIS_BAND)
     if not expected.size:
         return f"{sentence}, which its own estimate of the kurtosis does not show."
-    return f"{sentence}; its own estimate of the kurtosis leaves 3 at {noise(Measured(float(sigma[expected[0]])))}."
+    return f"{sentence}; its own estimate of the kurtosis leaves 3 at {noise(Estimate(float(sigma[expected[0]])))}."
 
 
 def _diverged(dataset: xr.Dataset, name: str) -> np.ndarray:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, noise, plain, read
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import noise, plain, read
 
 
 def stability_sentence(dataset: xr.Dataset) -> str | None:
@@ -20,7 +21,7 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
         best = int(np.nanargmax(rate))
         return (
             f"The uniform state itself stays stable{where} on the whole ladder (Γ(0) at most "
-            f"{plain(float(rate[best]))}, at {noise(Measured(float(sigma[best])))}): bare theory describes a state "
+            f"{plain(float(rate[best]))}, at {noise(Estimate(float(sigma[best])))}): bare theory describes a state "
             "that can be followed."
         )
     first = int(unstable[0])
@@ -36,10 +37,10 @@ def stability_sentence(dataset: xr.Dataset) -> str | None:
     end = (
         ""
         if again.size == 0
-        else f", though the state is stable again at {noise(Measured(float(sigma[first + again[0]])))}"
+        else f", though the state is stable again at {noise(Estimate(float(sigma[first + again[0]])))}"
     )
     return (
-        f"The uniform state itself turns unstable{where} at {noise(Measured(level))}: bare curves below describe a "
+        f"The uniform state itself turns unstable{where} at {noise(Estimate(level))}: bare curves below describe a "
         f"state that generation has left{end}."
     )
 
@@ -57,6 +58,6 @@ def crossings_sentence(dataset: xr.Dataset) -> str | None:
     if known and count == 1:
         return "In linear theory growth sets in only once: below σ_c some mode grows at every noise scanned."
     words = ("starts", "stops") if known else ("stops", "starts")
-    listed = ", ".join(f"{words[i % 2]} at {noise(Measured(float(s)))}" for i, s in enumerate(levels))
+    listed = ", ".join(f"{words[i % 2]} at {noise(Estimate(float(s)))}" for i, s in enumerate(levels))
     more = "" if count <= levels.size else f" (the first {levels.size} of {count} crossings)"
     return f"In linear theory growth does not last: as the noise falls, it {listed}{more}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._typing import Array
+from critjax._programs import as_pytree
+from critjax._typing import Array, DenoiseFn
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel
 from critjax.patch_score import effective_patches, patch_denoiser
 from critjax.spectra import leading_eigenvalue, measured_symbol
+from critjax.studies._engine.problem import Problem
 from critjax.studies.criticality.ensemble import Kept, shells
 from critjax.studies.criticality.prediction import Prediction, Variables
-from critjax.studies.criticality.problem import Problem
 from critjax.studies.criticality.settings import CriticalitySettings
 from critjax.studies.measure.instruments import minimum, nonreciprocal_estimate
 
@@ -29,6 +31,36 @@ def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(1), values.std(1, ddof=1) / np.sqrt(values.shape[1])
 
 
+@functools.partial(jax.jit, static_argnames=("grid", "size"))
+def _probe_level(
+    denoise_fn: DenoiseFn,
+    key: Array,
+    index: Array,
+    x: Array,
+    sigma: Array,
+    *,
+    grid: tuple[int, int],
+    size: int,
+) -> tuple[Array, Array, Array]:
+    """Return leading modes (K, H, W), their shells and kernels (K, p, p, C, C) of the Jacobian at K fields."""
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, key = pair
+        symbol, _ = measured_symbol(denoise_fn, x, sigma, key, num_probes=_PROBES_PER_SAMPLE)
+        kernel = symbol_to_kernel(symbol, size)
+        # Its support is the window, so the projection cuts nothing but noise.
+        return leading_eigenvalue(kernel_to_symbol(kernel, grid)), kernel
+
+    symbols, kernels = jax.lax.map(one, (x, jax.random.split(jax.random.fold_in(key, index), len(x))))
+    return symbols.real, shells(symbols.real, grid[1]), kernels
+
+
+@jax.jit
+def _condensation(count_fn: Callable[..., Array], x: Array, sigma: Array) -> Array:
+    """Return the geometric mean over pixels of the effective number of patches, for fields (K, H, W, C)."""
+    return jax.lax.map(lambda one: jnp.exp(jnp.log(count_fn(one, sigma)).mean()), x)
+
+
 def probe(
     problem: Problem,
     settings: CriticalitySettings,
@@ -40,36 +72,21 @@ def probe(
 ) -> Variables:
     """Probe the Jacobian of every kept sample and count effective patches on a few."""
     grid, size = problem.grid, min(problem.bank.size, *problem.grid)
-    denoise, count_fn = patch_denoiser(problem.bank), effective_patches(problem.bank)
-    sigmas = np.asarray(prediction.sigmas)[levels]
+    denoise_fn = as_pytree("denoise_fn", patch_denoiser(problem.bank))
+    count_fn = as_pytree("count_fn", effective_patches(problem.bank))
+    sigmas = prediction.sigmas[levels]
     num_samples = min(settings.probe_samples or 0, len(kept.x))
-
-    @jax.jit
-    def one_level(x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
-        def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-            x, key = pair
-            symbol, _ = measured_symbol(denoise, x, sigma, key, num_probes=_PROBES_PER_SAMPLE)
-            kernel = symbol_to_kernel(symbol, size)
-            # Its support is the window, so the projection cuts nothing but noise.
-            return leading_eigenvalue(kernel_to_symbol(kernel, grid)), kernel
-
-        return jax.lax.map(one, (x, jax.random.split(key, num_samples)))
-
-    @jax.jit
-    def condensation(x: Array, sigma: Array) -> Array:
-        return jax.lax.map(lambda one: jnp.exp(jnp.log(count_fn(one, sigma)).mean()), x)
-
-    symbols, kernels, effective = [], [], []
+    rows = []
     for i, sigma in enumerate(sigmas):
         report("probes", i, len(sigmas))
-        x = jnp.asarray(kept.x)[:num_samples, i]
-        symbol, kernel = one_level(x, jnp.asarray(sigma), jax.random.fold_in(key, i))
-        symbols.append(np.asarray(symbol))
-        kernels.append(np.asarray(kernel, np.float64))
-        effective.append(np.asarray(condensation(x[:_CONDENSATION_SAMPLES], jnp.asarray(sigma))))
+        x = np.asarray(kept.x)[:num_samples, i]
+        found = _probe_level(denoise_fn, key, i, x, sigma, grid=grid, size=size)
+        rows.append(
+            jax.tree.map(np.asarray, (*found, _condensation(count_fn, x[:_CONDENSATION_SAMPLES], sigma)))
+        )
     report("probes", len(sigmas), len(sigmas))
-    symbols = np.real(np.stack(symbols))
-    result = _summary(symbols, np.stack(kernels), np.stack(effective), sigmas, grid, prediction)
+    symbols, per_shell, kernels, effective = (np.stack(part) for part in zip(*rows, strict=True))
+    result = _summary(symbols, per_shell, kernels.astype(np.float64), effective, sigmas, prediction)
     softest = symbols[:, :, *prediction.softest].T
     for name, (value, error) in minimum(sigmas, softest, jax.random.fold_in(key, len(sigmas))).items():
         result[name], result[f"{name}_error"] = ((), value), ((), error)
@@ -78,16 +95,14 @@ def probe(
 
 def _summary(
     symbols: np.ndarray,
+    per_shell: np.ndarray,
     kernels: np.ndarray,
     effective: np.ndarray,
     sigmas: np.ndarray,
-    grid: tuple[int, int],
     prediction: Prediction,
 ) -> Variables:
-    """Average over samples: symbols (L, K, H, W), kernels (L, K, p, p, C, C), effective numbers (L, K')."""
+    """Average over samples: symbols (L, K, H, W), shells (L, K, S), kernels (L, K, p, p, C, C), numbers (L, K')."""
     row, column = prediction.softest
-    flat = jnp.asarray(symbols.reshape(-1, *grid))
-    per_shell = np.asarray(shells(flat, grid[1])).reshape(*symbols.shape[:2], -1)
     result: Variables = {"probe_sigma": (("probe_sigma",), sigmas)}
     measured: dict[str, tuple[tuple[str, ...], Any]] = {
         "mean_jacobian": (("probe_sigma", "wavenumber"), per_shell),

@@ -15,16 +15,17 @@ THEORY sections 3, 5 and 6.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from critjax.observables import jackknife_error
+from critjax._programs import as_pytree
 from critjax.patch_score import patch_denoiser
+from critjax.studies._engine.problem import Problem, bank_key, check_precision
 from critjax.studies._engine.results import attributes
 from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.criticality import prediction as theory
@@ -34,14 +35,14 @@ from critjax.studies.criticality.ensemble import (
     Estimator,
     Kept,
     combine,
-    make_batch_fn,
+    estimate,
     mode_groups,
-    statistics,
+    simulate_batch,
     wavenumbers,
 )
 from critjax.studies.criticality.film import NUM_FILM_SAMPLES, film, has_reduced_model, reduced_film
 from critjax.studies.criticality.probes import NUM_PROBE_LEVELS, probe
-from critjax.studies.criticality.problem import Problem, bank_key, build_problem, check_precision
+from critjax.studies.criticality.problem import build_problem
 from critjax.studies.criticality.settings import CriticalitySettings, ladder_ends
 
 __all__ = ["CriticalitySettings", "estimate_cost", "ladder_ends", "run"]
@@ -110,8 +111,7 @@ def run(
         variables: theory.Variables = dict(prediction.variables)
         variables.update(theory.null_model(problem, prediction))
         variables.update(theory.bank_spread(problem, settings))
-    key = jax.random.fold_in(bank_key(settings.seed), 1)
-    closure_key, sample_key, probe_key = jax.random.split(key, 3)
+    closure_key, sample_key, probe_key = _stage_keys(bank_key(settings.seed))
     closure_symbol = None
     if settings.closure_samples:
         with run.stage("closure"):
@@ -124,8 +124,8 @@ def run(
     variables.update(film(kept, levels, prediction.sigmas))
     if has_reduced_model(problem, prediction) and run.complete:
         with run.stage("reduced model", optional=True):
-            first = sample_keys(sample_key, 0, settings)[0]
-            film_of = (problem, settings, prediction, kept, levels, first, closure_symbol)
+            first_key = sample_keys(sample_key, 0, batch_size=settings.batch_size or 1)[0]
+            film_of = (problem, settings, prediction, kept, levels, first_key, closure_symbol)
             variables.update(reduced_film(*film_of))
     if settings.probe_samples and run.complete:
         with run.stage("probes", optional=True):
@@ -138,24 +138,16 @@ def kept_levels(num_levels: int) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, num_levels - 1, NUM_PROBE_LEVELS)).astype(int))
 
 
-def _batch_fn(problem: Problem, settings: CriticalitySettings, sigmas: jax.Array):
-    num_kept = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
-    return make_batch_fn(
-        patch_denoiser(problem.bank),
-        (*problem.grid, problem.channels),
-        sigmas,
-        kept_levels(len(sigmas)).tolist(),
-        num_kept,
-        eta=settings.eta,
-        solver=settings.solver,
-        centre=jnp.asarray(problem.mean, sigmas.dtype),
-        window=problem.bank.size,
-    )
+@jax.jit
+def _stage_keys(key: jax.Array) -> jax.Array:
+    """Return the keys of closure, samples and probes."""
+    return jax.random.split(jax.random.fold_in(key, 1), 3)
 
 
-def sample_keys(key: jax.Array, index: int, settings: CriticalitySettings) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="batch_size")
+def sample_keys(key: jax.Array, index: int, *, batch_size: int) -> jax.Array:
     """Return the keys of one batch; by index, so that a resumed run draws what a straight one would have drawn."""
-    return jax.random.split(jax.random.fold_in(key, index), settings.batch_size or 1)
+    return jax.random.split(jax.random.fold_in(key, index), batch_size)
 
 
 def _simulate(
@@ -167,10 +159,23 @@ def _simulate(
 ) -> tuple[list[BatchSums], Kept]:
     """Simulate batch after batch; return the sums of each, and the kept fields of enough samples."""
     wanted = max(NUM_FILM_SAMPLES, settings.probe_samples or 0)
-    simulate = _batch_fn(problem, settings, prediction.sigmas)
+    denoise_fn = as_pytree("denoise_fn", patch_denoiser(problem.bank))
+    centre = np.asarray(problem.mean, prediction.sigmas.dtype)
 
     def batch(index: int) -> dict[str, np.ndarray]:
-        sums, kept = jax.tree.map(np.asarray, simulate(sample_keys(key, index, settings)))
+        simulated = simulate_batch(
+            denoise_fn,
+            sample_keys(key, index, batch_size=settings.batch_size or 1),
+            prediction.sigmas,
+            centre,
+            shape=(*problem.grid, problem.channels),
+            kept_levels=tuple(kept_levels(len(prediction.sigmas)).tolist()),
+            num_kept=wanted,
+            eta=settings.eta,
+            solver=settings.solver,
+            window=problem.bank.size,
+        )
+        sums, kept = jax.tree.map(np.asarray, simulated)
         # Of the fields those are kept that the batches before, all of one size, left to be wanted.
         missing = max(0, wanted - index * len(kept.x))
         part = {f"sums_{name}": value for name, value in sums._asdict().items()}
@@ -187,26 +192,17 @@ def _measure(
     problem: Problem, prediction: theory.Prediction, batches: list[BatchSums], own_start: bool
 ) -> theory.Variables:
     """Estimate everything from the sums, with jackknife errors over batches (NaN for one batch)."""
+    near = float(prediction.variables["critical_wavenumber_bare"][1])
     estimator = Estimator(
-        problem.grid,
-        problem.bank.size,
         prediction.sigmas,
-        jnp.asarray(prediction.threshold, prediction.sigmas.dtype),
-        prediction.softest,
-        float(prediction.variables["critical_wavenumber_bare"][1]),
-        jnp.asarray(prediction.variables["linear_growth"][1]),
-        own_start,
+        np.asarray(prediction.threshold, prediction.sigmas.dtype),
+        np.asarray(prediction.softest),
+        np.asarray(mode_groups(problem.grid, near)[1], prediction.sigmas.dtype),
+        np.asarray(prediction.variables["linear_growth"][1], prediction.sigmas.dtype),
     )
-    stacked = combine(batches)
-
-    @jax.jit
-    def both(stacked: BatchSums):
-        values = statistics(stacked, estimator)
-        if len(batches) < 2:
-            return values, jax.tree.map(lambda v: jnp.full(v.shape, jnp.nan), values)
-        return values, jackknife_error(lambda part: statistics(part, estimator), stacked)
-
-    values, errors = jax.tree.map(lambda a: np.asarray(a, np.float64), both(stacked))
+    width, size = problem.grid[1], problem.bank.size
+    found = estimate(combine(batches), estimator, width=width, size=size, own_start=own_start)
+    values, errors = jax.tree.map(lambda a: np.asarray(a, np.float64), found)
     by_name = {"linear_ratio": ("sigma", "checked_mode"), "lambda_reg_crossing": ("wavenumber",)}
     result: theory.Variables = {}
     for name, value in values.items():

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, curve_at, in_units, plain, read, text, with_error
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import curve_at, in_units, plain, read, text, with_error
 from critjax.report.table import Row, noise_rows, table_row
 from critjax.studies._engine.results import stored_values
 from critjax.studies.criticality.findings import checked_modes, linear_ratios, smallest_gap
@@ -65,7 +66,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
     return rows
 
 
-def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]:
+def _mode_rows(dataset: xr.Dataset, eta: float, measured: Estimate) -> list[Row]:
     """Wavenumber, frequency, non-reciprocal size and the gap of the mean Jacobian."""
     wavenumber = read(dataset, "critical_wavenumber_bare").value
     rows = [
@@ -76,13 +77,13 @@ def _mode_rows(dataset: xr.Dataset, eta: float, measured: Measured) -> list[Row]
         )
     ]
     imag, found = read(dataset, "critical_imag_bare").value, read(dataset, "critical_imag_measured")
-    frequency = Measured((1 + eta) * found.value, (1 + eta) * found.error)
+    frequency = Estimate((1 + eta) * found.value, (1 + eta) * found.error)
     rows.append(table_row("frequency of the softest mode (rad per e-fold of σ)", (1 + eta) * imag, frequency))
     at = measured.value if measured.known else read(dataset, "critical_sigma_bare").value
-    nonreciprocal, note = Measured(math.nan), ""
+    nonreciprocal, note = Estimate(math.nan), ""
     if "nonreciprocal" in dataset and math.isfinite(at):
         i = int(np.argmin(np.abs(np.log(dataset["probe_sigma"].values / at))))
-        nonreciprocal = Measured(float(dataset["nonreciprocal"][i]), float(dataset["nonreciprocal_error"][i]))
+        nonreciprocal = Estimate(float(dataset["nonreciprocal"][i]), float(dataset["nonreciprocal_error"][i]))
         note = (
             "theory at bare σ_c; measured on the mean Jacobian at σ = "
             f"{plain(float(dataset['probe_sigma'][i]))}"
@@ -131,8 +132,8 @@ def _mean_field_rows(dataset: xr.Dataset) -> list[Row]:
     ]
     # The bank's own value is exact; its column of errors holds the spread over banks, in the same units.
     width = spread / (2 * math.sqrt(mean))
-    units = in_units(Measured(math.sqrt(mean), width))
-    bank = in_units(Measured(math.sqrt(own)) if own > 0 else Measured(math.nan))
+    units = in_units(Estimate(math.sqrt(mean), width))
+    bank = in_units(Estimate(math.sqrt(own)) if own > 0 else Estimate(math.nan))
     sigma = math.sqrt(own) if own > 0 else math.nan
     rows.append(
         Row(
@@ -149,7 +150,7 @@ def _mean_field_rows(dataset: xr.Dataset) -> list[Row]:
     return rows
 
 
-def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
+def _length_rows(dataset: xr.Dataset, measured: Estimate) -> list[Row]:
     """Correlation lengths where the softest mode turns, and at the end."""
     if "xi_denoised" not in dataset:
         return []
@@ -178,7 +179,7 @@ def _length_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
     return [row for row in rows if (row.theory, row.measured) != ("-", "-")]
 
 
-def _kurtosis_rows(dataset: xr.Dataset, measured: Measured) -> list[Row]:
+def _kurtosis_rows(dataset: xr.Dataset, measured: Estimate) -> list[Row]:
     """Kurtosis of the soft modes where the softest one turns, and at the end."""
     if "soft_kurtosis" not in dataset:
         return []

@@ -10,15 +10,14 @@ are compared with them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from critjax._typing import Array
-from critjax.closed_form import two_pattern_denoiser
+from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import freeze_out_distance, langevin_structure_factor
 from critjax.fluctuations._two_pattern import mean_slope
 from critjax.fourier import kernel_to_symbol
@@ -38,6 +37,19 @@ START = 0.25
 MEASURED = ("xi_second_moment", "xi_fit", "xi_sign", "xi_denoised_sign", "wall_density")
 
 
+class Stretches(NamedTuple):
+    """Segments of a ladder (S,) between two measurements."""
+
+    counts: Any
+    """Langevin steps."""
+    log_sigmas: Any
+    """ln sigma before."""
+    spacings: Any
+    """Fall of ln sigma from level to level."""
+    ends: Any
+    """sigma afterwards."""
+
+
 class Ladder(NamedTuple):
     """Noise levels of one quench: from ``start`` down in segments of equal steps of ln sigma."""
 
@@ -55,6 +67,16 @@ class Ladder(NamedTuple):
     def measured(self) -> list[int]:
         """Indices of the ends of the segments."""
         return np.cumsum([levels for levels, _ in self.segments]).tolist()
+
+    @property
+    def stretches(self) -> Stretches:
+        """The segments as arguments of a program."""
+        levels, spacings = (np.array(part) for part in zip(*self.segments, strict=True))
+        ends = float(np.log(self.start)) - np.cumsum(levels * spacings)
+        starts = np.concatenate([[np.log(self.start)], ends[:-1]])
+        counts = levels.astype(np.int32) * np.int32(self.steps_per_level)
+        floats = (np.asarray(part, np.float32) for part in (starts, spacings, np.exp(ends)))
+        return Stretches(counts, *floats)
 
     @property
     def num_steps(self) -> int:
@@ -135,66 +157,51 @@ def _one_over_e(radius: Array, curve: Array) -> Array:
     return first_crossing(radius, curve, float(np.exp(-1)))
 
 
-class Quench(NamedTuple):
-    """Compiled pieces of the simulation on one grid."""
-
-    start: Callable[[Any, float], Array]
-    relax: Callable[..., Array]
-    """``(key, x, log_sigma, spacing, count, first) -> x``: ``count`` Langevin steps."""
-    measure: Callable[[Array, float], dict[str, Array]]
-    """``(x, sigma)``: per sample the kept numbers."""
-
-
-@functools.lru_cache(maxsize=8)
-def make_quench(side: int, size: int, step_size: float, steps_per_level: int, num: int) -> Quench:
-    """Compile the dynamics of ``num`` samples of side x side pixels at once."""
-    denoise = jax.vmap(two_pattern_denoiser(size), (0, None))
-    modes = low_modes(side, size)
-
-    @jax.jit
-    def start(key: Any, sigma: Any) -> Array:
-        return sigma * jax.random.normal(key, (num, side, side, 1), jnp.float32)
-
-    @jax.jit
-    def relax(key: Any, x: Array, log_sigma: Any, spacing: Any, count: Any, first: Any) -> Array:
-        def step(i: Array, x: Array) -> Array:
-            sigma = jnp.exp(log_sigma - spacing * (i // steps_per_level + 1))
-            return langevin_step(denoise, jax.random.fold_in(key, first + i), x, sigma, step_size)
-
-        return jax.lax.fori_loop(0, count, step, x)
-
-    @jax.jit
-    def measure(x: Array, sigma: Any) -> dict[str, Array]:
-        denoised = denoise(x, sigma)
-        x_hat = jnp.fft.fft2(x[..., 0])[:, modes.rows, modes.columns]
-
-        def curve(field: Array) -> Array:
-            return jax.lax.map(
-                lambda one: radial_autocorrelation(one[None], centre=False)[1], jnp.sign(field)
-            )
-
-        return {
-            "power": (x_hat.real**2 + x_hat.imag**2) / side**2,
-            "sign": curve(x),
-            "denoised_sign": curve(denoised),
-            "walls": wall_density(denoised)[:, 0],
-            "order": x.mean((1, 2, 3)),
-        }
-
-    return Quench(start, relax, measure)
-
-
-def simulate(quench: Quench, key: Any, ladder: Ladder) -> list[dict[str, np.ndarray]]:
-    """Take one batch down the ladder; return what is measured at the end of each segment."""
+@functools.partial(jax.jit, static_argnames=("num", "side", "size", "steps_per_level"))
+def simulate(
+    denoise_fn: DenoiseFn,
+    key: Any,
+    start: Any,
+    stretches: Stretches,
+    step_size: Any,
+    *,
+    num: int,
+    side: int,
+    size: int,
+    steps_per_level: int,
+) -> dict[str, Array]:
+    """Take ``num`` samples of side x side pixels down a ladder; return the kept numbers (S, num, ...) of every stretch."""
+    denoise, modes = jax.vmap(denoise_fn, (0, None)), low_modes(side, size)
     start_key, noise_key = jax.random.split(key)
-    x, log_sigma, first = quench.start(start_key, ladder.start), float(np.log(ladder.start)), 0
-    rows = []
-    for levels, spacing in ladder.segments:
-        count = levels * ladder.steps_per_level
-        x = quench.relax(noise_key, x, log_sigma, spacing, count, first)
-        log_sigma, first = log_sigma - levels * spacing, first + count
-        rows.append(jax.tree.map(np.asarray, quench.measure(x, float(np.exp(log_sigma)))))
-    return rows
+
+    def advance(carry: tuple[Array, Array], stretch: Stretches) -> tuple[Any, dict[str, Array]]:
+        x, first = carry
+
+        def step(i: Array, x: Array) -> Array:
+            sigma = jnp.exp(stretch.log_sigmas - stretch.spacings * (i // steps_per_level + 1))
+            return langevin_step(denoise, jax.random.fold_in(noise_key, first + i), x, sigma, step_size)
+
+        x = jax.lax.fori_loop(0, stretch.counts, step, x)
+        return (x, first + stretch.counts), _kept(x, denoise(x, stretch.ends), modes)
+
+    x = start * jax.random.normal(start_key, (num, side, side, 1), jnp.float32)
+    return jax.lax.scan(advance, (x, jnp.zeros((), jnp.int32)), stretches)[1]
+
+
+def _kept(x: Array, denoised: Array, modes: Modes) -> dict[str, Array]:
+    """Return the numbers that are kept of each sample (B, H, W, 1)."""
+    x_hat = jnp.fft.fft2(x[..., 0])[:, modes.rows, modes.columns]
+
+    def curve(field: Array) -> Array:
+        return jax.lax.map(lambda one: radial_autocorrelation(one[None], centre=False)[1], jnp.sign(field))
+
+    return {
+        "power": (x_hat.real**2 + x_hat.imag**2) / modes.side**2,
+        "sign": curve(x),
+        "denoised_sign": curve(denoised),
+        "walls": wall_density(denoised)[:, 0],
+        "order": x.mean((1, 2, 3)),
+    }
 
 
 def measured_lengths(samples: dict[str, Array], modes: Modes) -> dict[str, Array]:
@@ -230,24 +237,21 @@ def gaussian_lengths(spectrum: Array, window: Array, modes: Modes) -> dict[str, 
     return found
 
 
-@functools.lru_cache(maxsize=8)
-def lengths_and_errors(side: int, size: int) -> Callable[[dict[str, Any]], tuple[dict, dict]]:
-    """Compile ``block averages -> (MEASURED, jackknife errors)``."""
-    modes = low_modes(side, size)
-
-    @jax.jit
-    def both(blocks: dict[str, Any]) -> tuple[dict, dict]:
-        return measured_lengths(blocks, modes), jackknife_error(lambda b: measured_lengths(b, modes), blocks)
-
-    return both
+@functools.partial(jax.jit, static_argnames=("side", "size"))
+def lengths_and_errors(
+    blocks: dict[str, Any], *, side: int, size: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return `MEASURED` and their jackknife errors, each (L,), from averages over blocks (L, blocks, ...)."""
+    statistic = functools.partial(measured_lengths, modes=low_modes(side, size))
+    return jax.lax.map(lambda level: (statistic(level), jackknife_error(statistic, level)), blocks)
 
 
-@functools.lru_cache(maxsize=8)
-def lengths_of_spectrum(side: int, size: int) -> Callable[[Array], dict[str, Array]]:
-    """Compile `gaussian_lengths` for a grid and a window."""
-    modes = low_modes(side, size)
-    window = window_symbol(side, size)
-    return jax.jit(lambda spectrum: gaussian_lengths(spectrum, window, modes))
+@functools.partial(jax.jit, static_argnames="size")
+def lengths_of_spectra(spectra: Array, *, size: int) -> dict[str, Array]:
+    """Return `MEASURED` (L,) of Gaussian fields of structure factors (L, H, W)."""
+    side = spectra.shape[-1]
+    modes, window = low_modes(side, size), window_symbol(side, size)
+    return jax.lax.map(lambda spectrum: gaussian_lengths(spectrum, window, modes), spectra)
 
 
 def window_symbol(side: int, size: int) -> Array:
@@ -255,14 +259,17 @@ def window_symbol(side: int, size: int) -> Array:
     return kernel_to_symbol(jnp.ones((size, size, 1, 1), jnp.float32), (side, side))[..., 0, 0].real
 
 
+def _bare_symbol(window: Array, sigma: Any) -> Array:
+    return window / sigma**2
+
+
 def linear_prediction(side: int, size: int, ladder: Ladder, step_size: float, num: int) -> Array:
     """Return S of bare linear theory at the first ``num`` measured levels, on the very ladder of the simulation."""
-    window = window_symbol(side, size)[..., None, None].astype(jnp.complex64)
+    window = np.asarray(window_symbol(side, size))[..., None, None].astype(np.complex64)
     levels = ladder.measured[:num]
-    sigmas = jnp.asarray(ladder.sigmas[: levels[-1] + 1], jnp.float32)
     found = langevin_structure_factor(
-        lambda sigma: window / sigma**2,
-        sigmas,
+        Partial(_bare_symbol, window),
+        np.asarray(ladder.sigmas[: levels[-1] + 1], np.float32),
         langevin_steps=ladder.steps_per_level,
         step_size=step_size,
         levels=levels,
@@ -270,31 +277,30 @@ def linear_prediction(side: int, size: int, ladder: Ladder, step_size: float, nu
     return found[..., 0, 0].real
 
 
-def closure_prediction(side: int, size: int, ladder: Ladder, step_size: float) -> tuple[list[Array], float]:
-    r"""Return S of the Gaussian closure at the measured levels, and the noise at which its lambda_reg(0) reaches one.
+@functools.partial(jax.jit, static_argnames=("side", "size", "steps_per_level"))
+def closure_prediction(
+    start: Any, stretches: Stretches, step_size: Any, *, side: int, size: int, steps_per_level: int
+) -> tuple[Array, Array]:
+    r"""Return S of the Gaussian closure (L, H, W), and the noise at which its lambda_reg(0) reaches one.
 
     The recursion of the simulation with ``lambda_reg = (c_k/sigma^2) E[sech^2 u]`` in place of the bare symbol, u the
     argument of the hyperbolic tangent under the current S. NaN if there is no crossing.
     """
     window = window_symbol(side, size)
 
-    @jax.jit
-    def segment(state: tuple[Array, Array], log_sigma: Any, spacing: Any, count: Any) -> tuple[Array, Array]:
+    def advance(state: tuple[Array, Array], stretch: Stretches) -> tuple[tuple[Array, Array], Array]:
         def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             spectrum, crossing = state
-            sigma = jnp.exp(log_sigma - spacing * (i // ladder.steps_per_level + 1))
+            sigma = jnp.exp(stretch.log_sigmas - stretch.spacings * (i // steps_per_level + 1))
             variance = jnp.mean(window**2 * spectrum) / sigma**4
             symbol = window / sigma**2 * mean_slope(variance)
             first = jnp.isnan(crossing) & (symbol[0, 0] >= 1)
             factor = 1 - step_size * (1 - symbol)
             return factor**2 * spectrum + 2 * step_size * sigma**2, jnp.where(first, sigma, crossing)
 
-        return jax.lax.fori_loop(0, count, step, state)
+        state = jax.lax.fori_loop(0, stretch.counts, step, state)
+        return state, state[0]
 
-    state = (jnp.full((side, side), ladder.start**2, jnp.float32), jnp.asarray(jnp.nan, jnp.float32))
-    log_sigma, spectra = float(np.log(ladder.start)), []
-    for levels, spacing in ladder.segments:
-        state = segment(state, log_sigma, spacing, levels * ladder.steps_per_level)
-        log_sigma -= levels * spacing
-        spectra.append(state[0])
-    return spectra, float(state[1])
+    spectrum = jnp.full((side, side), start**2, jnp.float32)
+    (_, crossing), spectra = jax.lax.scan(advance, (spectrum, jnp.asarray(jnp.nan, jnp.float32)), stretches)
+    return spectra, crossing

@@ -16,29 +16,42 @@ THEORY sections 1, 5 and 6.
 
 from __future__ import annotations
 
+import functools
 import math
-import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 
+from critjax._programs import as_pytree
+from critjax._typing import Array, DenoiseFn
+from critjax.closed_form import two_pattern_denoiser
 from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolves_freeze_out
 from critjax.observables import binder_cumulant, first_crossing, jackknife_error
+from critjax.sampling import langevin_step
+from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
 from critjax.studies._engine.results import attributes
-from critjax.studies._engine.run import Progress
+from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.freeze_out import quench
 from critjax.studies.freeze_out.settings import FreezeOutSettings
 
-__all__ = ["ISING_BINDER", "FreezeOutSettings", "run"]
+__all__ = ["ISING_BINDER", "FreezeOutSettings", "estimate_cost", "fit_exponent", "run"]
 
 #: Binder cumulant of the Ising model at its critical point, periodic square (Kamieniarz & Blote 1993): a landmark.
 ISING_BINDER = 0.6107
 
 
-def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None = None) -> xr.Dataset:
+def run(
+    settings: FreezeOutSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Checkpoint | None = None,
+    saved: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> xr.Dataset:
     r"""Run the study and return everything as one labelled dataset.
 
     Parameters
@@ -47,6 +60,10 @@ def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None 
         What to do; default: p = 3, 64 x 64, n = 10 ... 10,000, grids 32, 64, 128 (some minutes on two cores).
     progress : callable, optional
         ``(stage, done, total)``, for a progress bar.
+    on_checkpoint : callable, optional
+        ``(name, part)`` after every quench and every grid, a dictionary of arrays, for saving.
+    saved : mapping, optional
+        Quenches and grids of an earlier, identical run by name; they are not simulated again.
 
     Returns
     -------
@@ -83,29 +100,25 @@ def run(settings: FreezeOutSettings | None = None, *, progress: Progress | None 
     Zurek 1985, Nature 317, 505; Binder 1981, Z. Phys. B 43, 119.
     """
     settings = (settings or FreezeOutSettings()).resolved()
-    report = progress or (lambda stage, done, total: None)
+    run = Run(progress, on_checkpoint, saved)
     numbers, sides = settings.steps_per_tau or (), settings.binder_grids or ()
-    key = jax.random.key(settings.seed)
-    began = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    columns: list[dict[str, Any]] = []
-    status, seconds = "complete", {}
-    try:
-        report("quenches", 0, len(numbers))
-        for done, number in enumerate(numbers):
-            rows.append(_quench(settings, number, jax.random.fold_in(key, number)))
-            report("quenches", done + 1, len(numbers))
-        seconds["quenches"] = round(time.perf_counter() - began, 2)
-        report("binder", 0, len(sides))
-        for done, side in enumerate(sides):
-            columns.append(_binder(settings, side, jax.random.fold_in(key, 2**30 + side)))
-            report("binder", done + 1, len(sides))
-    except KeyboardInterrupt:
-        if not rows:
-            raise
-        status = "interrupted"
-    seconds["all"] = round(time.perf_counter() - began, 2)
-    return _dataset(settings, rows, columns, status, seconds)
+    key, denoise_fn = (
+        jax.random.key(settings.seed),
+        as_pytree("denoise_fn", two_pattern_denoiser(settings.size)),
+    )
+
+    def quench_of(index: int) -> dict[str, np.ndarray]:
+        return _quench(settings, denoise_fn, numbers[index], key)
+
+    def grid_of(index: int) -> dict[str, np.ndarray]:
+        return _binder(settings, denoise_fn, sides[index], key)
+
+    rows = list(run.parts("quenches", [f"quench-{number}" for number in numbers], quench_of))
+    columns = []
+    if run.complete and sides:
+        names = [f"grid-{side}" for side in sides]
+        columns = list(run.parts("binder", names, grid_of, optional=True))
+    return _dataset(settings, rows, columns, run)
 
 
 def _count(settings: FreezeOutSettings, wanted: Any, side: int) -> tuple[int, int]:
@@ -118,61 +131,110 @@ def _count(settings: FreezeOutSettings, wanted: Any, side: int) -> tuple[int, in
     return per_batch, total // per_batch
 
 
-def _simulate(
-    settings: FreezeOutSettings,
-    side: int,
-    ladder: quench.Ladder,
-    wanted: Any,
-    key: Any,
-    *,
-    step_size: float,
-) -> list[dict[str, np.ndarray]]:
-    """Simulate batch after batch; return the kept numbers of all samples, one dictionary per measured level."""
-    num, batches = _count(settings, wanted, side)
-    pieces = quench.make_quench(side, settings.size, step_size, ladder.steps_per_level, num)
-    done = [quench.simulate(pieces, jax.random.fold_in(key, batch), ladder) for batch in range(batches)]
-    return [jax.tree.map(lambda *parts: np.concatenate(parts), *level) for level in zip(*done, strict=True)]
+class _Simulation(NamedTuple):
+    """Samples of one ladder on one grid."""
+
+    side: int
+    number: int
+    ladder: quench.Ladder
+    step_size: float
+    wanted: float
 
 
-def _quench(settings: FreezeOutSettings, number: int, key: Any) -> dict[str, Any]:
-    """Simulate one n and predict it; everything by name, over the measured levels."""
-    side, size, e = settings.grid or 0, settings.size, settings.step_size
-    ratios = np.array(settings.noise_ratios)
-    ladder = quench.build_ladder(size * ratios, float(size), number, e, settings.steps_per_level)
-    most = (settings.steps_per_tau or (number,))[-1]
-    least = settings.num_samples or 0
+def _quench_plan(settings: FreezeOutSettings, number: int) -> _Simulation:
+    """Plan the quench of one n: as many samples as cost what those of the largest n do."""
+    ratios, e = np.array(settings.noise_ratios), settings.step_size
+    ladder = quench.build_ladder(
+        settings.size * ratios, float(settings.size), number, e, settings.steps_per_level
+    )
+    most, least = (settings.steps_per_tau or (number,))[-1], settings.num_samples or 0
     wanted = max(min(least * most / number, settings.max_samples or 0), least)
-    levels = _simulate(settings, side, ladder, wanted, key, step_size=e)
-    found: dict[str, Any] = {name: [] for name in quench.MEASURED}
-    found |= {f"{name}_error": [] for name in quench.MEASURED}
-    for level in levels:
-        # Lengths depend on averages over samples alone: the averages of the blocks are all that is needed.
-        blocks = {
-            name: np.stack([p.mean(0) for p in np.split(a, settings.num_blocks)]) for name, a in level.items()
-        }
-        values, errors = quench.lengths_and_errors(side, size)(blocks)
-        for name in quench.MEASURED:
-            found[name].append(float(values[name]))
-            found[f"{name}_error"].append(float(errors[name]))
+    return _Simulation(settings.grid or 0, number, ladder, e, wanted)
 
-    predict = quench.lengths_of_spectrum(side, size)
-    above = int(np.sum(ratios >= 1 - 1e-9))
-    linear = quench.linear_prediction(side, size, ladder, e, above) if above else ()
-    closure, crossing = quench.closure_prediction(side, size, ladder, e)
-    for prefix, spectra in (("linear", linear), ("closure", closure)):
-        lengths = [predict(spectrum) for spectrum in spectra]
-        for name in quench.MEASURED:
-            values = [float(one[name]) for one in lengths]
-            found[f"{prefix}_{name}"] = values + [math.nan] * (len(ratios) - len(values))
-    rate = number * e
-    return found | {
-        "rate": rate,
-        "freeze_out_length": float(freeze_out_length((size**2 - 1) / 24, rate)),
-        "freeze_out_distance": float(freeze_out_distance(rate)),
-        "ladder_resolved": bool(resolves_freeze_out(ladder.sigmas, rate, size)),
-        "closure_critical_ratio": crossing / size,
-        "num_samples": len(levels[0]["walls"]),
+
+def _binder_plan(settings: FreezeOutSettings, side: int) -> _Simulation:
+    """Plan the Binder curve of one grid."""
+    size, e, number = settings.size, settings.binder_step_size, settings.binder_steps_per_tau or 0
+    ratios = _binder_ratios(settings)
+    ladder = quench.build_ladder(size * ratios, float(size * ratios[0]), number, e, settings.steps_per_level)
+    wanted = (settings.binder_samples or 0) * (settings.binder_grids or (side,))[-1] / side
+    return _Simulation(side, number, ladder, e, wanted)
+
+
+@jax.jit
+def _batch_key(key: Array, number: Any, batch: Any) -> Array:
+    """Return the key of one batch of a quench or a grid, which ``number`` tells from all others."""
+    return jax.random.fold_in(jax.random.fold_in(key, number), batch)
+
+
+def _simulate(
+    settings: FreezeOutSettings, denoise_fn: DenoiseFn, plan: _Simulation, key: Array, number: int
+) -> dict[str, np.ndarray]:
+    """Simulate batch after batch; return the kept numbers of all samples: (levels, samples, ...)."""
+    num, batches = _count(settings, plan.wanted, plan.side)
+    done = []
+    for batch in range(batches):
+        found = quench.simulate(
+            denoise_fn,
+            _batch_key(key, number, batch),
+            np.float32(plan.ladder.start),
+            plan.ladder.stretches,
+            np.float32(plan.step_size),
+            num=num,
+            side=plan.side,
+            size=settings.size,
+            steps_per_level=plan.ladder.steps_per_level,
+        )
+        done.append(jax.tree.map(np.asarray, found))
+    return {name: np.concatenate([part[name] for part in done], axis=1) for name in done[0]}
+
+
+def _quench(
+    settings: FreezeOutSettings, denoise_fn: DenoiseFn, number: int, key: Array
+) -> dict[str, np.ndarray]:
+    """Simulate one n and predict it; everything by name, over the measured levels."""
+    plan = _quench_plan(settings, number)
+    side, size, ladder = plan.side, settings.size, plan.ladder
+    samples = _simulate(settings, denoise_fn, plan, key, number)
+    # Lengths depend on averages over samples alone: the averages of the blocks are all that is needed.
+    blocks = {
+        name: np.stack([part.mean(1) for part in np.split(values, settings.num_blocks, axis=1)], axis=1)
+        for name, values in samples.items()
     }
+    values, errors = quench.lengths_and_errors(blocks, side=side, size=size)
+    found: dict[str, Any] = {**values, **{f"{name}_error": error for name, error in errors.items()}}
+
+    num_levels, above = len(settings.noise_ratios), int(np.sum(np.array(settings.noise_ratios) >= 1 - 1e-9))
+    closure, crossing = quench.closure_prediction(
+        np.float32(ladder.start),
+        ladder.stretches,
+        np.float32(plan.step_size),
+        side=side,
+        size=size,
+        steps_per_level=ladder.steps_per_level,
+    )
+    linear = np.full((num_levels, side, side), np.nan, np.float32)  # below sigma_c it has no bound
+    if above:
+        linear[:above] = quench.linear_prediction(side, size, ladder, plan.step_size, above)
+    predicted = quench.lengths_of_spectra(np.concatenate([linear, closure]), size=size)
+    for name, lengths in predicted.items():
+        found[f"linear_{name}"], found[f"closure_{name}"] = np.split(np.asarray(lengths), 2)
+    rate = number * plan.step_size
+    found |= {
+        "rate": rate,
+        "freeze_out_length": freeze_out_length((size**2 - 1) / 24, rate),
+        "freeze_out_distance": freeze_out_distance(rate),
+        "ladder_resolved": resolves_freeze_out(ladder.sigmas, rate, size),
+        "closure_critical_ratio": np.asarray(crossing, np.float64) / size,
+        "num_samples": samples["walls"].shape[1],
+    }
+    return {name: _stored(value) for name, value in found.items()}
+
+
+def _stored(value: Any) -> np.ndarray:
+    """Return a number or an array as a saved part holds it: floats in double precision."""
+    value = np.asarray(value)
+    return value.astype(np.float64) if value.dtype.kind == "f" else value
 
 
 def _binder_ratios(settings: FreezeOutSettings) -> np.ndarray:
@@ -180,32 +242,78 @@ def _binder_ratios(settings: FreezeOutSettings) -> np.ndarray:
     return np.geomspace(first, last, settings.binder_levels)
 
 
-def _binder(settings: FreezeOutSettings, side: int, key: Any) -> dict[str, Any]:
+def _binder_statistic(falling: Array, order: Array) -> dict[str, Array]:
+    """Return the cumulant of the spatial mean (samples, L), its size, and the noise of the Ising value."""
+    binder = binder_cumulant(order)
+    return {
+        "binder": binder,
+        "order_rms": jnp.sqrt((order**2).mean(0)),
+        "binder_crossing": jnp.exp(first_crossing(falling, binder, ISING_BINDER)),
+    }
+
+
+@functools.partial(jax.jit, static_argnames="num_blocks")
+def _binder_statistics(
+    order: Array, falling: Array, *, num_blocks: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    statistic = functools.partial(_binder_statistic, falling)
+    return statistic(order), jackknife_error(statistic, order, num_blocks=num_blocks)
+
+
+def _binder(
+    settings: FreezeOutSettings, denoise_fn: DenoiseFn, side: int, key: Array
+) -> dict[str, np.ndarray]:
     """Simulate one grid down to every ratio of the Binder curve."""
-    ratios, number = _binder_ratios(settings), settings.binder_steps_per_tau or 0
-    size, e = settings.size, settings.binder_step_size
-    ladder = quench.build_ladder(size * ratios, float(size * ratios[0]), number, e, settings.steps_per_level)
-    wanted = (settings.binder_samples or 0) * (settings.binder_grids or (side,))[-1] / side
-    levels = _simulate(settings, side, ladder, wanted, key, step_size=e)
-    order = np.stack([level["order"] for level in levels], axis=1)
-    falling = jnp.log(jnp.asarray(ratios, order.dtype))
-
-    def statistic(order: Any) -> dict[str, Any]:
-        binder = binder_cumulant(order)
-        return {
-            "binder": binder,
-            "order_rms": jnp.sqrt((order**2).mean(0)),
-            "binder_crossing": jnp.exp(first_crossing(falling, binder, ISING_BINDER)),
-        }
-
-    found = {name: np.asarray(value) for name, value in statistic(jnp.asarray(order)).items()}
-    errors = jackknife_error(statistic, order, num_blocks=settings.num_blocks)
-    found |= {f"{name}_error": np.asarray(value) for name, value in errors.items()}
-    stiffness = (size**2 - 1) / 24  # at the noise where the uniform mode is marginal
-    return found | {
-        "relaxation_tau": 1 / (number * e * stiffness * 4 * math.sin(math.pi / side) ** 2),
+    plan = _binder_plan(settings, side)
+    order = _simulate(settings, denoise_fn, plan, key, 2**30 + side)["order"].T
+    falling = np.log(np.asarray(_binder_ratios(settings), order.dtype))
+    values, errors = _binder_statistics(order, falling, num_blocks=settings.num_blocks)
+    stiffness = (settings.size**2 - 1) / 24  # at the noise where the uniform mode is marginal
+    found = {**values, **{f"{name}_error": error for name, error in errors.items()}}
+    found |= {
+        "relaxation_tau": 1 / (plan.number * plan.step_size * stiffness * 4 * math.sin(math.pi / side) ** 2),
         "binder_num_samples": len(order),
     }
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def estimate_cost(settings: FreezeOutSettings) -> dict[str, float]:
+    """Predict wall time and memory of a run by timing Langevin steps on its grid.
+
+    Parameters
+    ----------
+    settings : FreezeOutSettings
+        The run to be estimated.
+
+    Returns
+    -------
+    dict
+        ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches; those of other grids by
+        their pixels), ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from
+        experience.
+    """
+    settings = settings.resolved()
+    plans = [_quench_plan(settings, number) for number in settings.steps_per_tau or ()]
+    plans += [_binder_plan(settings, side) for side in settings.binder_grids or ()]
+    side = settings.grid or 0
+    batch = _count(settings, settings.num_samples, side)[0]
+    step_fn = Partial(_step, two_pattern_denoiser(settings.size), jax.random.key(0))
+    per_step = time_evaluation(step_fn, (batch, side, side, 1), jnp.float32)
+    pixels = [math.prod(_count(settings, p.wanted, p.side)) * p.side**2 * p.ladder.num_steps for p in plans]
+    steps = sum(pixels) / (batch * side**2)
+    overhead = 6.0 + 2.0 * len(plans)
+    return {
+        "seconds": overhead + steps * per_step,
+        "seconds_per_evaluation": per_step,
+        "evaluations": steps,
+        "bytes": RUNTIME_BYTES + 12 * 4 * quench.PIXELS_PER_BATCH,
+        "overhead": overhead,
+    }
+
+
+def _step(denoise_fn: DenoiseFn, key: Array, x: Array, sigma: Array) -> Array:
+    """One Langevin step of one field, with the noise that makes up much of its cost."""
+    return langevin_step(denoise_fn, key, x, sigma, 0.1)
 
 
 def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float, float, float]:
@@ -228,7 +336,7 @@ def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float
     return slope, math.sqrt((chi if chi > 1 else 1.0) / curvature), chi
 
 
-def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
+def _dataset(settings: FreezeOutSettings, rows: list, columns: list, run: Run) -> xr.Dataset:
     """Label everything."""
     numbers = np.array((settings.steps_per_tau or ())[: len(rows)])
     variables: dict[str, Any] = {}
@@ -271,8 +379,8 @@ def _dataset(settings, rows, columns, status, seconds) -> xr.Dataset:
         "freeze-out",
         f"two patterns, p = {settings.size}",
         settings,
-        status,
-        seconds,
+        run.status,
+        run.seconds,
         critical_sigma_bare=float(settings.size),
         fit_from=settings.fit_from,
         ising_binder=ISING_BINDER,

@@ -9,7 +9,8 @@ import math
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, plain
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import plain
 from critjax.report.page import UNITS, Content, labels
 from critjax.report.table import Row, noise_rows
 from critjax.studies._engine.results import stored_values
@@ -146,7 +147,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
         part = dataset.isel(bank=i)
         name = str(part["bank"].values)
         kind = str(part["instability"].values)
-        rows += noise_rows(f"{name}: bare critical noise σ_c", _scale(part), Measured(math.nan), kind)
+        rows += noise_rows(f"{name}: bare critical noise σ_c", _scale(part), Estimate(math.nan), kind)
         for comparison, label in (*_KINDS.items(), ("slow", "bare, exact run without fast modes")):
             for tolerance in part["error_limit"].values:
                 sigma = _holds(part, comparison, float(tolerance))

@@ -38,52 +38,55 @@ def slow_shells(grid: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarra
     return shells, np.flatnonzero(shells <= np.pi / size)
 
 
+def _sums(exact: Array, reduced: Array) -> dict[str, Array]:
+    """Sum over pixels, per sample (B, L)."""
+    axes = (-2, -1)
+    return {
+        "difference": jnp.sum((exact - reduced) ** 2, axes),
+        "exact": jnp.sum(exact**2, axes),
+        "reduced": jnp.sum(reduced**2, axes),
+        "both": jnp.sum(exact * reduced, axes),
+    }
+
+
+def _statistic(parts: dict[str, Array]) -> dict[str, Array]:
+    total = jax.tree.map(lambda a: a.sum(0), parts)
+    return {
+        "field_error": jnp.sqrt(total["difference"] / total["exact"]),
+        "overlap": total["both"] / jnp.sqrt(total["exact"] * total["reduced"]),
+        "power_ratio": total["reduced"] / total["exact"],
+    }
+
+
+def _spectrum(fields: Array, slow_modes: Array, inside: Array) -> Array:
+    """Shell averages (L, S) of |psi_k|^2/N over samples; modes beyond the slow ones are zero by construction."""
+    weight = jnp.maximum(radial_average(jnp.where(slow_modes, 1.0, 0.0)), 1e-9)
+
+    def level(psi: Array) -> Array:
+        power = jnp.mean(jnp.abs(jnp.fft.fft2(psi)) ** 2, axis=0) / slow_modes.size
+        return radial_average(jnp.where(slow_modes, power, 0)) / weight
+
+    return jax.lax.map(level, jnp.swapaxes(fields, 0, 1))[:, inside]
+
+
+@jax.jit
+def _everything(runs: Runs, slow_modes: Array, inside: Array) -> tuple[Any, Any, Any]:
+    """Return values and jackknife errors of the three comparisons, and the spectra of all four runs."""
+    pairs = ((runs.exact, runs.bare), (runs.exact, runs.renormalised), (runs.exact_slow, runs.bare))
+    parts = [_sums(*pair) for pair in pairs]
+    fields = (runs.exact, runs.exact_slow, runs.bare, runs.renormalised)
+    return (
+        [_statistic(part) for part in parts],
+        [jackknife_error(_statistic, part) for part in parts],
+        [_spectrum(field, slow_modes, inside) for field in fields],
+    )
+
+
 def compare(runs: Runs, ladder: Array, grid: tuple[int, int], size: int) -> dict[str, Any]:
     """Errors, overlaps and structure factors of the slow fields, with jackknife errors over samples."""
-    slow_modes = np.asarray(jnp.sum(wavevectors(grid) ** 2, axis=-1) <= (np.pi / size) ** 2)
-    inside = slow_shells(grid, size)[1]
-
-    def sums(exact: Array, reduced: Array) -> dict[str, Array]:
-        """Sum over pixels, per sample (B, L)."""
-        axes = (-2, -1)
-        return {
-            "difference": jnp.sum((exact - reduced) ** 2, axes),
-            "exact": jnp.sum(exact**2, axes),
-            "reduced": jnp.sum(reduced**2, axes),
-            "both": jnp.sum(exact * reduced, axes),
-        }
-
-    def statistic(parts: dict[str, Array]) -> dict[str, Array]:
-        total = jax.tree.map(lambda a: a.sum(0), parts)
-        return {
-            "field_error": jnp.sqrt(total["difference"] / total["exact"]),
-            "overlap": total["both"] / jnp.sqrt(total["exact"] * total["reduced"]),
-            "power_ratio": total["reduced"] / total["exact"],
-        }
-
-    @jax.jit
-    def everything(runs: Runs):
-        pairs = ((runs.exact, runs.bare), (runs.exact, runs.renormalised), (runs.exact_slow, runs.bare))
-        parts = [sums(*pair) for pair in pairs]
-        values = [statistic(part) for part in parts]
-        errors = [jackknife_error(statistic, part) for part in parts]
-
-        def spectrum(fields: Array) -> Array:
-            # Shell averages of |psi_k|^2/N over samples; modes beyond the slow ones are zero by construction.
-            def level(psi: Array) -> Array:
-                power = jnp.mean(jnp.abs(jnp.fft.fft2(psi)) ** 2, axis=0) / np.prod(grid)
-                weight = radial_average(jnp.where(slow_modes, 1.0, 0.0))
-                return radial_average(jnp.where(slow_modes, power, 0)) / jnp.maximum(weight, 1e-9)
-
-            return jax.lax.map(level, jnp.swapaxes(fields, 0, 1))[:, inside]
-
-        return (
-            values,
-            errors,
-            [spectrum(f) for f in (runs.exact, runs.exact_slow, runs.bare, runs.renormalised)],
-        )
-
-    values, errors, spectra = jax.tree.map(np.asarray, everything(runs))
+    slow_modes = (np.asarray(wavevectors(grid)) ** 2).sum(-1) <= (np.pi / size) ** 2
+    found = _everything(runs, slow_modes, slow_shells(grid, size)[1])
+    values, errors, spectra = jax.tree.map(np.asarray, found)
     dims = ("comparison", "level")
     result: dict[str, Any] = {}
     # Without saturation (u < 0) a reduced run ends at infinity; what comes after is no number.

@@ -16,8 +16,8 @@ THEORY section 4.
 
 from __future__ import annotations
 
+import functools
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,11 +40,12 @@ from critjax.landau import (
 from critjax.noise import geometric_sigmas
 from critjax.patch_score import patch_denoiser
 from critjax.sampling import sample
-from critjax.spectra import CriticalPoint, bank_symbol_fn, critical_point, instability_kind
+from critjax.spectra import CriticalPoint, instability_kind
 from critjax.studies._engine.cost import RUNTIME_BYTES, time_evaluation
+from critjax.studies._engine.critical import critical_points
+from critjax.studies._engine.problem import Problem, check_precision, largest_sigma, pattern_problem
 from critjax.studies._engine.results import attributes
-from critjax.studies._engine.run import Checkpoint, Progress
-from critjax.studies.criticality.problem import build_problem, check_precision, largest_sigma
+from critjax.studies._engine.run import Checkpoint, Progress, Run
 from critjax.studies.landau.reduction import (
     COMPARISONS,
     TOLERANCES,
@@ -64,7 +65,6 @@ __all__ = ["COMPARISONS", "TOLERANCES", "LandauSettings", "estimate_cost", "hold
 _BATCH = 8
 #: Evaluations per closure sample and level: the closure's own, the probes' and three nested derivatives.
 _CLOSURE_EVALUATIONS = 15
-_SCAN_LEVELS = 96
 #: First letters of a variable's name -> unit.
 _UNITS = {
     "sigma": "image units (data in [-1, 1])",
@@ -125,23 +125,13 @@ def run(
     """
     settings = (settings or LandauSettings()).resolved()
     check_precision(settings.precision)
-    report = progress or (lambda stage, done, total: None)
-    parts: list[xr.Dataset] = []
-    status, started = "complete", time.perf_counter()
-    for name in settings.banks:
-        try:
-            if saved and name in saved:
-                part = saved[name]
-            else:
-                part = _one_bank(name, settings, report)
-                if on_checkpoint is not None:
-                    on_checkpoint(name, part)
-        except KeyboardInterrupt:
-            if not parts:
-                raise
-            status = "interrupted"
-            break
-        parts.append(part)
+    run = Run(progress, on_checkpoint, saved)
+    banks = list(settings.banks)
+    # Every bank reports by its own name.
+    found = run.parts(
+        "banks", banks, lambda index: _one_bank(banks[index], settings, run.report), shown=False
+    )
+    parts = list(found)
     result = xr.concat(parts, dim="bank", combine_attrs="drop", join="exact", data_vars="all", coords="all")
     rows = ["exact, denoised", "exact, slow", "bare", "renormalised"]
     result = result.assign_coords(comparison=list(COMPARISONS), error_limit=list(TOLERANCES), film_row=rows)
@@ -149,8 +139,7 @@ def run(
         unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
         if unit is not None:
             result[name].attrs["units"] = unit
-    seconds = {"all banks": round(time.perf_counter() - started, 1)}
-    result.attrs = attributes("landau", "exact and reduced dynamics", settings, status, seconds)
+    result.attrs = attributes("landau", "exact and reduced dynamics", settings, run.status, run.seconds)
     return result
 
 
@@ -163,22 +152,23 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
         report(name, count, steps)
 
     done(0)
-    problem = build_problem(settings.of_bank(name))
-    bank, dtype = problem.bank, jnp.dtype(settings.precision)
-    if not isinstance(bank, PatchBank):
-        raise TypeError("banks: expected pattern banks, got images; use the criticality study for those")
-    softest, uniform = _critical_points(bank, grid, largest_sigma(problem), eta, dtype)
-    found = math.isfinite(float(softest.sigma))
-    reference = float(softest.sigma) if found else largest_sigma(problem) / np.sqrt(6)
-    ladder = geometric_sigmas(np.sqrt(6) * reference, np.sqrt(0.1) * reference, num_levels - 1, dtype=dtype)
-    key = jax.random.fold_in(jax.random.key(settings.seed), 2)
-    closure_key, fast_key, sample_key = jax.random.split(key, 3)
-    bare = jax.jit(lambda bank: reduced_model(bank, ladder, grid, eta=eta))(bank)
-    done(1)
-    renormalised = _renormalised(bank, ladder, grid, settings, closure_key, fast_key)
-    runs = _simulate(
-        bank, bare, renormalised, ladder, grid, settings, sample_key, lambda count: done(2 + count)
+    problem = _problem(name, settings)
+    bank, dtype, top = problem.bank, jnp.dtype(settings.precision), largest_sigma(problem)
+    softest, _, uniform, _ = critical_points(
+        problem, (top, 0.02 * top), precision=settings.precision, eta=eta
     )
+    found = math.isfinite(softest.sigma)
+    reference = float(softest.sigma) if found else top / np.sqrt(6)
+    ladder = np.asarray(
+        geometric_sigmas(np.sqrt(6) * reference, np.sqrt(0.1) * reference, num_levels - 1, dtype=dtype)
+    )
+    closure_key, fast_key, sample_key = _stage_keys(jax.random.key(settings.seed))
+    bare = _bare_model(bank, ladder, eta, grid=grid)
+    done(1)
+    renormalised = _renormalised_model(
+        bank, ladder, closure_key, fast_key, eta, grid=grid, num_samples=settings.closure_samples or 0
+    )
+    runs = _simulate(bank, bare, renormalised, ladder, settings, sample_key, lambda count: done(2 + count))
     variables = compare(runs, ladder, grid, bank.size)
     variables.update(coefficients(bare, renormalised))
     done(steps - 1)
@@ -186,7 +176,7 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     done(steps)
     variables.update(film(runs, ladder))
     variables["critical_sigma"] = ((), float(softest.sigma))
-    variables["critical_sigma_uniform"] = ((), float(uniform.sigma))
+    variables["critical_sigma_uniform"] = ((), float(uniform))
     variables["critical_wavenumber"] = ((), float(np.linalg.norm(np.asarray(softest.wavevector))))
     shells, inside = slow_shells(grid, bank.size)
     coordinates = {
@@ -197,85 +187,98 @@ def _one_bank(name: str, settings: LandauSettings, report: Progress) -> xr.Datas
     return xr.Dataset(variables, coordinates).expand_dims(bank=[name])
 
 
-def _critical_points(bank: PatchBank, grid: tuple[int, int], top: float, eta: float, dtype: Any):
-    scan = geometric_sigmas(top, 0.02 * top, _SCAN_LEVELS - 1, dtype=dtype)
-
-    @jax.jit
-    def find(bank: PatchBank):
-        symbol_fn = bank_symbol_fn(bank, grid)
-        return (
-            critical_point(symbol_fn, scan, eta=eta),
-            critical_point(lambda sigma: symbol_fn(sigma)[:1, :1], scan, eta=eta),
-        )
-
-    return find(bank)
-
-
-def _renormalised(bank, ladder, grid, settings, closure_key, fast_key) -> ReducedModel:
-    @jax.jit
-    def build(bank: PatchBank) -> ReducedModel:
-        denoise, size = patch_denoiser(bank), bank.size
-        closure = gaussian_closure(
-            denoise,
-            closure_key,
-            ladder,
-            grid,
-            eta=settings.eta,
-            num_samples=settings.closure_samples,
-            window=size,
-        )
-        # The bank is symmetric: what is left of the mean is sampling noise.
-        return renormalised_model(
-            denoise,
-            fast_key,
-            ladder,
-            0 * closure.mean,
-            closure.structure_factor,
-            size=size,
-            num_samples=settings.closure_samples,
-        )
-
-    return build(bank)
+def _problem(name: str, settings: LandauSettings) -> Problem:
+    """Build one of the banks on the grid."""
+    return pattern_problem(
+        name,
+        settings.grid or (64, 64),
+        size=settings.size,
+        num_random=settings.num_random,
+        wavelength=settings.wavelength,
+        seed=settings.seed,
+        precision=settings.precision,
+    )
 
 
-def _simulate(bank, bare, renormalised, ladder, grid, settings, key, report) -> Runs:
-    """Run everything from the same noise, sample by sample; keep slow fields."""
-    shape, cutoff, eta = (*grid, 1), np.pi / bank.size, settings.eta
-    counts = [stable_substeps(model, eta=eta) for model in (bare, renormalised)]
-    substeps = np.where(np.min(counts, 0) > 0, np.max(counts, 0), 0)
+@jax.jit
+def _stage_keys(key: Array) -> Array:
+    """Return the keys of closure, fast modes and samples."""
+    return jax.random.split(jax.random.fold_in(key, 2), 3)
+
+
+@functools.partial(jax.jit, static_argnames="grid")
+def _bare_model(bank: PatchBank, ladder: Array, eta: float, *, grid: tuple[int, int]) -> ReducedModel:
+    return reduced_model(bank, ladder, grid, eta=eta)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "num_samples"))
+def _renormalised_model(
+    bank: PatchBank,
+    ladder: Array,
+    closure_key: Array,
+    fast_key: Array,
+    eta: float,
+    *,
+    grid: tuple[int, int],
+    num_samples: int,
+) -> ReducedModel:
+    """Average the coefficients over the fast modes, distributed as the Gaussian closure says."""
+    denoise, size = patch_denoiser(bank), bank.size
+    options = {"eta": eta, "num_samples": num_samples, "window": size}
+    closure = gaussian_closure(denoise, closure_key, ladder, grid, **options)
+    # The bank is symmetric: what is left of the mean is sampling noise.
+    mean, spectrum = 0 * closure.mean, closure.structure_factor
+    return renormalised_model(denoise, fast_key, ladder, mean, spectrum, size=size, num_samples=num_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "eta", "num_substeps"))
+def _run_both(
+    bank: PatchBank,
+    key: Array,
+    numbers: Array,
+    models: tuple[ReducedModel, ReducedModel],
+    ladder: Array,
+    *,
+    grid: tuple[int, int],
+    eta: float,
+    num_substeps: tuple[int, ...],
+) -> Runs:
+    """Run exact and reduced dynamics from the same noise, for the samples of these numbers (B,)."""
+    shape, cutoff, denoise = (*grid, 1), np.pi / bank.size, patch_denoiser(bank)
+    pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
     def slow(fields: Array) -> Array:
         return jax.vmap(lambda x: low_pass(x[..., 0], cutoff))(fields)
 
-    @jax.jit
-    def every(keys: Array, bank: PatchBank, models: ReducedModel) -> Runs:
-        denoise = patch_denoiser(bank)
-
-        def one(key: Array) -> Runs:
-            start_key, noise_key = jax.random.split(key)
-            start = ladder[0] * jax.random.normal(start_key, shape, ladder.dtype)
-            calm = low_pass(start[..., 0], cutoff)[..., None]
-            # Pairs of runs as batches of two: half the compilation.
-            exact = jax.vmap(lambda x: sample(denoise, key, shape, ladder, eta=eta, x_init=x))(
-                jnp.stack([start, calm])
-            )
-            reduced = jax.vmap(
-                lambda m: integrate(m, noise_key, start, eta=eta, cutoff=cutoff, num_substeps=substeps)
-            )(models)
-            fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
-            exact_field, exact_slow, bare_field, renormalised_field = fields
-            return Runs(exact_field, exact_slow, bare_field, renormalised_field, exact.denoised[0, ..., 0])
-
-        return jax.vmap(one)(keys)
-
-    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), bare, renormalised)
-    chunks, size = [], _BATCH
-    for first in range(0, settings.num_samples, size):
-        report(first)
+    def one(number: Array) -> Runs:
         # Keys by number: the first samples of a longer run are those of a shorter one.
-        numbers = range(first, min(first + size, settings.num_samples))
-        keys = jnp.stack([jax.random.fold_in(key, number) for number in numbers])
-        chunks.append(jax.tree.map(np.asarray, every(keys, bank, models)))
+        own_key = jax.random.fold_in(key, number)
+        start_key, noise_key = jax.random.split(own_key)
+        start = ladder[0] * jax.random.normal(start_key, shape, ladder.dtype)
+        calm = low_pass(start[..., 0], cutoff)[..., None]
+        # Pairs of runs as batches of two: half the compilation.
+        exact = jax.vmap(lambda x: sample(denoise, own_key, shape, ladder, eta=eta, x_init=x))(
+            jnp.stack([start, calm])
+        )
+        options = {"eta": eta, "cutoff": cutoff, "num_substeps": np.array(num_substeps)}
+        reduced = jax.vmap(lambda model: integrate(model, noise_key, start, **options))(pair)
+        fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
+        return Runs(*fields, exact.denoised[0, ..., 0])
+
+    return jax.vmap(one)(numbers)
+
+
+def _simulate(bank, bare, renormalised, ladder, settings, key, report) -> Runs:
+    """Run everything from the same noise, batch by batch; keep slow fields."""
+    models = (bare, renormalised)
+    counts = [stable_substeps(model, eta=settings.eta) for model in models]
+    substeps = np.where(np.min(counts, 0) > 0, np.max(counts, 0), 0)
+    options = {"grid": settings.grid, "eta": settings.eta, "num_substeps": tuple(substeps.tolist())}
+    chunks = []
+    for first in range(0, settings.num_samples, _BATCH):
+        report(first)
+        numbers = np.arange(first, min(first + _BATCH, settings.num_samples))
+        chunks.append(jax.tree.map(np.asarray, _run_both(bank, key, numbers, models, ladder, **options)))
     report(settings.num_samples)
     joined = Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
     return joined._replace(film=joined.film[:1])
@@ -292,12 +295,13 @@ def _ordered_states(bank: PatchBank, softest: CriticalPoint, grid: tuple[int, in
         "wall_width_reduced",
     )
     values = {name: np.full(len(DEPTHS), np.nan) for name in names}
-    if math.isfinite(float(softest.sigma)):
-        vector = np.asarray(softest.wavevector)
-        if np.any(vector):
-            values = jax.jit(lambda b, s: pattern_states(b, s, vector, grid))(bank, softest.sigma)
-        else:
-            values = jax.jit(uniform_states)(bank, softest.sigma)
+    if math.isfinite(softest.sigma):
+        pattern = np.any(softest.wavevector)
+        values = (
+            pattern_states(bank, softest.sigma, softest.wavevector, grid=grid)
+            if pattern
+            else uniform_states(bank, softest.sigma)
+        )
     return {name: (("quench",), np.asarray(values[name], np.float64)) for name in names}
 
 
@@ -321,7 +325,7 @@ def estimate_cost(settings: LandauSettings) -> dict[str, float]:
     batch = min(_BATCH, num_samples)
     times = []
     for name in settings.banks:
-        denoise = patch_denoiser(build_problem(settings.of_bank(name)).bank)
+        denoise = patch_denoiser(_problem(name, settings).bank)
         times.append(time_evaluation(denoise, (batch, *grid, 1), dtype))
     trajectories = 4 * (num_levels - 1) + 2
     extra = _CLOSURE_EVALUATIONS * (settings.closure_samples or 0) * num_levels / batch

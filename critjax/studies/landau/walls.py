@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from critjax._typing import Array
 from critjax.banks import PatchBank
@@ -35,6 +35,7 @@ def wall_width(profile: Array, plateau: Array) -> Array:
     return jnp.where(jnp.any(upward), plateau / slope, jnp.nan)
 
 
+@jax.jit
 def uniform_states(bank: PatchBank, critical: Array) -> dict[str, Array]:
     """Relax uniform fields and walls below the uniform mode's critical noise; arrays over `DEPTHS`.
 
@@ -68,8 +69,9 @@ def uniform_states(bank: PatchBank, critical: Array) -> dict[str, Array]:
     return jax.lax.map(at_depth, jnp.asarray(DEPTHS, dtype))
 
 
+@functools.partial(jax.jit, static_argnames="grid")
 def pattern_states(
-    bank: PatchBank, critical: Array, wavevector: np.ndarray, grid: tuple[int, int]
+    bank: PatchBank, critical: Array, wavevector: Array, *, grid: tuple[int, int]
 ) -> dict[str, Array]:
     """Relax one plane wave below its critical noise: squared amplitude, relaxed and from ``-Re r/Re cubic``."""
     denoise, dtype = patch_denoiser(bank), bank.patches.dtype
