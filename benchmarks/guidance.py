@@ -22,7 +22,7 @@ LEVELS = 40
 
 def models() -> dict[str, tuple]:
     """Return unconditional and conditional denoiser and image shape of a pattern bank and of a shipped network."""
-    patterns = pattern_system(GuideSettings(model="patterns").resolved())
+    patterns = pattern_system(GuideSettings(model="patterns").resolved()).model
     stored = load_network("unet-classes")
     config, params = stored.config, stored.params
     network = (network_denoiser(config, params), network_denoiser(config, params, 3), (28, 28, 1))

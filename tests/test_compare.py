@@ -2,18 +2,16 @@
 """The comparison study: a patch model in the place of the network must be recognised; sentences, figures, command."""
 
 import dataclasses
-import functools
 import importlib
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from jax.tree_util import Partial
+from programs import counting
 
 from critjax import cli, studies
 from critjax.banks import ImageBank
@@ -24,7 +22,7 @@ from critjax.studies.compare import CompareSettings, run, settings_of
 from critjax.studies.compare import findings as sentences
 from critjax.studies.compare import findings_patches as patch_sentences
 from critjax.studies.compare.nearest import nearest_patch_models
-from critjax.studies.compare.patches import PATCH_FIELDS, _probe
+from critjax.studies.compare.patches import PATCH_FIELDS, probe
 from critjax.studies.compare.problem import load
 
 this = importlib.import_module("critjax.studies.compare.run")
@@ -68,8 +66,20 @@ def patch_model(pictures, positions):
 
 
 @pytest.fixture(scope="module")
-def result(settings, pictures):
-    return run(settings, patch_model(pictures, "all"))
+def parts():
+    """Parts of the run below, as they are saved."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def result(settings, pictures, parts):
+    return run(settings, patch_model(pictures, "all"), on_checkpoint=parts.__setitem__)
+
+
+def test_another_seed_compiles_nothing(result, settings, pictures):
+    with counting() as count:
+        run(dataclasses.replace(settings, seed=1), patch_model(pictures, "all"))
+    assert count.programs == 0
 
 
 def test_a_patch_model_is_recognised_by_its_window(result):
@@ -92,6 +102,7 @@ def test_probes_of_patch_models_find_the_leading_symbol_of_all_channels():
     """A correlation with a kernel of two channels: exact at every wavevector."""
     kernel = np.random.default_rng(3).normal(size=(3, 3, 2, 2))
 
+    @Partial
     def denoise(x, sigma):
         shifts = [(a, b) for a in range(3) for b in range(3)]
         return sum(jnp.roll(x, (1 - a, 1 - b), (0, 1)) @ kernel[a, b].T for a, b in shifts) / (1 + sigma**2)
@@ -101,8 +112,7 @@ def test_probes_of_patch_models_find_the_leading_symbol_of_all_channels():
     symbol = np.einsum("ayx,byx,abcd->yxcd", down, across, kernel) / 1.25
     values = np.linalg.eigvals(symbol)
     expected = values.real.max(-1)
-    x = jnp.ones((5, 6, 2))
-    found = jax.jit(functools.partial(_probe, denoise))(x, jnp.asarray(0.5), jax.random.key(0))
+    found = probe(denoise, np.ones((5, 6, 2)), 0.5, jax.random.key(0))
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
@@ -113,10 +123,11 @@ def test_the_lowest_modes_of_a_patch_model_are_free_of_noise_from_probes(grid):
     pixels = grid[0] * grid[1]
     matrix = np.random.default_rng(7).normal(size=(2 * pixels, 2 * pixels))
 
+    @Partial
     def denoise(x, sigma):
-        return (jnp.asarray(matrix) @ x.ravel()).reshape(shape) / sigma
+        return (matrix @ x.ravel()).reshape(shape) / sigma
 
-    found = np.asarray(_probe(denoise, jnp.ones(shape), jnp.asarray(0.5), jax.random.key(0)))
+    found = np.asarray(probe(denoise, np.ones(shape), 0.5, jax.random.key(0)))
     elements = matrix.reshape(pixels, 2, pixels, 2) / 0.5
     y, x = (a.ravel() for a in np.indices(grid))
     near, far = [], []
@@ -158,7 +169,7 @@ def test_gap_and_length_of_the_patch_model_with_fields_left_out(result, settings
         fields = (problem.queries[: settings.num_queries] + float(here.level_sigma) * noise)[:PATCH_FIELDS]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 2000 + level), len(fields))
         values = np.array(
-            [_probe(denoise, x, sigma, k) for x, k in zip(fields, keys, strict=True)], np.float64
+            [probe(denoise, x, sigma, k) for x, k in zip(fields, keys, strict=True)], np.float64
         )
         count = len(values)
         assert count >= 3
@@ -190,7 +201,7 @@ def test_products_of_eigenmodes_are_part_of_the_cost(result, settings, monkeypat
 
     monkeypatch.setattr(this, "leading_modes", modes)
     problem = load(settings, lambda x, sigma: x / (1 + sigma**2))
-    found = this._modes(problem, settings, lambda *_: None)
+    found = this.eigenmodes(problem, settings, lambda *_: None)
     assert found.attrs["num_products"] == sum(counted) > 0
     told = json.loads(result.attrs["cost"])["jacobian_products"]
     fields = 9 * settings.probe_samples  # levels times fields
@@ -222,7 +233,7 @@ def test_a_local_score_model_is_told_from_an_equivariant_one(settings, pictures)
 def test_ideal_denoiser_losses_and_jackknife_against_loops(result, settings, pictures):
     images = pictures[1].astype(np.float64)
     bank, clean = images[:BANK], images[BANK : BANK + 3]
-    model = jax.jit(patch_model(pictures, "all"))
+    model = patch_model(pictures, "all")
     for number, sigma in enumerate(result.level_sigma.values):
         key = jax.random.fold_in(jax.random.key(settings.seed), 1000 + number)
         noise = np.asarray(jax.random.normal(key, clean.shape, jnp.float32), np.float64)
@@ -270,27 +281,24 @@ def test_gaussian_model_from_the_spectrum_of_the_bank(result, pictures):
         assert float(result.mean_jacobian_gaussian[number, 0]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_result_is_saved_part_by_part_and_repeats(result, settings, pictures):
-    saved = {}
-
-    def stop(stage, done, total):
-        if stage == "films":
-            raise KeyboardInterrupt
-
-    half = run(settings, patch_model(pictures, "all"), progress=stop, on_checkpoint=saved.__setitem__)
-    assert set(saved) == {"measurement", "patches"} and half.attrs["status"] == "interrupted"
-    assert any("2 of 3 parts" in text for text in studies.content(half).labels)
-    again = run(settings, patch_model(pictures, "all"), saved=saved)
+def test_saved_parts_are_not_computed_again_and_fewer_parts_are_reported(result, parts, settings, pictures):
+    """Interruption and resumption themselves: tests/test_runner.py."""
+    saved, told = {name: parts[name] for name in ("measurement", "patches")}, []
+    assert list(parts) == [*saved, "films"]
+    denoise = patch_model(pictures, "all")
+    again = run(settings, denoise, saved=saved, on_checkpoint=lambda name, part: told.append(name))
+    assert told == ["films"]
     xr.testing.assert_allclose(again, result)
     first = {"measurement": saved["measurement"]}
 
-    def stop_early(stage, done, total):
-        raise KeyboardInterrupt
+    def stop(stage, done, total):
+        if stage == "patches":
+            raise KeyboardInterrupt
 
-    third = run(settings, patch_model(pictures, "all"), progress=stop_early, saved=first)
-    assert any("1 of 3 parts" in text for text in studies.content(third).labels)
-    content = studies.content(third)
-    assert "softest" in content.sentences[0] and not any("p* =" in row.note for row in content.rows)
+    third = run(settings, denoise, progress=stop, saved=first)
+    page = studies.content(third)
+    assert any("1 of 3 parts" in text for text in page.labels)
+    assert "softest" in page.sentences[0] and not any("p* =" in row.note for row in page.rows)
     for kind in studies.figures(third).values():
         kind.draw(third).canvas.draw()
     assert settings_of(result) == settings.resolved()
@@ -684,16 +692,29 @@ def test_a_class_of_fashion_mnist_is_named(monkeypatch, tmp_path):
         load(dataclasses.replace(few, num_images=61), lambda x, s: x)
 
 
-def test_the_command_writes_a_report_and_tells_its_cost(tmp_path, pictures, tiny_network):
-    command = [sys.executable, "-m", "critjax", "compare", tiny_network()]
-    command += ["--data", str(pictures[0]), "--num-images", str(BANK), "--sizes", "3,5", "--quick"]
-    command += ["--num-samples", "8", "--num-modes", "2", "--no-progress", "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, env=environment, check=True)
-    assert "predicted time" in dry.stdout and "windows 3, 5" in dry.stdout
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "models of the best size explain the network" in done.stdout and "Quick run" in done.stdout
+def test_the_command_writes_a_report_and_tells_its_cost(
+    tmp_path, pictures, tiny_network, capsys, monkeypatch
+):
+    monkeypatch.setattr(cli, "configure_jax", lambda precision: None)  # this process keeps its precision
+    command = ["compare", tiny_network(), "--data", str(pictures[0]), "--num-images", str(BANK)]
+    command += [
+        "--sizes",
+        "3,5",
+        "--quick",
+        "--num-samples",
+        "8",
+        "--num-modes",
+        "2",
+        "--closure-samples",
+        "8",
+    ]
+    command += ["--no-progress", "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "predicted time" in printed and "windows 3, 5" in printed
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "models of the best size explain the network" in printed and "Quick run" in printed
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "critjax compare --from results.nc" in page and "receptive field 3" in page
     stored = settings_of(xr.load_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf"))

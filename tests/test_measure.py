@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
+from programs import counting
 
 from critjax.closed_form import gaussian_denoiser
 from critjax.studies.measure import ENSEMBLES, measure
@@ -15,7 +17,33 @@ from critjax.studies.measure.instruments import regression_and_resamples
 from critjax.studies.measure.ladder import crossing, minimum
 
 GRID = (8, 10)
+PIXELS = 80
 SIGMAS = np.array([4.0, 2.0, 1.0])
+
+
+def _driven(low, high, rates, bend, x, sigma):
+    """One matrix for fields of positive mean, one for the others, times a polynomial in ln(sigma), and a bend."""
+    factor = rates @ jnp.log(sigma) ** jnp.arange(3)
+    matrix = jnp.where(jax.lax.stop_gradient(x.mean()) > 0, high, low)
+    return factor * (matrix @ x.ravel()).reshape(x.shape) + bend * jnp.cos(2 * x.mean())
+
+
+def driven(low, high=None, rates=(1.0, 0.0, 0.0), bend=0.0):
+    """Denoisers of one kind, which share their programs."""
+    high = low if high is None else high
+    return Partial(_driven, low, high, np.asarray(rates), np.float64(bend))
+
+
+def moved(x):
+    """Matrix of a linear map of fields (..., H, W)."""
+    return np.stack([x(one).ravel() for one in np.eye(PIXELS).reshape(PIXELS, *GRID)], axis=1)
+
+
+def measured(denoise, clean, sigmas=SIGMAS, seed=0):
+    """Measure with counts that most tests share."""
+    return measure(
+        denoise, clean, sigmas=sigmas, num_samples=40, probe_samples=20, closure_samples=0, seed=seed
+    )
 
 
 def images(channels=1, count=6, seed=0):
@@ -109,8 +137,7 @@ def test_memory_does_not_follow_the_number_of_fields():
 
 
 def test_a_shift_has_its_kernel_on_one_side():
-    found = measure(lambda x, sigma: 0.3 * jnp.roll(x, -1, axis=1), images(), sigmas=SIGMAS, num_samples=8,
-                    probe_samples=4, closure_samples=0)  # fmt: skip
+    found = measured(driven(moved(lambda x: 0.3 * np.roll(x, -1, axis=1))), images())
     kernel = np.zeros((7, 7))
     kernel[3, 4] = 0.3  # D_i = 0.3 x_{i + (0, 1)}
     np.testing.assert_allclose(found.kernel.isel(ensemble=1, sigma=0), kernel, atol=1e-9)
@@ -119,12 +146,12 @@ def test_a_shift_has_its_kernel_on_one_side():
 
 
 def test_the_weight_outside_a_window_counts_what_cancels_in_the_mean():
-    def denoise(x, sigma):
+    def field(x):
         """One pixel at distance 2 with weight 0.5; 0.6 at distance 3 with a sign that alternates; nothing beyond."""
-        signs = (-1.0) ** jnp.arange(GRID[1])[:, None]
-        return x - 0.5 * jnp.roll(x, 2, axis=1) + 0.6 * signs * jnp.roll(x, 3, axis=0)
+        signs = (-1.0) ** np.arange(GRID[1])
+        return x - 0.5 * np.roll(x, 2, axis=1) + 0.6 * signs * np.roll(x, 3, axis=0)
 
-    found = measure(denoise, images(), sigmas=SIGMAS, num_samples=8, probe_samples=4, closure_samples=0)
+    found = measured(driven(moved(field)), images())
     expected = np.array([1.1, 1.1, 0.6, 0.0]) / 2.1  # outside 1, 3, 5, 7 pixels
     np.testing.assert_array_equal(found.window, [1, 3, 5, 7])
     np.testing.assert_allclose(found.weight_outside - expected, 0, atol=1e-7)
@@ -137,14 +164,8 @@ def test_the_weight_outside_a_window_errs_like_a_ratio_of_means():
     rng = np.random.default_rng(3)
     far = rng.integers(0, 2, size=40)
     clean = (2 * far[:, None, None, None] - 1) * np.ones((40, *GRID, 1))
-    found = measure(
-        lambda x, sigma: x + 2 * (x.mean() > 0) * jnp.roll(x, 2, axis=1),
-        clean,
-        sigmas=SIGMAS / 10,
-        num_samples=40,
-        probe_samples=20,
-        closure_samples=0,
-    ).sel(ensemble="noised data", window=3)
+    high = moved(lambda x: x + 2 * np.roll(x, 2, axis=1))
+    found = measured(driven(np.eye(PIXELS), high), clean, SIGMAS / 10).sel(ensemble="noised data", window=3)
     outside, total = 2.0 * far[:20], 1 + 2.0 * far[:20]
     share = outside.mean() / total.mean()
     error = np.std(outside - share * total, ddof=1) / np.sqrt(20) / total.mean()  # to first order
@@ -154,19 +175,12 @@ def test_the_weight_outside_a_window_errs_like_a_ratio_of_means():
 
 def test_a_dense_operator_is_averaged_over_pixels_with_honest_errors():
     rng = np.random.default_rng(1)
-    count = int(np.prod(GRID))
-    matrix = jnp.asarray(rng.normal(size=(count, count)) / count + 0.3 * np.eye(count))
-    found = measure(
-        lambda x, sigma: (matrix @ x.reshape(-1)).reshape(x.shape),
-        images(),
-        sigmas=SIGMAS,
-        num_samples=60,
-        probe_samples=30,
-        closure_samples=0,
-    )
+    count = PIXELS
+    matrix = rng.normal(size=(count, count)) / count + 0.3 * np.eye(count)
+    found = measured(driven(matrix), images())
     exact = float(matrix.sum()) / count
     np.testing.assert_allclose(found.mean_jacobian_uniform, exact, rtol=1e-6)
-    full = np.asarray(matrix).reshape(*GRID, *GRID)
+    full = matrix.reshape(*GRID, *GRID)
     by_offset = np.zeros(GRID)  # g(r) = mean over i of J_{i, i + r}
     for y in range(GRID[0]):
         for x in range(GRID[1]):
@@ -182,16 +196,11 @@ def test_a_dense_operator_is_averaged_over_pixels_with_honest_errors():
 def test_the_lowest_modes_are_exact_and_err_with_the_fields():
     """A dense matrix, invariant under no shift, times a factor of each field: fit and jackknife in numpy."""
     rng = np.random.default_rng(5)
-    count = int(np.prod(GRID))
+    count = PIXELS
     matrix = rng.normal(size=(count, count)) / count + 0.4 * np.eye(count) + 0.2 / count
-    signs = rng.permutation([-1, -1, -1, 1, 1, 1, 1, 1])
-    clean = 20.0 * signs[:, None, None, None] * np.ones((8, *GRID, 1))
-
-    def denoise(x, sigma):
-        factor = jax.lax.stop_gradient(1 + 0.2 * jnp.sign(x.mean()))
-        return factor * (jnp.asarray(matrix) @ x.ravel()).reshape(x.shape)
-
-    found = measure(denoise, clean, sigmas=SIGMAS, num_samples=8, probe_samples=4, closure_samples=0)
+    signs = rng.permutation(np.repeat([-1, 1], [15, 25]))
+    clean = 20.0 * signs[:, None, None, None] * np.ones((40, *GRID, 1))
+    found = measured(driven(0.8 * matrix, 1.2 * matrix), clean)
     y, x = (a.ravel() for a in np.indices(GRID))
     _, k_y, k_x = spectrum()
     squared = k_y**2 + k_x**2
@@ -207,30 +216,33 @@ def test_the_lowest_modes_are_exact_and_err_with_the_fields():
         gap = 1 - low[0, 0]
         return np.array([gap, stiffness, np.sqrt(stiffness / abs(gap))])
 
-    left = np.array([fit(np.delete(factors, i)) for i in range(8)])
+    left = np.array([fit(np.delete(factors, i)) for i in range(40)])
     part = found.sel(ensemble="noised data")
     for number, name in enumerate(("gap", "stiffness", "xi_eq")):
         np.testing.assert_allclose(part[name], fit(factors)[number], rtol=1e-9)
-        error = np.sqrt(7 / 8 * np.sum((left[:, number] - left[:, number].mean()) ** 2))
+        error = np.sqrt(39 / 40 * np.sum((left[:, number] - left[:, number].mean()) ** 2))
         np.testing.assert_allclose(part[f"{name}_error"], error, rtol=1e-6)
     for index, value in enumerate((symbol[0, 0], symbol[shell].mean())):
         np.testing.assert_allclose(part.mean_jacobian[:, index], factors.mean() * value, rtol=1e-9)
-        error = factors.std(ddof=1) / np.sqrt(8) * abs(value)
+        error = factors.std(ddof=1) / np.sqrt(40) * abs(value)
         np.testing.assert_allclose(part.mean_jacobian_error[:, index], error, rtol=1e-6)
-    exact = factors[:4].mean() * shell_means(symbol, k_y, k_x)  # as many fields have been probed
+    exact = factors[:20].mean() * shell_means(symbol, k_y, k_x)  # as many fields have been probed
     assert np.abs(part.mean_jacobian[:, 2:] - exact[2:]).min() > 1e-5  # probes alone do not see it exactly
+
+
+def test_other_denoisers_of_one_kind_and_other_seeds_compile_nothing():
+    measured(driven(np.eye(PIXELS)), images())
+    rng = np.random.default_rng(8)
+    with counting() as count:
+        measured(driven(0.1 * rng.normal(size=(PIXELS, PIXELS))), images(seed=3), SIGMAS * 1.1, seed=5)
+    assert count.programs == 0
 
 
 def test_crossing_and_smallest_gap_of_a_known_curve():
     """lambda = 1.2 - (ln sigma)^2: passes one at exp(sqrt 0.2) and is largest, 1.2, at sigma = 1."""
     ladder = np.geomspace(3.0, 0.5, 41)
-    found = measure(
-        lambda x, sigma: (1.2 - jnp.log(sigma) ** 2) * x,
-        images(),
-        sigmas=ladder,
-        num_samples=8,
-        probe_samples=3,
-    )
+    curve = driven(np.eye(PIXELS), rates=(1.2, 0.0, -1.0))
+    found = measure(curve, uniform_images(24, 4), sigmas=ladder, num_samples=24, probe_samples=3)
     for name in ("critical_sigma_regression", "critical_sigma_closure"):
         np.testing.assert_allclose(found[name], np.exp(np.sqrt(0.2)), rtol=2e-3)
     np.testing.assert_allclose(found.minimal_gap, -0.2, atol=1e-3)
@@ -246,9 +258,9 @@ def test_no_crossing_is_found_where_a_symbol_starts_above_one():
         assert np.isfinite(spread) == np.isfinite(expected)
 
 
-def uneven(x, sigma, slope=0.5, scatter=0.15):
+def uneven(slope=0.5, scatter=0.15):
     """lambda_reg(0) = 1 - slope ln(sigma) for symmetric images: of finite ensembles it scatters."""
-    return (1 - slope * jnp.log(sigma)) * x + scatter * jnp.cos(2 * x.mean())
+    return driven(np.eye(PIXELS), rates=(1.0, -slope, 0.0), bend=scatter)
 
 
 def uniform_images(count, seed):
@@ -257,14 +269,11 @@ def uniform_images(count, seed):
 
 def test_levels_err_together_and_the_crossing_with_them():
     """At low noise every level sees the same images: one error shifts the whole curve, by its slope the crossing."""
-    ladder = np.geomspace(0.13, 0.077, 27)
+    ladder = np.geomspace(0.13, 0.077, 41)
+    # uneven(0.2, 0.05) at ten times the noise
+    drift = driven(np.eye(PIXELS), rates=(1 - 0.2 * np.log(10), -0.2, 0.0), bend=0.05)
     found = measure(
-        lambda x, sigma: uneven(x, 10 * sigma, slope=0.2, scatter=0.05),
-        uniform_images(24, 5),
-        sigmas=ladder,
-        num_samples=24,
-        probe_samples=3,
-        closure_samples=0,
+        drift, uniform_images(24, 5), sigmas=ladder, num_samples=24, probe_samples=3, closure_samples=0
     ).sel(ensemble="noised data")
     error = float(found.regression_uniform_error.interp(sigma=0.1))
     assert error / 0.2 > 3 * np.log(ladder[0] / ladder[1])  # the crossing errs by several levels
@@ -274,14 +283,16 @@ def test_levels_err_together_and_the_crossing_with_them():
 
 def test_error_of_a_crossing_against_repeated_ensembles():
     ladder = np.geomspace(3.0, 0.4, 13)
-    statistic = jax.jit(regression_and_resamples)
-    denoise = jax.jit(jax.vmap(uneven, (0, None)))
+
+    def denoise(x, sigma):
+        return (1 - 0.5 * np.log(sigma)) * x + 0.15 * np.cos(2 * x.mean((1, 2, 3), keepdims=True))
+
     found = []
     for seed in range(40):
         rng, clean = np.random.default_rng(1000 + seed), uniform_images(32, seed)
         levels = [clean + sigma * rng.normal(size=clean.shape) for sigma in ladder]
         results = [
-            statistic(jnp.asarray(x), denoise(x, sigma), jax.random.key(seed))
+            regression_and_resamples(x, denoise(x, sigma), jax.random.key(seed))
             for x, sigma in zip(levels, ladder, strict=True)
         ]
         curve, resampled = (np.stack([np.asarray(r[i])[..., 0] for r in results], -1) for i in (0, 1))
@@ -308,11 +319,13 @@ def test_error_of_the_smallest_gap_against_repeated_ensembles():
         assert exact / 1.3 < np.median(errors) < 1.3 * exact
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_error_of_the_crossing_of_repeated_measurements():
     settings = {"sigmas": np.geomspace(3.0, 0.5, 15), "probe_samples": 3, "closure_samples": 0}
     found = [
-        measure(uneven, uniform_images(32, s), num_samples=32, seed=s, **settings).sel(ensemble="noised data")
+        measure(uneven(), uniform_images(32, s), num_samples=32, seed=s, **settings).sel(
+            ensemble="noised data"
+        )
         for s in range(12)
     ]
     spread = np.std([f.critical_sigma_regression for f in found], ddof=1)

@@ -242,9 +242,9 @@ MUTATIONS = [
     ),
     Mutation(
         "jackknife over images",
-        "critjax/studies/compare/patches.py",
-        "np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))",
-        "np.sqrt(1 / count * ((left - left.mean(0)) ** 2).sum(0))",
+        "critjax/observables/errors.py",
+        "(len(left_out) - 1) ** 0.5 * xp.std(left_out, axis=0)",
+        "xp.std(left_out, axis=0)",
         ("tests/test_compare.py", "against_loops"),
     ),
     Mutation(

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from critjax.report.numbers import Measured, curve_at, plain, read, text
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import curve_at, plain, read, text
 from critjax.report.page import UNITS, Content, labels
 from critjax.report.table import Row, noise_rows
 from critjax.studies._engine.results import stored_values
@@ -31,7 +32,7 @@ _SAME_IMAGE, _RESEMBLES = 0.75, 0.25
 _PRECISE = 0.25
 
 
-def _surest(dataset: xr.Dataset, name: str) -> tuple[Measured, float, bool]:
+def _surest(dataset: xr.Dataset, name: str) -> tuple[Estimate, float, bool]:
     """Return a symbol where it exceeds one by most standard errors, the sigma there, and whether it does for sure.
 
     The largest of many deviations is large by chance: it must be as unlikely as `SURE` of one level (Bonferroni).
@@ -55,7 +56,7 @@ def softening_sentence(dataset: xr.Dataset) -> str:
     if not gap.known:
         values, errors = 1 - part["mean_jacobian_uniform"].values, part["mean_jacobian_uniform_error"].values
         least = int(np.argmin(values))
-        gap, levels = Measured(float(values[least]), float(errors[least])), part["sigma"].values
+        gap, levels = Estimate(float(values[least]), float(errors[least])), part["sigma"].values
         unlike = np.flatnonzero((values - gap.value > SURE * np.hypot(errors, gap.error))[:least])
         first = int(unlike[-1]) + 1 if unlike.size else 0
         end = ", the end of the ladder" if least == len(levels) - 1 else ""
@@ -269,7 +270,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
     for ensemble in dataset["ensemble"].values:
         part = dataset.sel(ensemble=ensemble)
         gap, sigma = read(part, "minimal_gap"), read(part, "minimal_gap_sigma")
-        rows.append(_row(f"smallest gap 1 - λ(0) of the mean Jacobian, {ensemble}", Measured(math.nan), gap))
+        rows.append(_row(f"smallest gap 1 - λ(0) of the mean Jacobian, {ensemble}", Estimate(math.nan), gap))
         rows += noise_rows(f"   noise of the smallest gap, {ensemble}", math.nan, sigma)
     if "best_size" in dataset:
         part, nearest = dataset.sel(ensemble="noised data"), nearest_patch_models(dataset)
@@ -281,7 +282,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
             rows.append(
                 _row(
                     f"relative error, network to best ELS model, σ = {level}",
-                    Measured(math.nan),
+                    Estimate(math.nan),
                     read(best, "relative_error"),
                     f"p* = {int(best['size'])}" + ("" if low == high else f" ({low} to {high})"),
                 )
@@ -292,10 +293,10 @@ def table(dataset: xr.Dataset) -> list[Row]:
                 f"{patch['model'].item()}, p = {int(patch['size'])}",
             )
             label = f"   weight of the Jacobian outside the best window, σ = {level}"
-            rows.append(_row(label, Measured(math.nan), outside, note))
+            rows.append(_row(label, Estimate(math.nan), outside, note))
             fraction = curve_at(part, "nonreciprocal", float(sigma))
             rows.append(
-                _row(f"   non-reciprocal size of the mean kernel, σ = {level}", Measured(math.nan), fraction)
+                _row(f"   non-reciprocal size of the mean kernel, σ = {level}", Estimate(math.nan), fraction)
             )
             rows.append(
                 _row(
@@ -321,7 +322,7 @@ def table(dataset: xr.Dataset) -> list[Row]:
     return rows
 
 
-def _row(quantity: str, theory: Measured, measured: Measured, note: str = "") -> Row:
+def _row(quantity: str, theory: Estimate, measured: Estimate, note: str = "") -> Row:
     value = text(theory) if theory.known and math.isfinite(theory.error) else plain(theory.value)
     return Row(quantity, value, plain(measured.value), plain(measured.error, 2), note)
 

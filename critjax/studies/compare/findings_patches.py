@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from critjax.report.numbers import Measured, plain, read, text
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import plain, read, text
 from critjax.studies.compare.nearest import nearest_patch_models
 
 #: A patch model explains a network from this share of the variance on (Kamb & Ganguli 2024: median r² ~ 0.9).
@@ -36,7 +37,7 @@ def explanation_sentence(dataset: xr.Dataset) -> str:
     worst = int(np.argmin(explained[order]))
     level = dataset.isel(model=order, level_sigma=worst)
     error = read(level.isel(size=int(level["relative_error"].values.argmin())), "relative_error")
-    least = Measured(1 - error.value**2, 2 * error.value * error.error)
+    least = Estimate(1 - error.value**2, 2 * error.value * error.error)
     sentence = (
         f"{name} models of the best size explain the network better than {other} models: median r² (least to most) "
         f"over noise levels {median_and_range(explained[order])} against {median_and_range(explained[1 - order])}, "
@@ -72,7 +73,7 @@ def _ideal_clause(dataset: xr.Dataset, nearest: xr.Dataset) -> str:
     levels = ", ".join(plain(float(s)) for s in dataset["level_sigma"].values[nearer])
     most = int(nearer[np.argmax((patch**2 - whole**2)[nearer])])
     shares = [
-        text(Measured(1 - value[most] ** 2, 2 * value[most] * spread[most]))
+        text(Estimate(1 - value[most] ** 2, 2 * value[most] * spread[most]))
         for value, spread in ((whole, its_error), (patch, error))
     ]
     return (
@@ -94,7 +95,7 @@ def beyond_patches_sentence(dataset: xr.Dataset) -> str:
 
     def gain(mask: np.ndarray) -> str:
         level = nearest.isel(level_sigma=int(np.argmax(np.where(mask, advantage, -np.inf))))
-        share = text(Measured(*(100 * x for x in read(level, "relative_advantage"))))
+        share = text(Estimate(*(100 * x for x in read(level, "relative_advantage"))))
         return (
             f"most by {text(read(level, 'advantage'))} in squared error per pixel, {share} % of the best "
             f"({level['rival'].item()}), at σ = {plain(float(level['level_sigma']))}"

@@ -123,7 +123,7 @@ def run(
         with run.stage(names[number]):
             return steps[names[number]]()
 
-    for name, part in zip(names, run.parts("parts", names, compute), strict=False):
+    for name, part in zip(names, run.parts("parts", names, compute, shown=False), strict=False):
         parts[name] = part
     result = xr.merge(parts.values(), combine_attrs="drop", join="exact", compat="no_conflicts")
     for name in ("sigma", "level_sigma", "film_sigma", "mode_sigma"):

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from critjax.guidance import WindowStatus, describe_window, sampler_levels
-from critjax.report.numbers import Measured, plain, read, text, with_error
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import plain, read, text, with_error
 from critjax.report.page import UNITS, Content, labels
 from critjax.report.table import Row, noise_rows
 from critjax.studies._engine.results import stored_values
@@ -114,7 +115,7 @@ def _against(part: xr.Dataset, rival: str) -> str | None:
     word = "better than" if difference.value > 0 else "worse than"
     accuracy = f"accuracy {_chance(float(row['advantage_accuracy_p']))}"
     return (
-        f"{word} {rival} (by {text(Measured(abs(difference.value), difference.error))}, {chance}; {accuracy})"
+        f"{word} {rival} (by {text(Estimate(abs(difference.value), difference.error))}, {chance}; {accuracy})"
     )
 
 
@@ -155,7 +156,7 @@ def diversity_sentences(dataset: xr.Dataset) -> list[str]:
             if arm == "critical pulse":
                 changes[quantity] = read(none.sel(judged=arm), f"change_{quantity}")
             else:  # too large: the two share their seeds
-                changes[quantity] = Measured(
+                changes[quantity] = Estimate(
                     after.value - before.value, math.hypot(after.error, before.error)
                 )
         sentence = f"Budget {budget:g}: under {name} the diversity within classes is "
@@ -181,12 +182,12 @@ def diversity_sentences(dataset: xr.Dataset) -> list[str]:
     return found
 
 
-def _changed(change: Measured, before: Measured) -> str:
+def _changed(change: Estimate, before: Estimate) -> str:
     """Tell a change against the value without guidance."""
     level = f"the {text(before)} without guidance"
     if abs(change.value) < 2 * change.error:
         return f"not distinguishable from {level} (change {text(change)})"
-    return f"{'below' if change.value < 0 else 'above'} {level} by {text(Measured(abs(change.value), change.error))}"
+    return f"{'below' if change.value < 0 else 'above'} {level} by {text(Estimate(abs(change.value), change.error))}"
 
 
 def peak_sentences(dataset: xr.Dataset) -> list[str]:

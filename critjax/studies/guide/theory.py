@@ -40,14 +40,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.tree_util import Partial
 
 from critjax._checks import message
+from critjax._programs import Static
 from critjax._typing import Array
 from critjax.closed_form import ideal_log_weights
 from critjax.fluctuations import gaussian_closure
 from critjax.guidance import linear_response
 from critjax.observables import bootstrap_means, bootstrap_values
 from critjax.sampling import sample
+from critjax.spectra import regression_ratio
 from critjax.studies._engine.run import Progress
 from critjax.studies.guide.arms import ladder, sample_seeds
 from critjax.studies.guide.gaussian import gaussian_patch_response, gaussian_response
@@ -113,7 +116,8 @@ def _regression(found: Array, labels: Array, num_classes: int) -> tuple[Array, A
     count = jnp.maximum(member.sum(0), 1)[:, None, None]
     means = jnp.einsum("ic,ilq->clq", member, found) / count
     x, d = jnp.moveaxis((found - jnp.einsum("ic,clq->ilq", member, means))[..., :2], -1, 0)
-    return (x * d).sum(0) / (x * x).sum(0), found[..., 2].mean(0)
+    cross, power = ((a * x).sum(0)[:, None, None] for a in (d, x))
+    return regression_ratio(cross, power)[:, 0, 0], found[..., 2].mean(0)
 
 
 def regression_response(
@@ -128,17 +132,18 @@ def regression_response(
     return result | {"chi_regression_resampled": np.asarray(resampled[:, 2])}
 
 
+def _statistic(options: tuple[int, float], sigmas: Array, pair: tuple[Array, Array]) -> Array:
+    symbol, push = _regression(*pair, options[0])
+    chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=options[1])
+    return jnp.stack([symbol, push, chi])
+
+
 @functools.partial(jax.jit, static_argnames=("num_classes", "eta"))
 def _with_errors(
     data: Array, labels: Array, sigmas: Array, key: Array, num_classes: int, eta: float
 ) -> tuple[Array, Array, Array]:
     """Return lambda, push and chi (3, levels), their errors, and resamples of all (R, 3, levels)."""
-
-    def statistic(pair: tuple[Array, Array]) -> Array:
-        symbol, push = _regression(pair[0], pair[1], num_classes)
-        chi = linear_response(symbol, push, sigmas.astype(symbol.dtype), eta=eta)
-        return jnp.stack([symbol, push, chi])
-
+    statistic = Partial(Static(_statistic, (num_classes, eta)), sigmas)
     resampled = bootstrap_values(statistic, key, (data, labels), num_resamples=_NUM_RESAMPLES)
     return statistic((data, labels)), jnp.std(resampled, axis=0, ddof=1), resampled
 
