@@ -63,13 +63,14 @@ def denoise_and_respond(point):
     }
 
 
-def bank_points(num):
-    banks = [random_pattern_bank(jax.random.key(seed), 3, 4) for seed in range(num)]
-    return {
-        "bank": jax.tree.map(lambda *leaves: jnp.stack(leaves), *banks),
-        "sigma": np.linspace(0.5, 2.0, num),
-        "keys": (jax.random.split(jax.random.key(7), num),),
-    }
+@pytest.fixture(scope="module")
+def looped():
+    """Seven points, and the results of a plain loop over them."""
+    bank = jax.jit(jax.vmap(lambda seed: random_pattern_bank(jax.random.key(seed), 3, 4)))(np.arange(7))
+    sigma, keys = np.linspace(0.5, 2.0, 7), jax.random.split(jax.random.key(7), 7)
+    points = {"bank": bank, "sigma": sigma, "keys": (keys,)}
+    at = jax.jit(lambda points, i: denoise_and_respond(jax.tree.map(lambda leaf: leaf[i], points)))
+    return points, jax.tree.map(lambda *leaves: np.stack(leaves), *[at(points, i) for i in range(7)])
 
 
 def assert_trees_equal(got, expected, **tolerance):
@@ -85,13 +86,11 @@ def assert_trees_equal(got, expected, **tolerance):
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 40])
-def test_a_sweep_is_a_loop_over_points(batch_size):
-    num, points = 7, bank_points(7)
-    rows = [denoise_and_respond(jax.tree.map(lambda leaf, i=i: leaf[i], points)) for i in range(num)]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+def test_a_sweep_is_a_loop_over_points(batch_size, looped):
+    points, expected = looped
     assert isinstance(points["bank"], PatchBank)
     got = sweep(denoise_and_respond, points, batch_size=batch_size)
-    assert got["response"][0].shape == (num, 2, 3, 1, 1)
+    assert got["response"][0].shape == (7, 2, 3, 1, 1)
     assert_trees_equal(got, expected, rtol=1e-11, atol=1e-12)
 
 
