@@ -1,13 +1,13 @@
 import xarray as xr
 from matplotlib.figure import Figure
 
-from critjax.plotting.style import THEORY, FigureKind, figure_with_axes, styled
+from critjax.plotting.style import FigureKind, figure_with_axes, styled
 
 
 @styled
 def displacement(dataset: xr.Dataset) -> Figure:
     figure, axes = figure_with_axes()
-    axes.plot(dataset.time, dataset.predicted, **THEORY["bare"])
+    axes.plot(dataset.time, dataset.predicted, "k-")
     axes.errorbar(dataset.time, dataset.displacement, dataset.displacement_error, fmt="o")
     axes.set_xlabel("time (steps)")
     return figure
