@@ -97,7 +97,7 @@ class _PrintCompletion(argparse.Action):
         import shtab
 
         for command in _commands(parser).values():
-            with contextlib.suppress(ImportError):  # the networks may not be installed
+            with contextlib.suppress(ModuleNotFoundError):  # the networks may not be installed
                 command.fill()
             for action in command._actions:
                 words = action.metavar if isinstance(action.metavar, str) else ""
