@@ -95,7 +95,7 @@ def scan_saved(advance: Callable, start: Any, num_steps: int, save_every: int) -
     return saved, state
 
 
-def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Array) -> Array:
+def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Any) -> Array:
     """Draw the white noise (H, W, C) of standard deviation ``sigma`` that `sample` starts a key from.
 
     Example
