@@ -142,8 +142,8 @@ def leading_modes(
 @functools.partial(jax.jit, static_argnames="size")
 def _start(key: PRNGKey | None, number: Any, *, size: int) -> Array:
     """Draw start vector ``number``, in single precision whatever that of x."""
-    key = jax.random.key(0) if key is None else key
-    return jax.random.normal(jax.random.fold_in(key, number), (size,), jnp.float32)
+    source: PRNGKey = jax.random.key(0) if key is None else key
+    return jax.random.normal(jax.random.fold_in(source, number), (size,), jnp.float32)
 
 
 @jax.jit

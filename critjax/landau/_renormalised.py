@@ -148,7 +148,7 @@ def renormalised_coefficients(
     """
     check_rank("structure_factor", structure_factor, "H W C C")
     channels = structure_factor.shape[-1]
-    state = np.zeros((channels,), structure_factor.real.dtype) if state is None else state
+    state = np.zeros((channels,), np.finfo(structure_factor.dtype).dtype) if state is None else state
     advice = "pass one value a channel"
     got = f"shape {tuple(state.shape)}"
     check(tuple(state.shape) == (channels,), "state", f"shape ({channels},)", got, advice)
