@@ -31,7 +31,7 @@ def main() -> None:
         def closure(bank, key, sigmas=sigmas, grid=grid, fields=fields):
             denoise = patch_denoiser(bank)
             return gaussian_closure(
-                denoise, key, sigmas, grid, num_samples=fields, num_replicas=4, window=bank.size
+                denoise, key, sigmas, grid, num_samples=fields, num_replicas=4, size=bank.size
             ).symbol[-1]
 
         def simulation(bank, keys, sigmas=sigmas, grid=grid, levels=levels):

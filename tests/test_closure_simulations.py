@@ -68,7 +68,7 @@ def averaged(closure):
     return (np.einsum("ghw,lhw->lg", groups, drive) / power).mean(1), (power / power[0]).mean(1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gaussian_closure_of_two_patterns(ensemble):
     """S to 10 per cent down to sigma^2 = 15; lambda_reg to 3 per cent while the field is Gaussian, to 5 below."""
     for closure in (
@@ -85,7 +85,7 @@ def test_gaussian_closure_of_two_patterns(ensemble):
         assert np.abs(growth / ensemble["growth"] - 1)[between(200, 15)].max() < 0.10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_transformed_closure_of_two_patterns(ensemble):
     """lambda_reg to 2 per cent all the way, and the mean Jacobian's error cut to less than half."""
     closure = transformed_closure(SIZE, jnp.asarray(LADDER), GRID)
@@ -103,7 +103,7 @@ def test_transformed_closure_of_two_patterns(ensemble):
     np.testing.assert_allclose(np.asarray(closure.kurtosis)[early], ensemble["kurtosis"][early], atol=0.08)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_the_gaussian_closure_misses_is_the_shape_of_the_distribution():
     """Independent calculation in numpy, float64, Euler steps four times finer: same spectrum, other symbol.
 
@@ -144,7 +144,7 @@ def test_what_the_gaussian_closure_misses_is_the_shape_of_the_distribution():
     assert abs(beyond - mean) < 0.4 * (mean - gaussian)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_random_banks():
     """Median error of the predicted crossing of lambda_reg(0) in sigma^2, seeds 0 to 9 with a uniform soft mode."""
     errors, bare = [], []
@@ -163,7 +163,7 @@ def test_ten_random_banks():
     assert np.median(bare) > 0.5  # so the closure's part is not trivial
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("size", [7, 11])
 def test_every_patch_of_a_hundred_images(size):
     """lambda_reg of the uniform mode, above its crossing, to 0.03 and two standard errors; bare theory far off."""

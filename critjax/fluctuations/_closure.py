@@ -152,7 +152,7 @@ def gaussian_closure(
     eta = check_eta(eta)
     height, width = check_grid(grid)
     check_option("centre", centre, CENTRES)
-    mean = np.zeros(channels, sigmas.dtype) if mean is None else as_argument(mean)
+    begin = np.zeros(channels, sigmas.dtype) if mean is None else as_argument(mean)
     advice = "16 suits a 64 x 64 grid"
     whole = isinstance(num_samples, (int, np.integer)) and not isinstance(num_samples, bool)
     check(whole, "num_samples", "an integer", repr(num_samples), advice)
@@ -160,7 +160,7 @@ def gaussian_closure(
     good = bool(good and num_samples % num_replicas == 0)
     divisor = f"a divisor of num_samples = {num_samples}"
     check(good, "num_replicas", divisor, repr(num_replicas), "choose a divisor, e.g. 4 of 16")
-    least = num_replicas * (mean.shape[0] + 1)  # each has as many fluctuations as channels, beside the mean
+    least = num_replicas * (begin.shape[0] + 1)  # each has as many fluctuations as channels, beside the mean
     check(num_samples >= least, "num_samples", f"at least {least}", num_samples, advice)
     if size is not None:
         size = check_count("size", size, least=1, advice="p for centre readout, 2p - 1 for average readout")
@@ -168,7 +168,7 @@ def gaussian_closure(
         as_pytree("denoise_fn", denoise_fn),
         key,
         sigmas,
-        mean,
+        begin,
         eta,
         (height, width),
         int(num_samples),

@@ -194,17 +194,16 @@ def guidance_window(
         expected = f"an integer of 3 ... {levels}, the levels of the ladder"
         check(good, "num_probes", expected, repr(num_probes), "leave it out for every level")
         num_probes = int(num_probes)
-    shape = tuple(shape)
     if direction is not None:
         direction = as_argument(direction)
-        _check_direction(direction, shape)
+        _check_direction(direction, tuple(shape))
     window = _guidance_window(
         as_pytree("denoise_fn", denoise_fn),
         key,
         sigmas,
         direction,
         eta,
-        shape,
+        tuple(shape),
         num_samples,
         num_probes or levels,
         num_resamples,
