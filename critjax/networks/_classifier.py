@@ -329,7 +329,7 @@ def load_classifier(name_or_path: str | Path = "fashion-classifier") -> Classifi
     advice = "use a file written by save_classifier"
     check(known, "classifier", "weights of a classifier", f"{path} without its configuration", advice)
     config = ClassifierConfig.from_json(header["critjax_classifier"])
-    params = unflatten({name: jnp.asarray(array) for name, array in arrays.items()})
+    params = unflatten(jax.device_put(arrays))
     # Names and shapes fit, or the error says which do not.
     image = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
     jax.eval_shape(lambda x: apply_classifier(config, params, x), image)

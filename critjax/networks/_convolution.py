@@ -87,8 +87,10 @@ def convolve(x: ArrayLike, kernel: ArrayLike, *, padding: str = "zero", dilation
     -------
     Neighbours that a pixel of a 3 x 4 image has, itself included:
 
-    >>> convolve(np.ones((1, 3, 4, 1)), np.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
-    [[4.0, 6.0, 6.0, 4.0], [6.0, 9.0, 9.0, 6.0], [4.0, 6.0, 6.0, 4.0]]
+    >>> print(np.asarray(convolve(np.ones((1, 3, 4, 1)), np.ones((3, 3, 1, 1))))[0, :, :, 0])
+    [[4. 6. 6. 4.]
+     [6. 9. 9. 6.]
+     [4. 6. 6. 4.]]
     """
     check_option("padding", padding, PADDINGS)
     return _convolve(x, kernel, padding=padding, dilation=dilation)

@@ -341,7 +341,7 @@ def load_checkpoint(
     structure = jax.tree.structure(template.optimiser)
     memory = structure.unflatten([tree["optimiser"][str(i)] for i in range(structure.num_leaves)])
     state = TrainingState(tree["step"], tree["params"], tree["average"], memory)
-    return jax.tree.map(jnp.asarray, state), arrays["losses"].tolist(), arrays["recent"].tolist()
+    return jax.device_put(state), arrays["losses"].tolist(), arrays["recent"].tolist()
 
 
 def check_finite(recent: list[float], params: Parameters, step: int) -> None:

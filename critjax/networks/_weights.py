@@ -173,7 +173,7 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
     advice = "use a file written by save_network or a checkpoint of critjax train"
     check(known, "network", "weights with a configuration", f"{path} without one", advice)
     config = NetworkConfig.from_json(header["config" if checkpoint else "critjax_config"])
-    params = unflatten({name: jnp.asarray(array) for name, array in arrays.items()})
+    params = unflatten(jax.device_put(arrays))
     if checkpoint:
         params = params["average"]
     side = 2 ** (len(config.multipliers) - 1)
