@@ -208,8 +208,8 @@ MUTATIONS = [
     Mutation(
         "centre of the closure's regression",
         "critjax/fluctuations/_closure.py",
-        "regression_symbol(x, denoised, centre=centre, size=window)",
-        "regression_symbol(x, denoised, centre='spatial', size=window)",
+        "regression_symbol(x, denoised, centre=centre, size=size)",
+        "regression_symbol(x, denoised, centre='spatial', size=size)",
         ("tests/test_fluctuations.py", "picture_of_its_own"),
     ),
     Mutation(
