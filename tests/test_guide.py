@@ -770,7 +770,7 @@ def laboratory():
     return guide.run(GuideSettings(budgets=(0.25,), num_samples=192, susceptibility_samples=0))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_theory_puts_the_peak_of_the_pattern_laboratory_where_pulses_do(laboratory):
     """Bar of 15 per cent in sigma; linear theory misses it, see the next test."""
     measured = float(laboratory["peak_amplitude"][0])
@@ -834,7 +834,7 @@ def _pattern_means(patterns, log_prior, num_plus, side):
     return means
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_miss_of_linear_theory_is_reproduced_by_hand(laboratory):
     """Bare linear theory puts the peak 16 per cent too high: fluctuations delay the softening, and it has none."""
     settings = GuideSettings(budgets=(0.25,)).resolved()
@@ -858,7 +858,7 @@ def test_the_miss_of_linear_theory_is_reproduced_by_hand(laboratory):
     assert 0.10 < miss < 0.22
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("eta", "expected"), [(0.0, (-0.12, -0.10)), (1.0, (-0.35, -0.27))])
 def test_pulses_of_an_ideal_model_peak_below_small_ones_by_hand_too(eta, expected):
     """By how much the peaks of pulses of budget 0.25 lie below the exact ones of small pushes: class and amplitude.
@@ -923,7 +923,7 @@ def test_pulses_of_an_ideal_model_peak_below_small_ones_by_hand_too(eta, expecte
     assert np.all(np.abs(miss - expected) < 2.5 * both)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("eta", "small", "positions"), [(0.0, 0.06, (4, 5)), (1.0, 0.03, (5,))])
 def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_do_not(eta, small, positions):
     """Integration by parts gives the responses as the budget vanishes; a quarter is far from that.
@@ -956,7 +956,7 @@ def test_small_pulses_of_an_ideal_model_have_the_exact_response_and_large_ones_d
     assert off[0] > 4 * error[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_tangent_dynamics_of_a_patch_model_peak_within_the_bar_of_its_pulses_and_regression_does_not():
     """Reverse mode and pulses on the same seeds; so many images do not tell reverse mode from the regression."""
     settings = GuideSettings(

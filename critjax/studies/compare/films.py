@@ -31,12 +31,13 @@ def follow(problem: Problem, settings: ResolvedCompare, patches: xr.Dataset, rep
     denoisers = {"network": problem.denoise, "ELS at p*": following, "ideal": ideal_denoiser(problem.bank)}
     sigmas = geometric_sigmas(FILM_MAX, FILM_MIN, FILM_STEPS, dtype=problem.bank.dtype)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 3000), settings.num_films)
+    height, width, channels = problem.bank.shape[1:]
     rows, total = [], len(denoisers) * len(keys)
     for row, denoise in enumerate(denoisers.values()):
         found = []
         for number, key in enumerate(keys):
             report("films", row * len(keys) + number, total)
-            found.append(np.asarray(sample(denoise, key, problem.bank.shape[1:], sigmas).denoised))
+            found.append(np.asarray(sample(denoise, key, (height, width, channels), sigmas).denoised))
         rows.append(np.stack(found))
     report("films", total, total)
     films = np.stack(rows)  # denoiser, sample, level, H, W, C

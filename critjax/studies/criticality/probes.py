@@ -19,7 +19,8 @@ from critjax.studies._engine.problem import Problem
 from critjax.studies.criticality.ensemble import Kept, shells
 from critjax.studies.criticality.prediction import Prediction, Variables
 from critjax.studies.criticality.settings import ResolvedCriticality
-from critjax.studies.measure.instruments import minimum, nonreciprocal_estimate
+from critjax.studies.measure.instruments import nonreciprocal_estimate
+from critjax.studies.measure.ladder import minimum
 
 NUM_PROBE_LEVELS = 12
 _PROBES_PER_SAMPLE = 2

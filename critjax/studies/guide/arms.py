@@ -133,7 +133,7 @@ def sample_seeds(settings: ResolvedGuide, purpose: str, count: int) -> jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _split(key: jax.Array, number: int, count: int) -> jax.Array:
+def _split(key: jax.Array, number: Any, count: int) -> jax.Array:
     return jax.random.split(jax.random.fold_in(key, number), count)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -49,12 +48,13 @@ class Model:
     baseline : weight about which the response is expanded.
     """
 
-    unconditional: DenoiseFn
-    conditional: Callable[[Any], DenoiseFn]
-    respond: Callable[[Array, Any], Array]
-    classify: Callable[[Array], Array]
-    features: Callable[[Array], Array]
-    direction: Array
+    # JAX rebuilds it around whatever its arrays are in a trace.
+    unconditional: Any
+    conditional: Any
+    respond: Any
+    classify: Any
+    features: Any
+    direction: Any
     shape: tuple[int, int, int]
     denoised_end: bool
     baseline: float

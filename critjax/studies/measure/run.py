@@ -191,10 +191,11 @@ def measure(
             report("measurement", level * len(ENSEMBLES) + number, total)
             # The same key at all levels: their errors are not independent, the fields are the same.
             values, resampled = map(np.asarray, regression_and_resamples(x, denoised, keys[2]))
-            symbols, *columns = map(np.asarray, _jacobian(denoise_fn, x[:probe_samples], *at, num_probes))
-            columns = (a.astype(np.float64) for a in columns)
+            found = _jacobian(denoise_fn, x[:probe_samples], *at, num_probes)
+            symbols, kernels, weights = map(np.asarray, found)
+            kernels, weights = kernels.astype(np.float64), weights.astype(np.float64)
             modes = np.asarray(_lowest(denoise_fn, x[: _LOWEST_FIELDS * probe_samples], sigma), np.float64)
-            row = regression_row(values, resampled) | jacobian_row(symbols, *columns, modes)
+            row = regression_row(values, resampled) | jacobian_row(symbols, kernels, weights, modes)
             for key, value in row.items():
                 rows[name].setdefault(key, []).append(value)
     report("measurement", total, total)
