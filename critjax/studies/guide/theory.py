@@ -139,7 +139,7 @@ def regression_response(
 
     pair = (data, jnp.asarray(labels))
     key = jax.random.key(settings.seed)
-    resampled = bootstrap_values(statistic, pair, key, num_resamples=_NUM_RESAMPLES)
+    resampled = bootstrap_values(statistic, key, pair, num_resamples=_NUM_RESAMPLES)
     values, errors = statistic(pair), jnp.std(resampled, axis=0, ddof=1)
     names = ("lambda_regression", "push_regression", "chi_regression")
     result = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
@@ -189,7 +189,7 @@ def closure_response(system: System, settings: GuideSettings) -> dict[str, np.nd
         (height, width),
         eta=settings.eta,
         num_samples=_CLOSURE_FIELDS,
-        window=system.window if system.homogeneous else None,
+        size=system.window if system.homogeneous else None,
         centre="spatial" if system.homogeneous else "ensemble",
         channels=channels,
     )

@@ -222,7 +222,7 @@ def _renormalised_model(
 ) -> ReducedModel:
     """Average the coefficients over the fast modes, distributed as the Gaussian closure says."""
     denoise, size = patch_denoiser(bank), bank.size
-    options = {"eta": eta, "num_samples": num_samples, "window": size}
+    options = {"eta": eta, "num_samples": num_samples, "size": size}
     closure = gaussian_closure(denoise, closure_key, ladder, grid, **options)
     # The bank is symmetric: what is left of the mean is sampling noise.
     mean, spectrum = 0 * closure.mean, closure.structure_factor

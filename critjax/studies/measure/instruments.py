@@ -265,7 +265,7 @@ def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Arr
         return jnp.concatenate([symbol[:1, 0], radial_average(symbol)])
 
     pair = (x, denoised)
-    return statistic(pair), bootstrap_values(statistic, pair, key, num_resamples=NUM_RESAMPLES)
+    return statistic(pair), bootstrap_values(statistic, key, pair, num_resamples=NUM_RESAMPLES)
 
 
 def regression_row(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
@@ -335,7 +335,7 @@ def minimum(ladder: np.ndarray, symbols: np.ndarray, key: Array) -> dict[str, tu
 
     fields = jnp.asarray(symbols)
     sigma, gap = map(float, find(fields))
-    sigmas, gaps = map(np.asarray, bootstrap_values(find, fields, key, num_resamples=NUM_RESAMPLES))
+    sigmas, gaps = map(np.asarray, bootstrap_values(find, key, fields, num_resamples=NUM_RESAMPLES))
     return {"minimal_gap": (gap, _spread(gaps)), "minimal_gap_sigma": (sigma, _spread(sigmas))}
 
 
@@ -353,7 +353,7 @@ def closure(denoise_fn, key, sigmas, shape, num_samples: int, window: int | None
                 sigmas,
                 (height, width),
                 num_samples=count,
-                window=window,
+                size=window,
                 centre="ensemble",
                 channels=channels,
             )

@@ -203,7 +203,7 @@ def measure(
     def jacobian(x: Array, sigma: Array, key: Array) -> tuple[Array, Array, Array]:
         def one(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             probe_key, column_key = jax.random.split(pair[1])
-            found = measured_symbol(denoise_fn, pair[0][None], sigma, probe_key, num_probes=num_probes)
+            found = measured_symbol(denoise_fn, probe_key, pair[0][None], sigma, num_probes=num_probes)
             columns = kernel_columns(denoise_fn, pair[0], sigma, column_key, _COLUMNS * num_probes)
             return found.symbol, *columns
 
