@@ -7,44 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from reference import denoise, image_patches
+from study_runs import CRITICALITY as TINY
+from study_runs import criticality_run
 
+from critjax._programs import as_pytree
 from critjax.cli import main
 from critjax.data import load_dataset
 from critjax.sampling import sample
-from critjax.studies import _prediction as theory
 from critjax.studies import criticality
+from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
+from critjax.studies.criticality import prediction as theory
 from critjax.studies.criticality.ensemble import (
     BatchSums,
     Estimator,
     Kept,
     combine,
     full_plane,
-    make_batch_fn,
     mode_groups,
+    simulate_batch,
     statistics,
 )
-from critjax.studies.criticality.film import reduced_film
-from critjax.studies.measure.instruments import nonreciprocal_estimate
+from critjax.studies.criticality.film import has_reduced_model, reduced_film
 from critjax.studies.criticality.problem import build_problem
-from critjax.studies.criticality import CriticalitySettings, ladder_ends, run, settings_of
-
-TINY = CriticalitySettings(
-    bank="two-pattern",
-    size=3,
-    grid=(8, 10),
-    num_samples=48,
-    batch_size=8,
-    num_levels=9,
-    closure_samples=2,
-    probe_samples=3,
-    precision="float64",
-)
+from critjax.studies.measure.instruments import nonreciprocal_estimate
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return run(TINY)
+    return criticality_run().result
 
 
 # --- Streaming statistics against brute force
@@ -96,22 +88,27 @@ def brute_force_moments(x, window):
     return np.stack([(psi**n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1)
 
 
+MIX = np.array([[0.5, 0.2], [-0.1, 0.3]])
+
+
+def crooked(x, sigma):
+    return jnp.tanh(jnp.roll(x, 1, 0) @ MIX / sigma) + 0.2
+
+
+@pytest.fixture(scope="module")
+def trajectories():
+    """Three trajectories of a denoiser of two channels: keys, ladder, x and D (B, L, H, W, C)."""
+    sigmas, keys = np.array([3.0, 1.5, 1.0]), jax.random.split(jax.random.key(0), 3)
+    paths = jax.jit(jax.vmap(lambda key: sample(crooked, key, (4, 5, 2), sigmas, eta=0.5)))(keys)
+    return keys, sigmas, np.asarray(paths.x), np.asarray(paths.denoised)
+
+
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (0.3, -0.1)])
-def test_batch_sums_are_the_sums_over_the_very_trajectories(centre):
-    mix = jnp.array([[0.5, 0.2], [-0.1, 0.3]])
-
-    def denoise(x, sigma):
-        return jnp.tanh(jnp.roll(x, 1, 0) @ mix / sigma) + 0.2
-
-    sigmas = jnp.array([3.0, 1.5, 1.0])
-    keys = jax.random.split(jax.random.key(0), 3)
-    centre = jnp.array(centre)
-    simulate = make_batch_fn(
-        denoise, (4, 5, 2), sigmas, [0, 2], 2, eta=0.5, solver="heun", centre=centre, window=4
-    )
-    sums, kept = simulate(keys)
-    paths = [sample(denoise, key, (4, 5, 2), sigmas, eta=0.5) for key in keys]
-    x, denoised = (np.stack([np.asarray(getattr(p, n)) for p in paths]) for n in ("x", "denoised"))
+def test_batch_sums_are_the_sums_over_the_very_trajectories(centre, trajectories):
+    keys, sigmas, x, denoised = trajectories
+    options = {"kept_levels": (0, 2), "num_kept": 2, "eta": 0.5, "solver": "heun", "window": 4}
+    denoise_fn, centre = as_pytree("denoise_fn", crooked), np.array(centre)
+    sums, kept = simulate_batch(denoise_fn, keys, sigmas, centre, shape=(4, 5, 2), **options)
     for got, expected in zip(sums[:6], brute_force_sums(x, denoised, np.asarray(centre)), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-10)
     np.testing.assert_allclose(sums.soft, brute_force_moments(x, 4), rtol=1e-10, atol=1e-12)
@@ -124,23 +121,19 @@ def test_batch_sums_are_the_sums_over_the_very_trajectories(centre):
     np.testing.assert_allclose(sums.walls, (walls[0] + walls[1]) / 2, atol=1e-13)
 
 
-def make_estimator(grid, sigmas, **changes):
-    levels, groups = len(sigmas), len(mode_groups(grid)[0])
-    values = {
-        "grid": grid,
-        "size": 3,
-        "sigmas": jnp.asarray(sigmas),
-        "threshold": jnp.ones(levels),
-        "softest": (0, 0),
-        "near": 0.0,
-        "linear_growth": jnp.ones((levels, groups)),
-        "own_start": False,
-    }
-    return Estimator(**(values | changes))
+def make_estimator(grid, sigmas, softest=(0, 0)):
+    """What theory would say: critical at one, no growth."""
+    groups, levels = mode_groups(grid)[1], len(sigmas)
+    ones = np.ones((levels, len(groups)))
+    return Estimator(np.asarray(sigmas), np.ones(levels), np.array(softest), groups, ones)
 
 
-def measure(batches, estimator):
-    return jax.jit(lambda sums: statistics(sums, estimator))(combine(batches))
+_statistics = jax.jit(statistics, static_argnames=("width", "size", "own_start"))
+
+
+def measure(batches, grid, estimator):
+    found = _statistics(combine(batches), estimator, width=grid[1], size=3, own_start=False)
+    return jax.tree.map(np.asarray, found)
 
 
 def one_over_e(fields):
@@ -189,7 +182,7 @@ def test_statistics_against_numpy_on_whole_fields():
                 np.stack([(smooth[part] ** n).mean((-2, -1)).sum(0) for n in (1, 2, 3, 4)], axis=-1),
             )
         )
-    got = measure(batches, make_estimator(grid, sigmas, softest=(1, 7)))
+    got = measure(batches, grid, make_estimator(grid, sigmas, softest=(1, 7)))
     x, d = x_hat - x_hat.mean(0), d_hat - d_hat.mean(0)
     power = (np.abs(x) ** 2).sum(0) / (count - 1) / 48
     cross = (d * x.conj()).sum(0) / (count - 1) / 48
@@ -241,19 +234,22 @@ def test_statistics_against_numpy_on_whole_fields():
     np.testing.assert_allclose(got["soft_kurtosis"], kurtosis, rtol=1e-9)
 
 
-def batches_of(denoise, shape, sigmas, centre=0.0):
+def batch_sums(denoise_fn, keys, sigmas, shape, centre=0.0):
     """Euler steps of the probability flow, one kept field, soft modes of windows of three."""
-    return make_batch_fn(
-        denoise, shape, sigmas, [0], 1, eta=0.0, solver="euler", centre=jnp.asarray(centre), window=3
-    )
+    options = {"kept_levels": (0,), "num_kept": 1, "eta": 0.0, "solver": "euler", "window": 3}
+    denoise_fn = as_pytree("denoise_fn", denoise_fn)
+    return simulate_batch(denoise_fn, keys, sigmas, np.asarray(centre), shape=shape, **options)[0]
 
 
 def test_linear_denoiser_of_three_channels_is_measured_exactly():
     mix = np.array([[0.5, 0.3, 0.0], [-0.2, 0.4, 0.1], [0.0, 0.2, 0.6]])
-    sigmas = jnp.array([3.0, 2.0, 1.0])
-    simulate = batches_of(lambda x, sigma: jnp.roll(x, -1, 1) @ mix.T / sigma, (4, 6, 3), sigmas)
-    batches = [simulate(jax.random.split(jax.random.key(i), 4))[0] for i in range(4)]
-    got = measure(batches, make_estimator((4, 6), np.asarray(sigmas), softest=(0, 1)))
+    sigmas, keys = np.array([3.0, 2.0, 1.0]), jax.random.split(jax.random.key(0), 16)
+
+    def mixing(x, sigma):
+        return jnp.roll(x, -1, 1) @ mix.T / sigma
+
+    batches = [batch_sums(mixing, part, sigmas, (4, 6, 3)) for part in np.split(keys, 4)]
+    got = measure(batches, (4, 6), make_estimator((4, 6), sigmas, softest=(0, 1)))
     top = np.linalg.eigvals(mix)
     top = top[np.argmax(top.real)]
     at_zero = top.real / np.asarray(sigmas)
@@ -265,27 +261,32 @@ def test_linear_denoiser_of_three_channels_is_measured_exactly():
 
 def test_no_measured_quantity_depends_on_the_batch_size():
     """The same trajectories in batches of one, two and all, of a model whose mean is not that of the data."""
-    sigmas, keys = jnp.array([3.0, 1.5, 0.7]), jax.random.split(jax.random.key(5), 4)
-    simulate = batches_of(
-        lambda x, sigma: jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6, (6, 8, 1), sigmas, jnp.array([-0.5])
-    )
-    estimator = make_estimator((6, 8), np.asarray(sigmas))
-    whole, *parts = (
-        measure([simulate(part)[0] for part in keys.reshape(-1, n)], estimator) for n in (4, 2, 1)
-    )
+    sigmas, keys = np.array([3.0, 1.5, 0.7]), jax.random.split(jax.random.key(5), 4)
+    estimator, found = make_estimator((6, 8), sigmas), []
+
+    def shifted(x, sigma):
+        return jnp.tanh(jnp.roll(x, 1, 0) / sigma) - 0.6
+
+    for count in (1, 2, 4):
+        batches = [batch_sums(shifted, k, sigmas, (6, 8, 1), [-0.5]) for k in np.split(keys, count)]
+        found.append(measure(batches, (6, 8), estimator))
+    whole, *parts = found
     assert np.ptp(whole["wall_density"]) > 0.01 and np.isfinite(whole["xi_sign"]).any()
     for part in parts:
         for name, value in whole.items():
             np.testing.assert_allclose(part[name], value, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
+def straight(offset, slope, x, sigma):
+    return (offset + slope * sigma) * x
+
+
 @pytest.mark.parametrize(("offset", "slope", "turns"), [(-0.4, 1.0, False), (1.4, -0.5, True)])
 def test_a_mode_that_starts_above_the_threshold_has_no_effective_critical_noise(offset, slope, turns):
     """D = (offset + slope sigma) x: as the noise falls the symbol falls, or rises, through one."""
-    sigmas = jnp.array([1.6, 1.0, 0.5])
-    simulate = batches_of(lambda x, sigma: (offset + slope * sigma) * x, (6, 8, 1), sigmas)
-    sums, _ = simulate(jax.random.split(jax.random.key(0), 4))
-    got = measure([sums], make_estimator((6, 8), np.asarray(sigmas)))
+    sigmas, keys = np.array([1.6, 1.0, 0.5]), jax.random.split(jax.random.key(0), 4)
+    sums = batch_sums(Partial(straight, offset, slope), keys, sigmas, (6, 8, 1))
+    got = measure([sums], (6, 8), make_estimator((6, 8), sigmas))
     names = ("critical_sigma_measured", "critical_sigma_uniform_measured", "critical_sigma_top_measured")
     for name in (*names, "lambda_reg_crossing"):
         assert np.all(np.isfinite(got[name]) == turns), name
@@ -294,7 +295,7 @@ def test_a_mode_that_starts_above_the_threshold_has_no_effective_critical_noise(
 @pytest.mark.parametrize("width", [5, 6])
 def test_full_plane_restores_the_other_half(width):
     field = np.random.default_rng(1).normal(size=(3, 4, width))
-    full = full_plane(jnp.fft.rfft2(field), width)
+    full = full_plane(np.fft.rfft2(field), width)
     np.testing.assert_allclose(full, np.fft.fft2(field), atol=1e-12)
 
 
@@ -522,7 +523,7 @@ def test_reduced_film_of_the_reverse_sde_has_the_noise_of_its_sample():
     assert other["film_reduced_correlation"][1][3] < 0.8
 
 
-def test_a_reduced_model_that_diverges_or_has_no_soft_mode_stops_nothing():
+def test_a_reduced_model_that_diverges_stops_nothing():
     settings = CriticalitySettings(
         size=5, grid=(16, 16), num_samples=4, num_levels=12, batch_size=2, num_banks=0, closure_samples=0,
         probe_samples=0,
@@ -532,9 +533,17 @@ def test_a_reduced_model_that_diverges_or_has_no_soft_mode_stops_nothing():
     assert result.attrs["status"] == "complete"
     assert np.isfinite(result.film_reduced[0]).all() and np.isnan(result.film_reduced[-1]).all()
     assert "film_closure" not in result
-    stripes = run(dataclasses.replace(settings, bank="stripe", wavelength=4.0))
-    assert float(stripes.critical_wavenumber_bare) > np.pi / 5
-    assert "film_reduced" not in stripes and "film_x" in stripes
+
+
+def test_a_wave_has_no_reduced_model(tiny):
+    assert "film_reduced" in tiny and "film_x" in tiny
+    settings = CriticalitySettings(
+        bank="stripe", wavelength=4.0, size=5, grid=(16, 16), num_levels=12
+    ).resolved()
+    problem = build_problem(settings)
+    prediction = theory.predict(problem, settings)
+    assert float(prediction.variables["critical_wavenumber_bare"][1]) > np.pi / 5
+    assert not has_reduced_model(problem, prediction)
 
 
 def test_every_measured_quantity_has_an_error_and_axes(tiny):
@@ -593,17 +602,11 @@ def test_condensation_of_two_patterns_against_brute_force(tiny):
 
 def test_jackknife_is_over_batches(tiny):
     """The error of a mean over samples is that of the batch means."""
-    problem = build_problem(TINY.resolved())
-    prediction = theory.predict(problem, TINY.resolved())
-    seen = {}
-    run(
-        dataclasses.replace(TINY, probe_samples=0, closure_samples=0),
-        on_checkpoint=lambda i, s, k: seen.update({i: s}),
-    )
-    means = np.array([np.asarray(seen[i].walls).mean(0) for i in range(6)])
+    parts = criticality_run().parts
+    assert list(parts) == [f"batch-{i:05d}" for i in range(6)]
+    means = np.array([part["sums_walls"].mean(0) for part in parts.values()])
     np.testing.assert_allclose(tiny.wall_density, means.mean(0), rtol=1e-10)
     np.testing.assert_allclose(tiny.wall_density_error, means.std(0, ddof=1) / np.sqrt(6), rtol=1e-8)
-    assert len(prediction.sigmas) == 9
 
 
 def test_spread_over_random_banks_is_the_mean_field_one():
@@ -749,8 +752,9 @@ def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, command):
     assert command(["criticality", *quick]) == 0
 
 
-def test_the_command_for_real_images_goes_to_its_report(image_run):
-    found = image_run("fashion-mnist", "--num-images", "5")
+def test_real_images_condense():
+    few = {"num_samples": 4, "num_levels": 6, "closure_samples": 2, "probe_samples": 2}
+    found = run(CriticalitySettings(bank="fashion-mnist", size=3, num_images=5, **few))
     images = load_dataset("fashion-mnist", num_images=5).images
     assert found.num_patches == 5 * 26**2
     value = check_condensation(found, images, 3e-4, size=3, positions="interior")
@@ -795,33 +799,24 @@ def test_a_result_repeats_its_run(tiny, tmp_path):
     assert settings_of(tiny) == TINY.resolved()
 
 
-def test_an_interrupted_run_keeps_what_was_done_and_resumes_to_the_same_numbers(tiny):
-    saved = {}
+def test_an_interrupted_run_measures_what_was_done_and_simulates_no_batch_again(tiny):
+    parts = dict(list(criticality_run().parts.items())[:3])
 
     def stop_after_three(stage, done, total):
         if stage == "simulation" and done == 3:
             raise KeyboardInterrupt
 
-    part = run(TINY, progress=stop_after_three, on_checkpoint=lambda i, s, k: saved.update({i: (s, k)}))
+    part = run(TINY, progress=stop_after_three, saved=parts)
     assert part.attrs["status"] == "interrupted"
     assert part.attrs["num_samples_done"] == 24
     assert "mean_jacobian" not in part
     assert np.isfinite(float(part.lambda_reg_softest[0]))
     new = []
-    whole = run(TINY, saved=saved, on_checkpoint=lambda i, s, k: new.append(i))
-    assert new == [3, 4, 5]
+    whole = run(TINY, saved=parts, on_checkpoint=lambda name, part: new.append(name))
+    assert new == [f"batch-{i:05d}" for i in (3, 4, 5)]
     assert whole.attrs["status"] == "complete"
     for name in tiny.data_vars:
         np.testing.assert_array_equal(whole[name], tiny[name], err_msg=name)
-
-
-def test_interrupting_before_the_first_batch_leaves_nothing():
-    def stop(stage, done, total):
-        if stage == "simulation":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(TINY, progress=stop)
 
 
 # --- Settings

@@ -6,35 +6,24 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from study_runs import LANDAU as TINY
+from study_runs import landau_run
 
-from critjax import cli, report
+from critjax import cli, studies
 from critjax.closed_form import two_pattern_denoiser
-from critjax.plotting import available_figures
-from critjax.report import _landau as sentences
 from critjax.sampling import sample
 from critjax.studies import landau
-from critjax.studies.landau.walls import wall_width
 from critjax.studies.landau import LandauSettings, holds_to, run, settings_of
-
-TINY = LandauSettings(
-    banks=("two-pattern", "stripe"),
-    size=5,
-    wavelength=4.0,
-    grid=(12, 16),
-    num_samples=3,
-    num_levels=10,
-    closure_samples=2,
-    precision="float64",
-)
+from critjax.studies.landau import findings as sentences
+from critjax.studies.landau.walls import wall_width
 
 
 @pytest.fixture(scope="module")
 def result():
-    return run(TINY)
+    return landau_run().result
 
 
 def test_the_result_holds_every_bank_and_its_settings(result):
@@ -59,14 +48,15 @@ def test_the_structure_factor_of_the_exact_run(result):
     """Shell zero by an independent simulation with the closed-form denoiser and the same keys."""
     part = result.sel(bank="two-pattern")
     key = jax.random.split(jax.random.fold_in(jax.random.key(TINY.seed), 2), 3)[2]
-    sigmas = part.sigma.values
-    modes = []
-    for number in range(3):
-        trajectory = sample(
-            two_pattern_denoiser(5), jax.random.fold_in(key, number), (12, 16, 1), jnp.asarray(sigmas)
-        )
-        modes.append(np.asarray(trajectory.x).sum((1, 2, 3)) ** 2 / (12 * 16))
-    np.testing.assert_allclose(part.structure_factor_exact[:, 0], np.mean(modes, 0), rtol=1e-6)
+    denoise, sigmas = two_pattern_denoiser(5), part.sigma.values
+
+    @jax.jit
+    def modes(numbers):
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+        return jax.vmap(lambda key: sample(denoise, key, (12, 16, 1), sigmas).x.sum((1, 2, 3)))(keys)
+
+    expected = (np.asarray(modes(np.arange(3))) ** 2 / (12 * 16)).mean(0)
+    np.testing.assert_allclose(part.structure_factor_exact[:, 0], expected, rtol=1e-6)
 
 
 def test_plateau_and_wall_of_two_patterns(result):
@@ -85,10 +75,11 @@ def test_plateau_and_wall_of_two_patterns(result):
 
 
 def test_wall_width_reads_a_known_profile():
-    x = jnp.arange(64)
-    profile = 0.7 * jnp.tanh((16 - jnp.abs(x - 32.3)) / 5.0)
-    assert float(wall_width(profile, jnp.asarray(0.7))) == pytest.approx(5.0, rel=0.02)
-    assert np.isnan(wall_width(jnp.ones(8), jnp.asarray(1.0)))
+    x = np.arange(64)
+    profiles = np.stack([0.7 * np.tanh((16 - np.abs(x - 32.3)) / 5.0), np.ones(64)])
+    widths = jax.jit(jax.vmap(wall_width))(profiles, np.array([0.7, 1.0]))
+    assert float(widths[0]) == pytest.approx(5.0, rel=0.02)
+    assert np.isnan(widths[1])
 
 
 def test_how_far_down_an_error_stays_within_its_limit():
@@ -99,18 +90,21 @@ def test_how_far_down_an_error_stays_within_its_limit():
     assert holds_to(sigmas, np.array([0.0, 0.1, np.nan]), 0.2) == 2.0
 
 
-def test_an_interrupted_run_keeps_the_banks_that_are_done_and_goes_on(result):
-    saved = {}
+def test_a_bank_that_is_saved_is_not_run_again(result):
+    parts = landau_run().parts
+    assert list(parts) == list(TINY.banks)
+    told = []
+    again = run(TINY, saved=parts, on_checkpoint=lambda *part: told.append(part))
+    assert not told and again.attrs["status"] == "complete"
+    xr.testing.assert_identical(again.drop_attrs(), result.drop_attrs())
 
     def stop(stage, done, total):
         if stage == "stripe":
             raise KeyboardInterrupt
 
-    half = run(TINY, progress=stop, on_checkpoint=lambda name, part: saved.update({name: part}))
+    half = run(TINY, progress=stop, saved={"two-pattern": parts["two-pattern"]})
     assert half.attrs["status"] == "interrupted" and list(half.bank.values) == ["two-pattern"]
-    assert any("1 of 2 banks" in text for text in report.labels(half))
-    again = run(TINY, saved=saved)
-    xr.testing.assert_allclose(again, result)
+    assert any("1 of 2 banks" in text for text in studies.content(half).labels)
 
 
 # --- Sentences: opposite numbers, opposite words
@@ -195,12 +189,12 @@ def test_ordered_states():
 
 
 def test_report_and_figures(result, tmp_path):
-    page = report.write_report(result, tmp_path).read_text(encoding="utf-8")
+    page = studies.write_report(result, tmp_path).read_text(encoding="utf-8")
     assert "critjax landau --from results.nc" in page and "http" not in page.replace("http-equiv", "")
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert names == set(available_figures(result))
+    assert names == set(studies.figures(result))
     assert {"film-stripe", "reduction-error", "ordered-states"} <= names
-    axes = available_figures(result)["reduction-error"].draw(result).axes
+    axes = studies.figures(result)["reduction-error"].draw(result).axes
     assert len(axes) == 2 and all(a.get_xlim()[0] > a.get_xlim()[1] for a in axes)
 
 

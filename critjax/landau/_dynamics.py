@@ -139,7 +139,7 @@ def integrate(
     *,
     eta: Any = 0.0,
     cutoff: float,
-    num_substeps: int | np.ndarray = 1,
+    num_substeps: Any = 1,
     save_every: int = 1,
 ) -> Trajectory:
     """Run the reduced dynamics of `reduced_model` or `renormalised_model` from a noisy image.
@@ -157,7 +157,8 @@ def integrate(
     num_substeps : int or (num - 1,) integer array
         Divisions of every step, see `stable_substeps`. In between the symbol and the coefficients without their powers
         of sigma are interpolated, and the noise is drawn to add up to that of the whole step. An undivided step takes
-        the mean of the symbols at its ends.
+        the mean of the symbols at its ends. Integers (num - 1,) may be traced; they are then taken as they are, and
+        steps that are all undivided are interpolated, too.
     save_every : int
         Save every so many steps.
 
@@ -181,19 +182,21 @@ def integrate(
     """
     check_rank("x_init", x_init, "H W C")
     eta = as_eta(eta)
-    counts = np.broadcast_to(np.asarray(num_substeps), (model.sigma.shape[0] - 1,))
-    single = np.ndim(num_substeps) == 0
-    good = np.issubdtype(counts.dtype, np.integer) and bool(np.all(counts >= (1 if single else 0)))
-    check(
-        good, "num_substeps", "an integer >= 1, or one >= 0 a step", repr(num_substeps), "use stable_substeps"
-    )
+    counts = num_substeps
+    if is_concrete(num_substeps):
+        counts = np.broadcast_to(np.asarray(num_substeps), (model.sigma.shape[0] - 1,))
+        least = 1 if np.ndim(num_substeps) == 0 else 0
+        good = np.issubdtype(counts.dtype, np.integer) and bool(np.all(counts >= least))
+        expected = "an integer >= 1, or one >= 0 a step"
+        check(good, "num_substeps", expected, repr(num_substeps), "use stable_substeps")
+        counts = None if np.all(counts == 1) else counts
     return _integrate(
         model,
         key,
         x_init,
         eta,
         squared(cutoff),
-        None if np.all(counts == 1) else counts,
+        counts,
         noisy=not is_concrete(eta) or eta > 0,
         save_every=check_count("save_every", save_every, least=1, advice="1 saves every step"),
     )

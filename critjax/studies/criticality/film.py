@@ -66,7 +66,7 @@ def reduced_film(
     if closure_symbol is not None:
         local = {name: np.zeros_like(bare.coefficients.u) for name in ("h", "u")}
         linear = bare._replace(symbol=closure_symbol, coefficients=bare.coefficients._replace(**local))
-        models["closure"] = (linear, np.ones(len(prediction.sigmas) - 1, int))
+        models["closure"] = (linear, None)
     variables: Variables = {"reduced_cubic": (("sigma",), np.asarray(bare.coefficients.u))}
     for name, (model, substeps) in models.items():
         found = _follow(
@@ -75,9 +75,9 @@ def reduced_film(
             start,
             simulated,
             levels[chosen],
+            substeps,
             eta=settings.eta,
             cutoff=np.pi / problem.bank.size,
-            num_substeps=tuple(substeps.tolist()),
         )
         fields, correlation = jax.tree.map(np.asarray, found)
         variables[f"film_{name}"] = (("film_sigma", "y", "x"), fields)
@@ -90,20 +90,24 @@ def _reduced_model(bank: PatchBank, sigmas: Array, eta: float, *, grid: tuple[in
     return reduced_model(bank, sigmas, grid, eta=eta)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "cutoff", "num_substeps"))
+@functools.partial(jax.jit, static_argnames=("eta", "cutoff"))
 def _follow(
     model: ReducedModel,
     key: Array,
     start: Array,
     simulated: Array,
     levels: Array,
+    num_substeps: Array | None,
     *,
     eta: float,
     cutoff: float,
-    num_substeps: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    """Run a reduced model; return its fields (L', H, W) at some levels and their correlations with simulated ones."""
-    found = integrate(model, key, start, eta=eta, cutoff=cutoff, num_substeps=np.array(num_substeps))
+    """Run a reduced model; return its fields (L', H, W) at some levels and their correlations with simulated ones.
+
+    Without ``num_substeps`` (L - 1,) every step is undivided.
+    """
+    counts = 1 if num_substeps is None else num_substeps
+    found = integrate(model, key, start, eta=eta, cutoff=cutoff, num_substeps=counts)
     fields = found.x[levels].mean(-1)
     fields = jnp.where(jnp.isfinite(fields).all((1, 2), keepdims=True), fields, jnp.nan)
     slow = jax.vmap(lambda field: low_pass(field, cutoff))

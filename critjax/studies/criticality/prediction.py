@@ -211,7 +211,7 @@ def _closure(
         eta=eta,
         num_samples=num_samples,
         num_replicas=num_replicas,
-        window=size,
+        size=size,
         mean=mean,
         channels=channels,
     )

@@ -47,7 +47,7 @@ def _probe_level(
 
     def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
         x, key = pair
-        symbol, _ = measured_symbol(denoise_fn, x, sigma, key, num_probes=_PROBES_PER_SAMPLE)
+        symbol, _ = measured_symbol(denoise_fn, key, x, sigma, num_probes=_PROBES_PER_SAMPLE)
         kernel = symbol_to_kernel(symbol, size)
         # Its support is the window, so the projection cuts nothing but noise.
         return leading_eigenvalue(kernel_to_symbol(kernel, grid)), kernel

@@ -222,24 +222,24 @@ def _renormalised_model(
 ) -> ReducedModel:
     """Average the coefficients over the fast modes, distributed as the Gaussian closure says."""
     denoise, size = patch_denoiser(bank), bank.size
-    options = {"eta": eta, "num_samples": num_samples, "window": size}
+    options = {"eta": eta, "num_samples": num_samples, "size": size}
     closure = gaussian_closure(denoise, closure_key, ladder, grid, **options)
     # The bank is symmetric: what is left of the mean is sampling noise.
     mean, spectrum = 0 * closure.mean, closure.structure_factor
     return renormalised_model(denoise, fast_key, ladder, mean, spectrum, size=size, num_samples=num_samples)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "eta", "num_substeps"))
+@functools.partial(jax.jit, static_argnames=("grid", "eta"))
 def _run_both(
     bank: PatchBank,
     key: Array,
     numbers: Array,
     models: tuple[ReducedModel, ReducedModel],
     ladder: Array,
+    num_substeps: Array,
     *,
     grid: tuple[int, int],
     eta: float,
-    num_substeps: tuple[int, ...],
 ) -> Runs:
     """Run exact and reduced dynamics from the same noise, for the samples of these numbers (B,)."""
     shape, cutoff, denoise = (*grid, 1), np.pi / bank.size, patch_denoiser(bank)
@@ -258,7 +258,7 @@ def _run_both(
         exact = jax.vmap(lambda x: sample(denoise, own_key, shape, ladder, eta=eta, x_init=x))(
             jnp.stack([start, calm])
         )
-        options = {"eta": eta, "cutoff": cutoff, "num_substeps": np.array(num_substeps)}
+        options = {"eta": eta, "cutoff": cutoff, "num_substeps": num_substeps}
         reduced = jax.vmap(lambda model: integrate(model, noise_key, start, **options))(pair)
         fields = (*jax.vmap(slow)(exact.x), *jax.vmap(slow)(reduced.x))
         exact_field, exact_slow, bare, renormalised = fields
@@ -272,12 +272,14 @@ def _simulate(bank, bare, renormalised, ladder, settings, key, report) -> Runs:
     models = (bare, renormalised)
     counts = [stable_substeps(model, eta=settings.eta) for model in models]
     substeps = np.where(np.min(counts, 0) > 0, np.max(counts, 0), 0)
-    options = {"grid": settings.grid, "eta": settings.eta, "num_substeps": tuple(substeps.tolist())}
+    options = {"grid": settings.grid, "eta": settings.eta}
     chunks = []
     for first in range(0, settings.num_samples, _BATCH):
         report(first)
         numbers = np.arange(first, min(first + _BATCH, settings.num_samples))
-        chunks.append(jax.tree.map(np.asarray, _run_both(bank, key, numbers, models, ladder, **options)))
+        chunks.append(
+            jax.tree.map(np.asarray, _run_both(bank, key, numbers, models, ladder, substeps, **options))
+        )
     report(settings.num_samples)
     joined = Runs(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
     return joined._replace(film=joined.film[:1])

@@ -1,0 +1,262 @@
+"""The common runner, once for all studies: folders, saved parts, interruption, resumption, reports."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from critjax._stored import Stored
+from critjax.plotting import FigureKind
+from critjax.report import Content, Row, labels, save_dataset
+from critjax.studies._engine.results import attributes, stored_values
+from critjax.studies._engine.run import Run
+from critjax.studies._engine.runner import Interrupted, execute
+from critjax.studies._engine.storage import open_store
+from critjax.studies._engine.study import Study
+
+CALLS: list[str] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySettings(Stored):
+    """A study of squares."""
+
+    count: int = 4
+    tail: bool = True
+    quick: bool = False
+    data: str = ""
+
+    def resolved(self):
+        return self
+
+    @property
+    def inputs(self):
+        return {"data": os.stat(self.data).st_size} if self.data else {}
+
+
+def run_toy(settings, *, progress=None, on_checkpoint=None, saved=None):
+    """Squares as arrays, then a dataset, then an optional stage."""
+    run = Run(progress, on_checkpoint, saved)
+
+    def square(index):
+        CALLS.append(f"square-{index}")
+        return {"value": np.array(index**2)}
+
+    def table(index):
+        CALLS.append("table")
+        return xr.Dataset({"doubled": ("i", 2 * np.arange(settings.count))})
+
+    squares = list(run.parts("squares", [f"square-{i}" for i in range(settings.count)], square))
+    tables = list(run.parts("tables", ["table"], table, optional=True)) if run.complete else []
+    dataset = xr.Dataset({"square": ("i", [int(part["value"]) for part in squares])})
+    for part in tables:
+        dataset["doubled"] = part["doubled"]
+    if settings.tail and run.complete:
+        with run.stage("tail", optional=True):
+            run.report("tail", 1, 1)
+            dataset["tail"] = 1.0
+    dataset.attrs = attributes("toy", "squares", settings, run.status, run.seconds)
+    return dataset
+
+
+def draw(dataset):
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot(dataset["square"])
+    return figure
+
+
+TOY = Study(
+    name="toy",
+    settings=ToySettings,
+    run=run_toy,
+    figures=lambda dataset: {
+        "squares": FigureKind(draw, ("square",), "Squares."),
+        "lost": FigureKind(draw, ("no_such",), "Never drawn."),
+    },
+    content=lambda dataset: Content(
+        "squares",
+        [f"{dataset.sizes['i']} squares & more."],
+        1,
+        [Row("largest", "-", str(int(dataset["square"].max())), "-")],
+        "",
+        labels(dataset, dataset.sizes["i"], stored_values(dataset)["count"], "squares"),
+    ),
+    estimate_cost=lambda settings: {},
+    describe=lambda settings: [],
+    description="squares",
+)
+
+
+def stop_at(stage, done):
+    def progress(name, count, total):
+        if (name, count) == (stage, done):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture(autouse=True)
+def forget_calls():
+    CALLS.clear()
+
+
+def test_a_run_leaves_result_report_and_figures_and_no_parts(tmp_path):
+    told = []
+    finished = execute(TOY, ToySettings(), tmp_path / "a" / "b", progress=lambda *step: told.append(step))
+    assert finished.complete and finished.seconds > 0
+    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {"results.nc", "report.html", "figures"}
+    assert [p.name for p in (tmp_path / "a" / "b" / "figures").iterdir()] == ["squares.png"]
+    page = finished.report.read_text(encoding="utf-8")
+    assert "4 squares &amp; more." in page and "Quick run" not in page and "Interrupted" not in page
+    assert "critjax toy --from results.nc" in page and "data:image/png;base64," in page
+    with xr.open_dataset(finished.result, engine="h5netcdf") as stored:
+        xr.testing.assert_identical(stored.load(), finished.dataset)
+        assert TOY.settings_of(stored) == ToySettings()
+        assert set(json.loads(stored.attrs["seconds"])) == {"squares", "tables", "tail"}
+    assert told[0] == ("squares", 0, 4) and told[-1] == ("figures", 1, 1)
+    assert [step for step in told if step[0] == "squares"] == [("squares", i, 4) for i in range(5)]
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_an_interrupted_run_reports_what_was_done_and_goes_on_from_there(tmp_path, done):
+    folder = tmp_path / "run"
+    part = execute(TOY, ToySettings(), folder, progress=stop_at("squares", done))
+    assert not part.complete and part.dataset.sizes["i"] == done and "doubled" not in part.dataset
+    assert f"Interrupted: {done} of 4 squares were done" in part.report.read_text(encoding="utf-8")
+    assert [f"square-{i}" for i in range(done)] == CALLS
+    CALLS.clear()
+    found = []
+    whole = execute(
+        TOY, ToySettings(), folder, resume=True, on_open=lambda store: found.append(store.num_saved)
+    )
+    assert found == [done] and whole.complete and not (folder / "partial").exists()
+    assert [*(f"square-{i}" for i in range(done, 4)), "table"] == CALLS
+    straight = execute(TOY, ToySettings(), tmp_path / "straight").dataset
+    xr.testing.assert_equal(whole.dataset, straight)
+
+
+@pytest.mark.parametrize(("stage", "done", "names"), [("tables", 0, ()), ("tail", 1, ("doubled",))])
+def test_an_optional_stage_may_be_interrupted_before_anything_came_of_it(tmp_path, stage, done, names):
+    part = execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at(stage, done))
+    assert not part.complete and part.dataset["square"].values.tolist() == [0, 1, 4, 9]
+    assert all(name in part.dataset for name in names) and "tail" not in part.dataset
+    CALLS.clear()
+    assert execute(TOY, ToySettings(), tmp_path / "run").complete
+    assert ([] if names else ["table"]) == CALLS
+
+
+def test_interrupted_before_the_first_part_there_is_nothing_to_report(tmp_path):
+    with pytest.raises(Interrupted) as stop:
+        execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 0))
+    assert stop.value.num_parts == 0 and not (tmp_path / "run").exists()
+
+
+def test_a_failing_run_leaves_no_folder(tmp_path):
+    def fail(*step):
+        raise RuntimeError("no luck")
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        execute(TOY, ToySettings(), tmp_path / "run", progress=fail)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_cannot_be_read_is_computed_again(tmp_path, capsys):
+    folder = tmp_path / "run"
+    execute(TOY, ToySettings(), folder, progress=stop_at("tail", 1))
+    partial = folder / "partial"
+    assert {p.name for p in partial.iterdir()} == {
+        "settings.json",
+        "table.nc",
+        *(f"square-{i}.npz" for i in range(4)),
+    }
+    (partial / "square-2.npz").write_bytes(b"not a zip file")
+    (partial / "table.nc").write_bytes(b"no netCDF either")
+    (partial / ".square-3.npz.half.npz").write_bytes(b"a temporary file is no part")
+    CALLS.clear()
+    whole = execute(TOY, ToySettings(), folder)
+    assert CALLS == ["square-2", "table"] and whole.dataset["square"].values.tolist() == [0, 1, 4, 9]
+    printed = capsys.readouterr().err
+    assert "square-2.npz cannot be read; that part is computed again" in printed and "table.nc" in printed
+
+
+def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path):
+    data = tmp_path / "data"
+    data.write_text("one")
+    settings, folder = ToySettings(data=str(data)), tmp_path / "run"
+    execute(TOY, settings, folder, progress=stop_at("squares", 2))
+    for other in (dataclasses.replace(settings, count=3), dataclasses.replace(settings, quick=True)):
+        with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got batches of other"):
+            execute(TOY, other, folder, resume=True)
+        with pytest.raises(ValueError, match="--out: expected a new or empty folder, .* pass --overwrite"):
+            execute(TOY, other, folder)
+    data.write_text("another")
+    with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
+        execute(TOY, settings, folder, resume=True)
+    data.write_text("two")  # as long as the first
+    identity = json.loads((folder / "partial" / "settings.json").read_text())
+    identity["versions"]["critjax"] = "0.0"
+    (folder / "partial" / "settings.json").write_text(json.dumps(identity))
+    with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
+        execute(TOY, settings, folder, resume=True)
+    assert len(list((folder / "partial").glob("*.npz"))) == 2
+    with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got no interrupted run"):
+        execute(TOY, settings, tmp_path / "elsewhere", resume=True)
+
+
+def test_only_what_a_run_writes_is_overwritten(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "old.png").write_text("old")
+    (folder / "report.html").write_text("precious")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ValueError, match="--out: expected a new or empty folder, got .* with figures, notes.txt"
+    ):
+        execute(TOY, ToySettings(), folder)
+    assert (folder / "report.html").read_text() == "precious"
+    with pytest.raises(ValueError, match="--overwrite: expected no --resume beside it"):
+        execute(TOY, ToySettings(), folder, overwrite=True, resume=True)
+    execute(TOY, ToySettings(), folder, overwrite=True)
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (folder / "notes.txt").read_text() == "mine" and not (folder / "figures" / "old.png").exists()
+
+
+def test_overwriting_forgets_saved_parts(tmp_path):
+    execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 2))
+    store = open_store(tmp_path / "run", ToySettings(), overwrite=True, resume=False)
+    assert store.num_saved == 0 and store.load() == {}
+
+
+def test_a_path_that_cannot_be_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--out: expected a folder, got the file"):
+        execute(TOY, ToySettings(), tmp_path / "file")
+    with pytest.raises(ValueError, match="--out: expected a folder that can be written"):
+        execute(TOY, ToySettings(), tmp_path / "file" / "below")
+
+
+def test_a_quick_run_says_so(tmp_path):
+    page = execute(TOY, ToySettings(quick=True), tmp_path / "run").report.read_text(encoding="utf-8")
+    assert "Quick run: few samples" in page
+
+
+def test_parts_report_for_themselves_where_a_stage_is_not_shown():
+    told = []
+    run = Run(lambda *step: told.append(step))
+    assert list(run.parts("hidden", ["a", "b"], lambda i: i, shown=False)) == [0, 1] and told == []
+    with pytest.raises(KeyboardInterrupt), run.stage("needed"):
+        raise KeyboardInterrupt
+    assert run.complete and set(run.seconds) == {"hidden", "needed"}
+
+
+def test_results_of_another_study_are_refused(tmp_path):
+    dataset = execute(TOY, ToySettings(), tmp_path / "run").dataset
+    with pytest.raises(ValueError, match="dataset: expected a result of the toy study"):
+        TOY.settings_of(dataset.drop_attrs())
+    path = save_dataset(dataset, tmp_path / "again.nc")
+    again = execute(TOY, TOY.settings_of(xr.load_dataset(path, engine="h5netcdf")), tmp_path / "b").dataset
+    xr.testing.assert_equal(again, dataset)
