@@ -19,6 +19,7 @@ def _asymmetric(channels, size=3, count=6):
 
 def _patterns(dtype=np.float64):
     patterns = np.random.default_rng(1).choice([-1.0, 1.0], (4, 5, 5, 1))
+    patterns[0] = 1.0
     return PatchBank(np.concatenate([patterns, -patterns]).astype(dtype))
 
 
