@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Inexact
 
 from critjax._checks import as_sigmas, check, check_eta, check_option, is_concrete
@@ -177,19 +178,31 @@ class _About:
     sign: int
 
     def __call__(self, x: Array, sigma: Array) -> Array:
+        # The arrays of both models are arguments: the rule runs in other traces than the one that they belong to.
+        leaves, structure = jax.tree.flatten((self.own, self.other))
+
         @jax.custom_jvp
-        def mixed(x: Array, sigma: Array, weight: Array) -> Array:
-            return self.own(x, sigma)
+        def mixed(x: Array, sigma: Array, weight: Array, *leaves: Any) -> Array:
+            return jax.tree.unflatten(structure, leaves)[0](x, sigma)
 
-        @mixed.defjvp
-        def _(
-            primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-        ) -> tuple[Array, Array]:
-            value, change = jax.jvp(self.own, primals[:2], tangents[:2])
-            push = self.sign * tangents[2].astype(value.dtype)
-            return value, change + push * (self.other(*primals[:2]) - value)
+        def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+            changing = [n for n, t in enumerate(tangents) if n != 2 and not isinstance(t, SymbolicZero)]
 
-        return mixed(x, sigma, self.weight_fn(sigma))
+            def own(*values: Any) -> Array:
+                point = list(primals)
+                for n, value in zip(changing, values, strict=True):
+                    point[n] = value
+                return jax.tree.unflatten(structure, point[3:])[0](*point[:2])
+
+            start, direction = ([part[n] for n in changing] for part in (primals, tangents))
+            value, change = jax.jvp(own, start, direction) if changing else (own(), 0.0)
+            if not isinstance(tangents[2], SymbolicZero):
+                other = jax.tree.unflatten(structure, primals[3:])[1](*primals[:2])
+                change = change + self.sign * tangents[2].astype(value.dtype) * (other - value)
+            return value, jnp.broadcast_to(change, value.shape).astype(value.dtype)
+
+        mixed.defjvp(rule, symbolic_zeros=True)
+        return mixed(x, sigma, self.weight_fn(sigma), *leaves)
 
 
 def linear_response(
