@@ -253,12 +253,13 @@ def made_up(**changes):
     variables |= {name: (("steps_per_tau",), value) for name, value in rates.items()}
     for name, value in changes.items():
         variables[name] = (variables[name][0], value)
-    return xr.Dataset(
-        variables,
-        {"steps_per_tau": [10, 100], "sigma_ratio": [1.0, 0.3], "grid_side": [16, 32], "binder_ratio": [0.45, 0.26]},
-        {"study": "freeze-out", "status": "complete", "fit_from": 10, "ising_binder": 0.6107, "critical_sigma_bare": 3.0,
-         "settings": FreezeOutSettings(binder_grids=(16, 32), steps_per_tau=(10, 100)).resolved().to_json()},
-    )  # fmt: skip
+    axes = {"steps_per_tau": [10, 100], "sigma_ratio": [1.0, 0.3], "grid_side": [16, 32]}
+    dataset = xr.Dataset(variables, {**axes, "binder_ratio": [0.45, 0.26]})
+    settings = FreezeOutSettings(binder_grids=(16, 32), steps_per_tau=(10, 100)).resolved()
+    landmarks = {"fit_from": 10, "ising_binder": 0.6107, "critical_sigma_bare": 3.0}
+    return dataset.assign_attrs(
+        study="freeze-out", status="complete", settings=settings.to_json(), **landmarks
+    )
 
 
 def test_the_length_at_the_critical_noise_beside_theory():
