@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (Greek letters belong in a report)
 """The freeze-out study: simulated quenches against the equations they should obey, and what the result says."""
 
+import dataclasses
 import importlib
 import json
 
@@ -10,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from programs import counting
 from study_runs import FREEZE_OUT, freeze_out_run
 
 from critjax import cli, studies
@@ -160,6 +162,15 @@ def test_what_is_saved_is_not_simulated_again(result):
     assert part.attrs["status"] == "interrupted" and part.sizes["steps_per_tau"] == 2
     assert "binder" not in part and "2 of 4 quenches and grids" in studies.content(part).labels[0]
     np.testing.assert_array_equal(part.wall_density, result.wall_density)
+
+
+def test_another_seed_compiles_nothing(result):
+    with jax.enable_x64(False):
+        run(dataclasses.replace(FREEZE_OUT, seed=1))
+        with counting() as count:
+            other = run(dataclasses.replace(FREEZE_OUT, seed=2))
+    assert count.programs == 0
+    assert float(abs(other.wall_density - result.wall_density).max()) > 0
 
 
 def test_the_command_goes_to_its_report(tmp_path, capsys, monkeypatch):

@@ -322,9 +322,9 @@ def test_linear_theory_holding_and_failing():
 def test_linear_ratios_are_read_at_the_stated_noise():
     ramp = np.log(SIGMA)
     dataset = study(linear_ratio_mean=ramp)
-    for ratio, mean, _ in report.linear_ratios(dataset):
+    for ratio, mean, _ in f.linear_ratios(dataset):
         assert mean.value == pytest.approx(np.log(4.0 * np.sqrt(ratio)), abs=1e-6)
-    assert [r for r, *_ in report.linear_ratios(dataset)] == [4.0, 2.0, 1.5, 1.0, 0.7]
+    assert [r for r, *_ in f.linear_ratios(dataset)] == [4.0, 2.0, 1.5, 1.0, 0.7]
 
 
 def test_kind_of_structure():
