@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from programs import counting
 from reference import denoise, image_patches
 from study_runs import CRITICALITY as TINY
 from study_runs import criticality_run
@@ -817,6 +818,14 @@ def test_an_interrupted_run_measures_what_was_done_and_simulates_no_batch_again(
     assert whole.attrs["status"] == "complete"
     for name in tiny.data_vars:
         np.testing.assert_array_equal(whole[name], tiny[name], err_msg=name)
+
+
+def test_another_seed_compiles_nothing(tiny):
+    run(dataclasses.replace(TINY, seed=1))
+    with counting() as count:
+        other = run(dataclasses.replace(TINY, seed=2))
+    assert count.programs <= 2  # those of the smallest gap, whose ladder is part of its program
+    assert float(abs(other.wall_density - tiny.wall_density).max()) > 0
 
 
 # --- Settings

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (Greek letters belong in a report)
 """The freeze-out study: simulated quenches against the equations they should obey, and what the result says."""
 
+import dataclasses
 import importlib
 import json
 
@@ -10,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from programs import counting
 from study_runs import FREEZE_OUT, freeze_out_run
 
 from critjax import cli, studies
@@ -162,6 +164,15 @@ def test_what_is_saved_is_not_simulated_again(result):
     np.testing.assert_array_equal(part.wall_density, result.wall_density)
 
 
+def test_another_seed_compiles_nothing(result):
+    with jax.enable_x64(False):
+        run(dataclasses.replace(FREEZE_OUT, seed=1))
+        with counting() as count:
+            other = run(dataclasses.replace(FREEZE_OUT, seed=2))
+    assert count.programs == 0
+    assert float(abs(other.wall_density - result.wall_density).max()) > 0
+
+
 def test_the_command_goes_to_its_report(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "configure_jax", lambda precision: None)
     few = [
@@ -253,12 +264,13 @@ def made_up(**changes):
     variables |= {name: (("steps_per_tau",), value) for name, value in rates.items()}
     for name, value in changes.items():
         variables[name] = (variables[name][0], value)
-    return xr.Dataset(
-        variables,
-        {"steps_per_tau": [10, 100], "sigma_ratio": [1.0, 0.3], "grid_side": [16, 32], "binder_ratio": [0.45, 0.26]},
-        {"study": "freeze-out", "status": "complete", "fit_from": 10, "ising_binder": 0.6107, "critical_sigma_bare": 3.0,
-         "settings": FreezeOutSettings(binder_grids=(16, 32), steps_per_tau=(10, 100)).resolved().to_json()},
-    )  # fmt: skip
+    axes = {"steps_per_tau": [10, 100], "sigma_ratio": [1.0, 0.3], "grid_side": [16, 32]}
+    dataset = xr.Dataset(variables, {**axes, "binder_ratio": [0.45, 0.26]})
+    settings = FreezeOutSettings(binder_grids=(16, 32), steps_per_tau=(10, 100)).resolved()
+    landmarks = {"fit_from": 10, "ising_binder": 0.6107, "critical_sigma_bare": 3.0}
+    return dataset.assign_attrs(
+        study="freeze-out", status="complete", settings=settings.to_json(), **landmarks
+    )
 
 
 def test_the_length_at_the_critical_noise_beside_theory():

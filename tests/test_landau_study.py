@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (Greek letters belong in a report)
 """The Landau study: its numbers against independent ones, its sentences, its command."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from programs import counting
 from study_runs import LANDAU as TINY
 from study_runs import landau_run
 
@@ -105,6 +107,14 @@ def test_a_bank_that_is_saved_is_not_run_again(result):
     half = run(TINY, progress=stop, saved={"two-pattern": parts["two-pattern"]})
     assert half.attrs["status"] == "interrupted" and list(half.bank.values) == ["two-pattern"]
     assert any("1 of 2 banks" in text for text in studies.content(half).labels)
+
+
+def test_another_seed_compiles_nothing(result):
+    settings = dataclasses.replace(TINY, banks=("random-pattern",))
+    run(settings)
+    with counting() as count:
+        run(dataclasses.replace(settings, seed=1))
+    assert count.programs == 0
 
 
 # --- Sentences: opposite numbers, opposite words

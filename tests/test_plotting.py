@@ -1,6 +1,5 @@
 """Figures show the numbers of the dataset, mark the critical point, and can be told apart without colour."""
 
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,7 +7,10 @@ import numpy as np
 import pytest
 from test_report import SIGMA, drop, study
 
-from critjax import plotting
+from critjax import studies
+from critjax.plotting import style
+from critjax.studies.criticality import figures_fields, figures_spectral
+from critjax.studies.criticality.figures import FIGURES
 
 
 def luminance(colour):
@@ -20,9 +22,9 @@ def errorbars(axes):
     return [c for c in axes.containers if isinstance(c, mpl.container.ErrorbarContainer)]
 
 
-@pytest.mark.parametrize("name", plotting.FIGURES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_units_and_the_noise_axis_runs_downward(name):
-    figure = plotting.FIGURES[name].draw(study())
+    figure = FIGURES[name].draw(study())
     figure.canvas.draw()
     for axes in figure.axes:
         if name == "film-strip":
@@ -37,16 +39,17 @@ def test_every_figure_has_units_and_the_noise_axis_runs_downward(name):
 
 def test_no_global_plotting_state():
     before = dict(mpl.rcParams)
-    plotting.softest_mode_figure(study())
+    figures_spectral.softest_mode_figure(study())
     assert dict(mpl.rcParams) == before
-    for module in ("_style", "_spectral", "_fields", "_freeze_out"):
-        source = Path(sys.modules[f"critjax.plotting.{module}"].__file__).read_text(encoding="utf-8")
+    package = Path(studies.__file__).parent
+    for path in (Path(style.__file__), *package.glob("*/figures*.py"), *package.glob("*/marks.py")):
+        source = path.read_text(encoding="utf-8")
         assert "import matplotlib.pyplot" not in source and "plt." not in source
 
 
 def test_softest_mode_shows_theory_as_lines_and_measurement_as_points():
     dataset = study()
-    axes = plotting.softest_mode_figure(dataset).axes[0]
+    axes = figures_spectral.softest_mode_figure(dataset).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     np.testing.assert_allclose(lines["bare theory"].get_ydata(), dataset.lambda_bare_softest)
     np.testing.assert_allclose(lines["Gaussian closure"].get_ydata(), dataset.lambda_closure_softest)
@@ -63,20 +66,20 @@ def test_softest_mode_shows_theory_as_lines_and_measurement_as_points():
 
 def test_null_model_is_on_the_same_axes_for_images():
     null = SIGMA**-2 / 4
-    with_null = plotting.softest_mode_figure(study(lambda_null_softest=(("sigma",), null))).axes[0]
+    with_null = figures_spectral.softest_mode_figure(study(lambda_null_softest=(("sigma",), null))).axes[0]
     line = {line.get_label(): line for line in with_null.lines}["Gaussian null model"]
     np.testing.assert_allclose(line.get_ydata(), null)
-    without = plotting.softest_mode_figure(study()).axes[0]
+    without = figures_spectral.softest_mode_figure(study()).axes[0]
     assert "Gaussian null model" not in {line.get_label() for line in without.lines}
 
 
 def test_critical_points_are_marked_where_they_are():
     for kind in ("softest-mode", "linear-check", "correlation-length", "condensation"):
-        axes = plotting.FIGURES[kind].draw(study()).axes[0]
+        axes = FIGURES[kind].draw(study()).axes[0]
         vertical = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
         assert {4.0, 2.0, 2.01} <= {float(v) for v in vertical}, kind
     nowhere = dict.fromkeys((f"critical_sigma_{n}" for n in ("bare", "closure", "measured")), np.nan)
-    unmarked = plotting.softest_mode_figure(study(**nowhere)).axes[0]
+    unmarked = figures_spectral.softest_mode_figure(study(**nowhere)).axes[0]
     assert not [line for line in unmarked.lines if len(set(line.get_xdata())) == 1]
 
 
@@ -93,7 +96,7 @@ AGAINST_NOISE = ("softest-mode", "growth-rate", "linear-check", "correlation-len
 
 @pytest.mark.parametrize("kind", AGAINST_NOISE)
 def test_figures_of_bare_theory_are_shaded_where_the_uniform_state_is_unstable(kind):
-    draw = plotting.FIGURES[kind].draw
+    draw = FIGURES[kind].draw
     ends, names = shaded(draw(study()).axes[0])
     assert names == ["uniform state unstable"]
     # The rate passes zero at 4: between two levels, linear in the logarithm.
@@ -118,7 +121,7 @@ def legend_names(figure):
 
 def test_structure_factors_of_an_unstable_state_are_dotted():
     def styles(dataset):
-        figure = plotting.structure_factor_figure(dataset)
+        figure = figures_spectral.structure_factor_figure(dataset)
         lines = figure.axes[0].lines
         drawn = [line for line in lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
         return [line.get_linestyle() for line in drawn], legend_names(figure)
@@ -133,7 +136,7 @@ def test_structure_factors_of_an_unstable_state_are_dotted():
 
 @pytest.mark.parametrize("closure", [9.0, 3.8, 2.2, 2.001, 1.9, 0.5, np.nan])
 def test_names_of_critical_points_never_overlap(closure):
-    figure = plotting.softest_mode_figure(study(critical_sigma_closure=closure))
+    figure = figures_spectral.softest_mode_figure(study(critical_sigma_closure=closure))
     figure.canvas.draw()
     axes = figure.axes[0]
     names = [text for text in axes.texts if r"\sigma_c" in text.get_text() or "reg" in text.get_text()]
@@ -149,7 +152,7 @@ def test_names_of_critical_points_never_overlap(closure):
 
 def test_growth_rate_figure_draws_the_theoretical_zero_line():
     dataset = study()
-    axes = plotting.growth_rate_figure(dataset).axes[0]
+    axes = figures_spectral.growth_rate_figure(dataset).axes[0]
     contours = [c for c in axes.collections if isinstance(c, mpl.contour.ContourSet)]
     vertices = np.concatenate([path.vertices for path in contours[0].get_paths()])
     at_zero = vertices[np.argmin(vertices[:, 1])]
@@ -160,7 +163,7 @@ def test_growth_rate_figure_draws_the_theoretical_zero_line():
 
 def test_structure_factor_compares_like_with_like():
     dataset = study()
-    axes = plotting.structure_factor_figure(dataset).axes[0]
+    axes = figures_spectral.structure_factor_figure(dataset).axes[0]
     theory = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
     measured = errorbars(axes)
     assert len(theory) == len(measured) >= 4
@@ -173,7 +176,7 @@ def test_structure_factor_compares_like_with_like():
 
 def test_closure_is_dashed_beside_linear_theory():
     dataset = study()
-    figure = plotting.structure_factor_figure(dataset)
+    figure = figures_spectral.structure_factor_figure(dataset)
     axes = figure.axes[0]
     dashed = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() == "--"]
     solid = [line for line in axes.lines if len(line.get_xdata()) == 6 and line.get_linestyle() in "-:"]
@@ -183,22 +186,24 @@ def test_closure_is_dashed_beside_linear_theory():
         expected = dataset.structure_factor_closure[0] / dataset.structure_factor_linear[0]
         np.testing.assert_allclose(closure.get_ydata() / linear.get_ydata(), expected)
     assert {"linear theory", "Gaussian closure"} <= legend_names(figure)
-    check = plotting.linear_check_figure(dataset).axes[0]
+    check = figures_spectral.linear_check_figure(dataset).axes[0]
     curves = [line for line in check.lines if len(line.get_xdata()) == 24 and line.get_linestyle() == "--"]
     assert len(curves) == 10
     np.testing.assert_allclose(curves[3].get_ydata(), dataset.closure_ratio[:, 3])
-    lengths = {line.get_label(): line for line in plotting.correlation_length_figure(dataset).axes[0].lines}
+    lengths = {
+        line.get_label(): line for line in figures_fields.correlation_length_figure(dataset).axes[0].lines
+    }
     swept = lengths["second moment, closure"]
     np.testing.assert_allclose(swept.get_ydata(), dataset.xi_second_moment_closure)
     assert swept.get_linestyle() == "--"
     without = drop(dataset, "structure_factor_closure", "closure_ratio")
-    assert "Gaussian closure" not in legend_names(plotting.structure_factor_figure(without))
+    assert "Gaussian closure" not in legend_names(figures_spectral.structure_factor_figure(without))
 
 
 def test_equilibrium_length_is_measured_beside_its_theory():
     lengths = np.where(SIGMA > 3.0, 1e3, 1.5)
     both = {"xi_eq_measured": (("sigma",), lengths), "xi_eq_measured_error": (("sigma",), lengths / 3)}
-    figures = [plotting.correlation_length_figure(dataset) for dataset in (study(), study(**both))]
+    figures = [figures_fields.correlation_length_figure(dataset) for dataset in (study(), study(**both))]
     before, after = (errorbars(figure.axes[0]) for figure in figures)
     assert len(after) == len(before) + 1 and "xi_{eq}" in after[-1].get_label()
     np.testing.assert_allclose(after[-1].lines[0].get_ydata(), np.where(SIGMA > 3.0, np.nan, 1.5))
@@ -209,7 +214,7 @@ def test_equilibrium_length_is_measured_beside_its_theory():
 
 def test_gaussianity_shows_the_measured_kurtosis_the_closure_and_three():
     dataset = study()
-    axes = plotting.gaussianity_figure(dataset).axes[0]
+    axes = figures_fields.gaussianity_figure(dataset).axes[0]
     bars = errorbars(axes)[0]
     np.testing.assert_allclose(bars.lines[0].get_ydata(), dataset.soft_kurtosis)
     segments = np.array(bars.lines[2][0].get_segments())
@@ -227,7 +232,10 @@ def test_gaussianity_shows_the_measured_kurtosis_the_closure_and_three():
 def test_curves_differ_without_colour():
     """Each pair differs by line style, marker or luminance."""
     dataset = study(lambda_null_softest=(("sigma",), SIGMA**-2))
-    for figure in (plotting.softest_mode_figure(dataset), plotting.correlation_length_figure(dataset)):
+    for figure in (
+        figures_spectral.softest_mode_figure(dataset),
+        figures_fields.correlation_length_figure(dataset),
+    ):
         looks = []
         for line in figure.axes[0].lines:
             if not line.get_label().startswith("_"):
@@ -244,7 +252,7 @@ def test_curves_differ_without_colour():
 
 def test_film_shows_the_fields():
     dataset = drop(study(), "film_reduced", "film_closure")
-    figure = plotting.film_strip_figure(dataset)
+    figure = figures_fields.film_strip_figure(dataset)
     pictures = [axes.images[0].get_array() for axes in figure.axes]
     assert len(pictures) == 2 * 2 * 3
     np.testing.assert_allclose(pictures[0], dataset.film_x[0, 0, :, :, 0])
@@ -253,7 +261,7 @@ def test_film_shows_the_fields():
 
 def test_reduced_models_stand_under_the_sample_of_their_noise():
     dataset = study()
-    figure = plotting.film_strip_figure(dataset)
+    figure = figures_fields.film_strip_figure(dataset)
     assert len(figure.axes) == 3 * 6
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == ["x", "D(x)", "reduced,\nbare", "reduced,\nclosure", "x", "D(x)"]
@@ -266,7 +274,7 @@ def test_reduced_models_stand_under_the_sample_of_their_noise():
     assert not lost.images and [text.get_text() for text in lost.texts] == ["diverged"]
     np.testing.assert_allclose(figure.axes[11].images[0].get_array(), dataset.film_closure[2])
     fewer = drop(dataset, "film_reduced", "film_closure")
-    assert len(plotting.film_strip_figure(fewer).axes) == 3 * 4
+    assert len(figures_fields.film_strip_figure(fewer).axes) == 3 * 4
 
 
 def test_colour_film_is_in_range():
@@ -274,14 +282,14 @@ def test_colour_film_is_in_range():
     wide = np.random.default_rng(0).normal(size=(2, 3, 6, 6, 3)) * 3
     dims = ("film_sample", "film_sigma", "y", "x", "channel")
     dataset = drop(dataset, "film_x", "film_denoised").assign(film_x=(dims, wide), film_denoised=(dims, wide))
-    picture = plotting.film_strip_figure(dataset).axes[0].images[0].get_array()
+    picture = figures_fields.film_strip_figure(dataset).axes[0].images[0].get_array()
     assert picture.shape == (6, 6, 3) and picture.min() >= 0 and picture.max() <= 1
 
 
 def test_figures_without_their_data_are_left_out():
-    names = set(plotting.available_figures(study()))
-    assert names == set(plotting.FIGURES)
+    names = set(studies.figures(study()))
+    assert names == set(FIGURES)
     fewer = drop(study(), "draw_critical_uniform", "effective_patches")
-    assert names - set(plotting.available_figures(fewer)) == {"bank-spread", "condensation"}
+    assert names - set(studies.figures(fewer)) == {"bank-spread", "condensation"}
     nothing = study(effective_patches=np.nan)
-    assert "condensation" not in plotting.available_figures(nothing)
+    assert "condensation" not in studies.figures(nothing)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from critjax import report
-from critjax.report import _findings as f
-from critjax.report.numbers import Measured, in_units, noise, plain, text, with_error
+from critjax import report, studies
+from critjax.observables.errors import Estimate
+from critjax.report.numbers import in_units, noise, plain, text, with_error
+from critjax.studies.criticality import findings as f
+from critjax.studies.criticality.content import content
+from critjax.studies.criticality.table import table
 
 SIGMA = np.geomspace(9.8, 0.4, 24)
 PROBES = SIGMA[::4]
@@ -131,6 +134,7 @@ def study(**changes):
         },
     )
     dataset.attrs = {
+        "study": "criticality",
         "title": "critjax criticality: made up",
         "settings": json.dumps({"eta": 0.0, "num_samples": 64, "quick": False, "precision": "float32"}),
         "versions": json.dumps({"critjax": "1"}),
@@ -153,7 +157,7 @@ def drop(dataset, *names):
 
 
 def test_noise_units_by_their_definitions():
-    units = in_units(Measured(2.0, 0.1))
+    units = in_units(Estimate(2.0, 0.1))
     assert units["t_ou"].value == pytest.approx(0.5 * np.log(5))
     assert units["ᾱ"].value == pytest.approx(0.2)
     assert units["log-SNR"].value == pytest.approx(-2 * np.log(2))
@@ -164,16 +168,23 @@ def test_noise_units_by_their_definitions():
     ):
         slope = abs(convert(2.001) - convert(1.999)) / 0.002
         assert units[name].error == pytest.approx(0.1 * slope, rel=1e-5)
-    assert noise(Measured(2.0, 0.1)).startswith("σ = 2.00 ± 0.10 (t_ou 0.80, ᾱ 0.200, log-SNR -1.39)")
+    assert noise(Estimate(2.0, 0.1)).startswith("σ = 2.00 ± 0.10 (t_ou 0.80, ᾱ 0.200, log-SNR -1.39)")
 
 
 def test_digits_follow_the_error():
-    assert with_error(Measured(3.14159, 0.021)) == ("3.14", "0.02")
-    assert with_error(Measured(3.14159, 0.013)) == ("3.142", "0.013")
-    assert with_error(Measured(123.4, 7.0)) == ("123", "7")
-    assert with_error(Measured(float("nan"), 1.0)) == ("-", "-")
-    assert text(Measured(1.5)) == "1.500"
+    assert with_error(Estimate(3.14159, 0.021)) == ("3.14", "0.02")
+    assert with_error(Estimate(3.14159, 0.013)) == ("3.142", "0.013")
+    assert with_error(Estimate(123.4, 7.0)) == ("123", "7")
+    assert with_error(Estimate(float("nan"), 1.0)) == ("-", "-")
+    assert text(Estimate(1.5)) == "1.500"
     assert plain(0.000012345) == "1.23e-05" and plain(1234.5, 2) == "1234"
+
+
+def test_an_estimate_knows_whether_it_is_one_and_how_far_from_another():
+    assert Estimate(1.0).known and not Estimate(float("nan"), 0.1).known
+    assert Estimate(2.0, 0.1).deviations(2.3) == pytest.approx(3.0)
+    assert Estimate(2.0).deviations(2.3) == np.inf and Estimate(2.0).deviations(2.0) == 0.0
+    assert Estimate(2.0, 0.0).deviations(1.0) == np.inf
 
 
 # --- Findings: opposite numbers, opposite sentence
@@ -200,7 +211,7 @@ def test_the_uniform_state_itself_stable_or_not():
     # Stable again below, or unstable where the stored critical noise is not: read off the curve.
     first, last = SIGMA[SIGMA < 4.0][0], SIGMA[SIGMA < 1.0][0]
     again = study(homogeneous_growth_rate=np.where((SIGMA < 4.0) & (SIGMA >= 1.0), 0.2, -0.2))
-    assert f"though the state is stable again at {noise(Measured(last))}." in f.stability_sentence(again)
+    assert f"though the state is stable again at {noise(Estimate(last))}." in f.stability_sentence(again)
     assert f.stability_sentence(again).count("log-SNR") == 2
     other = f.stability_sentence(study(critical_sigma_uniform_bare=2.0))
     assert f"turns unstable at σ = {first:.3f}" in other
@@ -311,9 +322,9 @@ def test_linear_theory_holding_and_failing():
 def test_linear_ratios_are_read_at_the_stated_noise():
     ramp = np.log(SIGMA)
     dataset = study(linear_ratio_mean=ramp)
-    for ratio, mean, _ in report.linear_ratios(dataset):
+    for ratio, mean, _ in f.linear_ratios(dataset):
         assert mean.value == pytest.approx(np.log(4.0 * np.sqrt(ratio)), abs=1e-6)
-    assert [r for r, *_ in report.linear_ratios(dataset)] == [4.0, 2.0, 1.5, 1.0, 0.7]
+    assert [r for r, *_ in f.linear_ratios(dataset)] == [4.0, 2.0, 1.5, 1.0, 0.7]
 
 
 def test_kind_of_structure():
@@ -344,7 +355,7 @@ def test_mean_jacobian_crossing_or_not():
 def test_smallest_gap_by_the_parabola_or_by_the_best_level():
     def row(dataset):
         name = "smallest gap of the mean Jacobian, softest mode"
-        return next(r for r in report.table(dataset) if r.quantity == name)
+        return next(r for r in table(dataset) if r.quantity == name)
 
     best, last = row(study()), PROBES[-1]
     assert (best.measured, best.error) == ("0.30", "0.02") and f"at σ = {last:.4g}" in best.note
@@ -394,12 +405,12 @@ def test_null_model():
 
 
 def test_all_findings_start_with_theory_and_simulation():
-    sentences = report.findings(study())
+    sentences = f.findings(study())
     assert sentences[0].startswith("Linear theory") and sentences[1].startswith("In simulation")
     theory_only = drop(
         study(), "lambda_reg_softest", "linear_ratio", "mean_jacobian_softest", "binder", "effective_patches"
     )
-    assert len(report.findings(theory_only)) < len(sentences)
+    assert len(f.findings(theory_only)) < len(sentences)
 
 
 # --- Table
@@ -407,7 +418,7 @@ def test_all_findings_start_with_theory_and_simulation():
 
 
 def test_every_critical_noise_comes_in_all_units():
-    rows = report.table(study(critical_wavenumber_bare=1.0))
+    rows = table(study(critical_wavenumber_bare=1.0))
     noises = [i for i, r in enumerate(rows) if "critical noise" in r.quantity and "σ_c²" not in r.quantity]
     noises = [i for i in noises if not r_is_length(rows[i])]
     assert len(noises) >= 5
@@ -422,7 +433,7 @@ def r_is_length(row):
 
 
 def test_effective_critical_noise_of_the_closure_has_its_own_error():
-    rows = report.table(study())
+    rows = table(study())
     at = next(i for i, r in enumerate(rows) if r.quantity.startswith("effective critical noise, softest"))
     assert (rows[at].theory, rows[at].measured, rows[at].error) == ("2.01 ± 0.03", "2.00", "0.02")
     assert rows[at - 4].quantity.endswith("bare theory") and rows[at - 4].theory == "4.000"
@@ -430,13 +441,13 @@ def test_effective_critical_noise_of_the_closure_has_its_own_error():
     error = 2.01 / (1 + 2.01**2) * 0.03  # of t_ou = ln(1 + sigma^2)/2
     assert rows[at + 1].theory == f"{0.5 * np.log(1 + 2.01**2):.3f} ± {error:.3f}"
     assert "grazes" not in rows[at].note
-    assert "grazes one" in report.table(study(critical_sigma_closure_error=1.0))[at].note
-    unknown = report.table(study(critical_sigma_closure_error=np.nan))[at]
+    assert "grazes one" in table(study(critical_sigma_closure_error=1.0))[at].note
+    unknown = table(study(critical_sigma_closure_error=np.nan))[at]
     assert unknown.theory == "2.010" and "±" not in unknown.note
 
 
 def test_kurtosis_stands_beside_what_the_closure_expects():
-    rows = {r.quantity: r for r in report.table(study())}
+    rows = {r.quantity: r for r in table(study())}
     turning = rows["kurtosis of the soft modes at the effective critical noise"]
     assert (turning.theory, turning.measured, turning.error) == ("3.00 ± 0.05", "2.40", "0.03")
     end = rows["kurtosis of the soft modes at the lowest noise"]
@@ -444,7 +455,7 @@ def test_kurtosis_stands_beside_what_the_closure_expects():
 
 
 def test_table_holds_wavenumber_frequency_nonreciprocity_and_mean_field():
-    by_name = {r.quantity: r for r in report.table(study(critical_imag_bare=0.5, critical_imag_measured=0.4))}
+    by_name = {r.quantity: r for r in table(study(critical_imag_bare=0.5, critical_imag_measured=0.4))}
     assert by_name["critical wavenumber |k_c| (rad per pixel)"].theory == "0"
     assert by_name["frequency of the softest mode (rad per e-fold of σ)"].theory == "0.5000"
     nonreciprocal = by_name["non-reciprocal size of the Jacobian"]
@@ -458,12 +469,12 @@ def test_table_holds_wavenumber_frequency_nonreciprocity_and_mean_field():
 def test_frequency_scales_with_one_plus_eta():
     dataset = study(critical_imag_bare=0.5)
     dataset.attrs["settings"] = json.dumps({"eta": 1.0})
-    row = next(r for r in report.table(dataset) if r.quantity.startswith("frequency"))
+    row = next(r for r in table(dataset) if r.quantity.startswith("frequency"))
     assert row.theory == "1.000"
 
 
 def test_printed_columns_align():
-    lines = report.format_table(report.table(study())).splitlines()
+    lines = report.format_table(table(study())).splitlines()
     rule = lines[1]
     ends = [m.end() for m in re.finditer("-+", rule)]
     for line in lines[2:]:
@@ -476,10 +487,10 @@ def test_printed_columns_align():
 
 
 def test_report_is_one_file_without_outside_references(tmp_path):
-    page = report.write_report(study(), tmp_path).read_text(encoding="utf-8")
+    page = studies.write_report(study(), tmp_path).read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
     assert "http://" not in page and "https://" not in page
-    for sentence in report.findings(study()):
+    for sentence in f.findings(study()):
         assert sentence.split("±")[0][:30].strip() in page
     names = {p.stem for p in (tmp_path / "figures").iterdir()}
     assert {"softest-mode", "growth-rate", "structure-factor", "correlation-length", "film-strip"} <= names
@@ -489,7 +500,7 @@ def test_report_is_one_file_without_outside_references(tmp_path):
 
 
 def test_legend_tells_what_the_errors_are_over():
-    legend = report.content(study()).legend
+    legend = content(study()).legend
     assert (
         "over batches of samples (jackknife); of the mean Jacobian, its smallest gap and the effective"
         in legend
@@ -502,14 +513,14 @@ def test_quick_and_interrupted_runs_are_labelled(tmp_path):
     dataset.attrs["settings"] = json.dumps({"eta": 0.0, "num_samples": 64, "quick": True})
     dataset.attrs["status"] = "interrupted"
     dataset.attrs["num_samples_done"] = 32
-    page = report.render(dataset, {})
+    page = report.render(dataset, content(dataset), {})
     assert "Quick run" in page and "Interrupted: 32 of 64 samples" in page
 
 
 def test_names_from_outside_are_escaped():
     dataset = study()
     dataset.attrs["title"] = "critjax criticality: <script>alert(1)</script>"
-    assert "<script>" not in report.render(dataset, {})
+    assert "<script>" not in report.render(dataset, content(dataset), {})
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):

@@ -81,7 +81,7 @@ def _critical_points(
     bank: PatchBank | ImageBank,
     scan: Array,
     levels: Array,
-    eta: float,
+    eta: Any,
     *,
     grid: tuple[int, int],
     frame: str,

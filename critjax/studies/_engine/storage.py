@@ -74,11 +74,11 @@ class Store:
 
     def save(self, name: str, part: Any) -> None:
         """Save one part; the file appears complete or not at all."""
-        if isinstance(part, Mapping):
-            write_atomically(self._partial / f"{name}.npz", lambda path: _write_arrays(path, part))
-        else:
+        if hasattr(part, "to_netcdf"):  # a dataset is a mapping, too
             path = self._partial / f"{name}.nc"
             write_atomically(path, lambda path: part.to_netcdf(path, engine="h5netcdf"))
+        else:
+            write_atomically(self._partial / f"{name}.npz", lambda path: _write_arrays(path, part))
 
     def load(self) -> dict[str, Any]:
         """Read the parts that are there; one that cannot be read is computed again."""

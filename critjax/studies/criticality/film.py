@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def reduced_film(
 
 
 @functools.partial(jax.jit, static_argnames="grid")
-def _reduced_model(bank: PatchBank, sigmas: Array, eta: float, *, grid: tuple[int, int]) -> ReducedModel:
+def _reduced_model(bank: PatchBank, sigmas: Array, eta: Any, *, grid: tuple[int, int]) -> ReducedModel:
     return reduced_model(bank, sigmas, grid, eta=eta)
 
 

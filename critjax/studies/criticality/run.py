@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -145,7 +146,7 @@ def _stage_keys(key: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
-def sample_keys(key: jax.Array, index: int, *, batch_size: int) -> jax.Array:
+def sample_keys(key: jax.Array, index: Any, *, batch_size: int) -> jax.Array:
     """Return the keys of one batch; by index, so that a resumed run draws what a straight one would have drawn."""
     return jax.random.split(jax.random.fold_in(key, index), batch_size)
 

@@ -205,7 +205,7 @@ def _stage_keys(key: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="grid")
-def _bare_model(bank: PatchBank, ladder: Array, eta: float, *, grid: tuple[int, int]) -> ReducedModel:
+def _bare_model(bank: PatchBank, ladder: Array, eta: Any, *, grid: tuple[int, int]) -> ReducedModel:
     return reduced_model(bank, ladder, grid, eta=eta)
 
 
@@ -215,7 +215,7 @@ def _renormalised_model(
     ladder: Array,
     closure_key: Array,
     fast_key: Array,
-    eta: float,
+    eta: Any,
     *,
     grid: tuple[int, int],
     num_samples: int,
@@ -239,7 +239,7 @@ def _run_both(
     num_substeps: Array,
     *,
     grid: tuple[int, int],
-    eta: float,
+    eta: Any,
 ) -> Runs:
     """Run exact and reduced dynamics from the same noise, for the samples of these numbers (B,)."""
     shape, cutoff, denoise = (*grid, 1), np.pi / bank.size, patch_denoiser(bank)
