@@ -10,8 +10,8 @@ import pytest
 from critjax.closed_form import two_pattern_denoiser
 from critjax.fluctuations import gaussian_closure, transformed_closure, two_pattern_closure
 from critjax.sampling import sample
-from critjax.studies.criticality.ensemble import mode_groups
 from critjax.studies.criticality import CriticalitySettings, run
+from critjax.studies.criticality.ensemble import mode_groups
 
 SIZE, GRID, PIXELS = 9, (64, 64), 81
 LADDER = np.geomspace(np.sqrt(200.0), 2.0, 121)

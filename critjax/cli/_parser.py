@@ -93,7 +93,7 @@ def _either(names: Iterable[Any]) -> str:
 class _PrintCompletion(argparse.Action):
     """Print what a shell reads to complete commands and options."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         import shtab
 
         for command in _commands(parser).values():

@@ -2,20 +2,19 @@ import json
 
 import xarray as xr
 
-from critjax.report import Content, Measured, labels
-from critjax.report.table import table_row
+from critjax.report import Content, Row, labels
 
 
 def content(dataset: xr.Dataset) -> Content:
     settings = json.loads(dataset.attrs["settings"])
     last = dataset.isel(time=-1)
-    found, theory = Measured(float(last.displacement), float(last.displacement_error)), float(last.predicted)
-    far = "farther than" if found.value > theory + 3 * found.error else "as far as"
+    theory, found, error = (float(last[n]) for n in ("predicted", "displacement", "displacement_error"))
+    far = "farther than" if found > theory + 3 * error else "as far as"
     return Content(
         "Walks",
         [f"Walks come {far} theory says."],
         1,
-        [table_row("mean square displacement", theory, found)],
+        [Row("mean square displacement", f"{theory:.2f}", f"{found:.2f}", f"{error:.2f}")],
         "In steps.",
         labels(dataset, dataset.attrs["num_done"], settings["num_blocks"], "blocks"),
     )
