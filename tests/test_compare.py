@@ -57,7 +57,7 @@ def settings(pictures):
         num_films=2,
         num_modes=2,
         quick=True,
-    )
+    ).resolved()
 
 
 def patch_model(pictures, positions):
@@ -666,7 +666,7 @@ def test_a_class_conditions_the_network_and_chooses_the_images(pictures, tiny_ne
         num_images=4,
         num_queries=3,
         sizes=(3, 5),
-    )
+    ).resolved()
     problem = load(few)
     np.testing.assert_array_equal(problem.bank, images[1::2][:4])
     np.testing.assert_array_equal(problem.queries, images[1::2][4:])
@@ -683,7 +683,9 @@ def test_a_class_conditions_the_network_and_chooses_the_images(pictures, tiny_ne
 
 
 def test_a_class_of_fashion_mnist_is_named(monkeypatch, tmp_path):
-    few = CompareSettings(class_label=8, num_images=60, num_queries=8, num_samples=40, sizes=(3, 5))
+    few = CompareSettings(
+        class_label=8, num_images=60, num_queries=8, num_samples=40, sizes=(3, 5)
+    ).resolved()
     problem, bags = load(few, lambda x, s: x), embedded_fashion_mnist(100, ["Bag"]).images
     np.testing.assert_array_equal(np.concatenate([problem.bank, problem.queries]), bags)
     assert problem.description == "a denoiser that was passed; network and images of class 8 (Bag)"
