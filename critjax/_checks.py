@@ -32,8 +32,9 @@ def on_host(value: Any, dtype: Any) -> Any:
 
 def as_array(value: Any, dtype: Any = None) -> jax.Array:
     """Return an array on the device, without a program where the value is concrete, as ``jnp.asarray`` would need."""
-    dtype = jax.dtypes.canonicalize_dtype(getattr(value, "dtype", None) if dtype is None else dtype)
-    if getattr(value, "dtype", None) != dtype:
+    value = value if hasattr(value, "dtype") else np.asarray(value)
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype if dtype is None else dtype)
+    if value.dtype != dtype:
         value = on_host(value, dtype)
     return value if isinstance(value, jax.Array) else jax.device_put(value)
 

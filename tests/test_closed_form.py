@@ -198,7 +198,7 @@ def test_log_weights_are_those_of_the_ideal_denoiser():
     )
     found = np.asarray(ideal_log_weights(images, x, 0.9, log_prior=prior))
     terms = log_weights(images, 0.0, prior, x, 0.9)
-    np.testing.assert_allclose(found, terms - log_density(images, 0.0, prior, x, 0.9), rtol=1e-12)
+    np.testing.assert_allclose(found, terms - log_density(images, 0.0, prior, x, 0.9), rtol=1e-12, atol=1e-13)
     mean = np.tensordot(np.exp(found), images, 1)
     np.testing.assert_allclose(mean, ideal_denoiser(images, log_prior=prior)(x, 0.9), rtol=1e-12, atol=1e-14)
     # Far below the distance between images the square of a float32 image would keep no digit of a difference.
