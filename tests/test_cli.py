@@ -1,8 +1,13 @@
 # ruff: noqa: RUF001  (Greek letters belong in a report)
-"""The command line: end to end on a tiny study, messages before heavy work, resuming, repeating."""
+"""The command line: options into settings, messages before heavy work, the output folder, shell completion.
 
+Runs are those of the toy study, which needs no compiled program; `test_registry` follows one from end to end.
+"""
+
+import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,54 +20,135 @@ import xarray as xr
 from PIL import Image
 
 from critjax import __version__, cli
-from critjax.studies import _settings, _storage
+from critjax.cli import _parser
+from critjax.studies import REGISTRY, Entry, study
+from critjax.studies._engine import runner
+from critjax.studies._engine.storage import open_store
 from critjax.studies.compare.settings import CompareSettings
-from critjax.studies.criticality.ensemble import BatchSums, Kept
+from critjax.studies.criticality.settings import CriticalitySettings
+from critjax.studies.guide.settings import GuideSettings
+from critjax.studies.landau.settings import LandauSettings
 
 TINY = [
     *("criticality", "--bank", "two-pattern", "--size", "3", "--grid", "8x10", "--num-samples", "48"),
     *("--batch-size", "8", "--num-levels", "9", "--closure-samples", "2", "--probe-samples", "3"),
     *("--precision", "float64", "--no-progress"),
 ]
+TOY = ["toy", "--num-walks", "8", "--no-progress"]
 
 
 @pytest.fixture(autouse=True)
-def leave_jax_alone(monkeypatch):
-    """The command line configures JAX for its own process; the tests keep theirs."""
+def alone(monkeypatch):
+    """The command line configures JAX for its own process; the tests keep theirs. The toy study is registered."""
     monkeypatch.setattr(cli, "configure_jax", lambda precision: None)
+    monkeypatch.setitem(REGISTRY, "toy", Entry("let walks go", "toy_study"))
 
 
 def launch(*arguments):
     return cli.main([str(a) for a in arguments])
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "configure_jax", lambda precision: None)
-        assert launch(*TINY, "--out", folder) == 0
-    return folder
+# --- Options into settings
+# ----------------------------------------------------------------------------------------------
 
 
-# --- End to end
+@pytest.mark.parametrize(
+    ("words", "expected", "folder"),
+    [
+        ("criticality", CriticalitySettings(), "criticality-random-pattern"),
+        (
+            "criticality --bank fashion-mnist --classes 3,Bag --positions all --sigma-max 9 --size 5 --quick",
+            CriticalitySettings(
+                bank="fashion-mnist", classes=(3, "Bag"), positions="all", sigma_max=9.0, size=5, quick=True
+            ),
+            "criticality-fashion-mnist",
+        ),
+        (
+            "criticality --bank . --value-range 0 0.5 --num-images 7",
+            CriticalitySettings(bank=".", value_range=(0.0, 0.5), num_images=7),
+            "criticality-images",
+        ),
+        (
+            shlex.join(TINY[:-1]),
+            CriticalitySettings(
+                bank="two-pattern",
+                size=3,
+                grid=(8, 10),
+                num_samples=48,
+                batch_size=8,
+                num_levels=9,
+                closure_samples=2,
+                probe_samples=3,
+                precision="float64",
+            ),
+            "criticality-two-pattern",
+        ),
+        (
+            "landau --bank stripe --bank two-pattern --grid 16",
+            LandauSettings(banks=("stripe", "two-pattern"), grid=(16, 16)),
+            "landau-stripe-two-pattern",
+        ),
+        (
+            "compare my/own.safetensors --sizes 5,3",
+            CompareSettings(network="my/own.safetensors", sizes=(3, 5)),
+            "compare-own",
+        ),
+        ("compare", CompareSettings(), "compare-local-11"),
+        (
+            "guide els --budgets 0.5,1 --eta 1 --pool 2",
+            GuideSettings(model="els", budgets=(0.5, 1.0), eta=1.0, pool=2),
+            "guide-els",
+        ),
+    ],
+)
+def test_options_become_settings(words, expected, folder, monkeypatch):
+    seen = []
+
+    def execute(study, settings, folder, **rest):
+        seen.extend((settings, folder))
+        raise runner.Interrupted(0)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    assert launch(*words.split(), "--no-progress") == 130
+    assert seen == [expected, Path("critjax-runs") / folder]
+
+
+def test_what_a_field_is_decides_how_its_option_is_read(tmp_path):
+    """Flags, pairs, grids, words that are repeated, and the word none for no value."""
+    words = ["--centre", "0.5", "-1", "--box", "4x6", "--start", "a", "--start", "b", "--no-mirrored"]
+    words += ["--times", "3, 5", "name"]
+    assert launch(*TOY, *words, "--out", tmp_path / "run") == 0
+    with xr.open_dataset(tmp_path / "run" / "results.nc", engine="h5netcdf") as data:
+        found = study("toy").settings_of(data)
+    expected = {
+        "centre": (0.5, -1.0),
+        "box": (4, 6),
+        "starts": ("a", "b"),
+        "times": (3, 5),
+        "mirrored": False,
+    }
+    assert {name: found.values()[name] for name in expected} == expected and found.title == "name"
+    fields = _parser.build_parser().parse_args(["freeze-out", "--binder-grids", "none"])
+    assert fields.binder_grids == ()
+
+
+# --- A run
 # ------------------------------------------------------------------------------------------------
 
 
-def test_a_run_writes_everything(finished, capsys):
-    assert {p.name for p in finished.iterdir()} == {"results.nc", "report.html", "figures"}
-    with xr.open_dataset(finished / "results.nc", engine="h5netcdf") as data:
+@pytest.mark.slow
+def test_a_run_of_the_default_study(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert launch(*TINY, "--out", folder) == 0
+    printed = capsys.readouterr().out
+    assert {p.name for p in folder.iterdir()} == {"results.nc", "report.html", "figures"}
+    with xr.open_dataset(folder / "results.nc", engine="h5netcdf") as data:
         assert float(data.critical_sigma_bare) == pytest.approx(3.0, rel=1e-6)
         assert data.attrs["status"] == "complete"
-    assert len(list((finished / "figures").glob("*.png"))) >= 6
-
-
-def test_the_table_is_printed_and_the_report_named_last(tmp_path, capsys):
-    assert launch(*TINY, "--out", tmp_path / "run") == 0
-    printed = capsys.readouterr().out
+    assert len(list((folder / "figures").glob("*.png"))) >= 6
     assert re.search(r"critical noise σ_c, softest mode: bare theory +3\.000", printed)
     assert "* Linear theory puts the critical noise at σ_c = 3.000" in printed
-    assert printed.strip().splitlines()[-1] == f"report {(tmp_path / 'run' / 'report.html').resolve()}"
+    assert printed.strip().splitlines()[-1] == f"report {(folder / 'report.html').resolve()}"
 
 
 def test_the_progress_bar_has_one_line_a_stage(capsys):
@@ -90,49 +176,53 @@ def test_the_progress_bar_has_one_line_a_stage(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_stored_result_repeats_its_run(finished, tmp_path, capsys):
-    assert (
-        launch("criticality", "--from", finished / "results.nc", "--out", tmp_path / "b", "--no-progress")
-        == 0
-    )
-    with (
-        xr.open_dataset(finished / "results.nc", engine="h5netcdf") as first,
-        xr.open_dataset(tmp_path / "b" / "results.nc", engine="h5netcdf") as second,
-    ):
-        assert first.attrs["settings"] == second.attrs["settings"]
-        for name in first.data_vars:
-            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+def test_interrupted_at_once_leaves_nothing_half_done(tmp_path, capsys, monkeypatch):
+    def stop(settings, **rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toy_study.STUDY", dataclasses.replace(study("toy"), run=stop))
+    assert launch(*TOY, "--out", tmp_path / "run") == 130
+    assert "nothing to report" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_run_reports_what_was_done_and_goes_on(finished, tmp_path, capsys, monkeypatch):
-    from critjax.studies import criticality
+def test_dry_run_simulates_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert launch(*TOY, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "walks               8 in 3 blocks\n" in printed
+    assert "evaluations         3 batches\n" in printed
+    assert "predicted time      2 s, of which 1 s theory" in printed
+    assert "predicted memory    1 MiB\n" in printed
+    assert list(tmp_path.iterdir()) == []
 
-    original, folder = criticality.run, tmp_path / "run"
 
-    def interrupted(settings, *, progress, **rest):
-        def stop(stage, done, total):
-            if stage == "simulation" and done == 2:
-                raise KeyboardInterrupt
+# --- Output folder
+# ------------------------------------------------------------------------------------------------
 
-        return original(settings, progress=stop, **rest)
 
-    monkeypatch.setattr(criticality, "run", interrupted)
-    assert launch(*TINY, "--out", folder) == 130
-    assert "Interrupted: 16 of 48 samples" in capsys.readouterr().out
-    assert "Interrupted: 16 of 48" in (folder / "report.html").read_text(encoding="utf-8")
-    monkeypatch.setattr(criticality, "run", original)
-    other = [*TINY[:-1], "--seed", 1, "--no-progress"]
-    assert launch(*other, "--out", folder, "--resume") == 2
-    assert "--resume: expected an interrupted run" in capsys.readouterr().err
-    assert launch(*TINY, "--out", folder, "--resume") == 0
-    assert "going on with 2 batches" in capsys.readouterr().err
-    assert not (folder / "partial").exists()
-    with (
-        xr.open_dataset(finished / "results.nc", engine="h5netcdf") as straight,
-        xr.open_dataset(folder / "results.nc", engine="h5netcdf") as resumed,
-    ):
-        for name in straight.data_vars:
-            np.testing.assert_array_equal(straight[name], resumed[name], err_msg=name)
+def test_an_existing_folder_is_not_overwritten_unless_asked(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "report.html").write_text("precious")
+    (folder / "notes.txt").write_text("mine")
+    assert launch(*TOY, "--out", folder) == 2
+    error = capsys.readouterr().err
+    assert "--out: expected a new or empty folder, got" in error and "pass --overwrite" in error
+    assert (folder / "report.html").read_text() == "precious"
+    assert launch(*TOY, "--out", folder, "--overwrite") == 0
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert launch(*TOY, "--out", tmp_path / "file") == 2
+    assert "--out: expected a folder, got the file" in capsys.readouterr().err
+    assert launch(*TOY, "--out", tmp_path / "file" / "below") == 2
+    assert "--out: expected a folder that can be written" in capsys.readouterr().err
+    assert launch(*TOY, "--out", tmp_path / "new", "--overwrite", "--resume") == 2
+    assert "--overwrite: expected no --resume beside it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -148,82 +238,21 @@ def test_other_images_at_the_same_path_are_another_run(tmp_path, kind):
 
     data = str(write(0))
     for number, settings in enumerate(
-        (_settings.CriticalitySettings(bank=data, size=3).resolved(), CompareSettings(data=data).resolved())
+        (CriticalitySettings(bank=data, size=3).resolved(), CompareSettings(data=data).resolved())
     ):
         write(0)
         folder = tmp_path / f"run{number}"
-        _storage.open_store(folder, settings, overwrite=False, resume=False)
-        _storage.open_store(folder, settings, overwrite=False, resume=True)
+        open_store(folder, settings, overwrite=False, resume=False)
+        open_store(folder, settings, overwrite=False, resume=True)
         write(255)
         with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
-            _storage.open_store(folder, settings, overwrite=False, resume=True)
+            open_store(folder, settings, overwrite=False, resume=True)
         if kind == "folder":
             write(0)
             write(0, "b")
             with pytest.raises(ValueError, match="--out: expected a new or empty folder"):
-                _storage.open_store(folder, settings, overwrite=False, resume=False)
+                open_store(folder, settings, overwrite=False, resume=False)
             (tmp_path / "data" / "b.png").unlink()
-
-
-def test_interrupted_at_once_leaves_nothing_half_done(tmp_path, capsys, monkeypatch):
-    from critjax.studies import criticality
-
-    def stop(settings, **rest):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(criticality, "run", stop)
-    assert launch(*TINY, "--out", tmp_path / "run") == 130
-    assert "nothing to report" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_damaged_batch_is_simulated_again(tmp_path, capsys):
-    settings = _settings.CriticalitySettings(bank="two-pattern").resolved()
-    store = _storage.open_store(tmp_path / "run", settings, overwrite=False, resume=False)
-    (tmp_path / "run" / "partial" / "batch-00000.npz").write_bytes(b"not a zip file")
-    assert store.load() == {}
-    assert "batch-00000.npz cannot be read; that batch is simulated again" in capsys.readouterr().err
-
-
-def test_batches_of_an_older_format_are_simulated_again(tmp_path, capsys):
-    settings = _settings.CriticalitySettings(bank="two-pattern").resolved()
-    store = _storage.open_store(tmp_path / "run", settings, overwrite=False, resume=False)
-    kinds = {"sums": BatchSums, "kept": Kept}
-    arrays = {f"{kind}_{name}": np.zeros(2) for kind, fields in kinds.items() for name in fields._fields}
-    np.savez(tmp_path / "run" / "partial" / "batch-00000.npz", **arrays)
-    assert list(store.load()) == [0]
-    del arrays["sums_soft"]
-    np.savez(tmp_path / "run" / "partial" / "batch-00000.npz", **arrays)
-    assert store.load() == {}
-    assert "batch-00000.npz cannot be read; that batch is simulated again" in capsys.readouterr().err
-
-
-# --- Output folder
-# ------------------------------------------------------------------------------------------------
-
-
-def test_an_existing_folder_is_not_overwritten_unless_asked(tmp_path, capsys):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "report.html").write_text("precious")
-    (folder / "notes.txt").write_text("mine")
-    assert launch(*TINY, "--out", folder) == 2
-    error = capsys.readouterr().err
-    assert "--out: expected a new or empty folder, got" in error and "pass --overwrite" in error
-    assert (folder / "report.html").read_text() == "precious"
-    assert launch(*TINY, "--out", folder, "--overwrite") == 0
-    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert (folder / "notes.txt").read_text() == "mine"
-
-
-def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert launch(*TINY, "--out", tmp_path / "file") == 2
-    assert "--out: expected a folder, got the file" in capsys.readouterr().err
-    assert launch(*TINY, "--out", tmp_path / "file" / "below") == 2
-    assert "--out: expected a folder that can be written" in capsys.readouterr().err
-    assert launch(*TINY, "--out", tmp_path / "new", "--overwrite", "--resume") == 2
-    assert "--overwrite: expected no --resume beside it" in capsys.readouterr().err
 
 
 # --- Messages
@@ -241,11 +270,14 @@ def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
             "--solver: expected a known option, got this one",
         ),
         (["criticality", "--size", "4"], "size: expected an odd window, got 4"),
-        (["criticality", "--size", "many"], "argument --size: invalid int value: 'many'"),
+        (["criticality", "--size", "many"], "--size: expected an integer, got 'many'; pass e.g. 7"),
         (["criticality", "--grid", "8x8x8"], "expected N or HxW, got '8x8x8'"),
         (["criticality", "--bank", "no-such"], "bank: expected 'random-pattern', 'two-pattern', 'stripe'"),
         (["criticality", "--eta", "-1"], "eta: expected a finite number >= 0"),
-        (["criticality", "--solver", "rk4"], "invalid choice: 'rk4'"),
+        (
+            ["criticality", "--solver", "rk4"],
+            "--solver: expected heun or euler, got 'rk4'; see critjax criticality --help",
+        ),
         (["criticality", "--from", "missing.nc"], "--from: expected a results.nc, got no file missing.nc"),
         (["criticality", "--bank", "fashion-mnist", "--grid", "8"], "grid: expected none"),
         (
@@ -267,8 +299,27 @@ def test_an_output_path_that_cannot_be_written(tmp_path, capsys):
             "--num-random: expected the random-pattern bank",
         ),
         (["criticality", "--grid", "8", "--size", "9"], "size: expected a window that fits the 8 x 8 grid"),
-        ([], "required: COMMAND"),
-        (["study"], "invalid choice: 'study'"),
+        ([], "COMMAND: expected criticality, landau, "),
+        (["study"], "got 'study'; see critjax --help"),
+        (["criticalty"], "got 'criticalty'; did you mean criticality?"),
+        (["--versoin"], "--versoin: expected a known option, got this one; did you mean --version?"),
+        (
+            ["landau", "--precision", "float46"],
+            "expected float32 or float64, got 'float46'; did you mean float64",
+        ),
+        (
+            ["criticality", "--size"],
+            "--size: expected one argument, got fewer; see critjax criticality --help",
+        ),
+        (["criticality", "--eta", "one"], "--eta: expected a number, got 'one'; pass e.g. 0.5"),
+        (["compare", "--sizes", "3,x"], "--sizes: expected integers with commas, got '3,x'; pass e.g. 1,2,2"),
+        (
+            ["guide", "--budgets", "1;2"],
+            "--budgets: expected numbers with commas, got '1;2'; pass e.g. 0.5,1",
+        ),
+        (["train"], "--out: expected a value, got none; see critjax train --help"),
+        (["train", "--norms", "3"], "--norms: expected 1 or 2, got '3'; see critjax train --help"),
+        (["guide", "ideal", "extra"], "extra: expected a known option"),
     ],
 )
 def test_wrong_input_ends_in_one_line(arguments, words, capsys, tmp_path, monkeypatch):
@@ -279,15 +330,24 @@ def test_wrong_input_ends_in_one_line(arguments, words, capsys, tmp_path, monkey
     assert "Traceback" not in error and len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("command", "hint"), [("compare", True), ("criticality", False)])
-def test_only_commands_about_networks_advise_to_install_them(command, hint, capsys, monkeypatch):
-    def missing(options):
+@pytest.mark.parametrize(("extra", "hint"), [("networks", True), ("", False)])
+def test_only_studies_that_need_networks_advise_to_install_them(extra, hint, capsys, monkeypatch):
+    def missing(settings, **rest):
         raise ImportError("No module named 'flax'")
 
-    monkeypatch.setattr(cli, "_run", missing)
-    assert launch(command) == 2
+    monkeypatch.setattr(
+        "toy_study.STUDY", dataclasses.replace(study("toy"), estimate_cost=missing, extra=extra)
+    )
+    assert launch("toy", "--dry-run") == 2
     error = capsys.readouterr().err
-    assert "No module named 'flax'" in error and ("pip install" in error) == hint
+    assert "No module named 'flax'" in error and ("pip install 'critjax[networks]'" in error) == hint
+    assert study("compare").extra == study("guide").extra == "networks" and study("criticality").extra == ""
+
+
+def test_training_without_networks_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "critjax.networks", None)
+    assert launch("train", "--help") == 2
+    assert "networks need pip install 'critjax[networks]'" in capsys.readouterr().err
 
 
 def test_unreadable_files(tmp_path, capsys, monkeypatch):
@@ -306,39 +366,28 @@ def test_unreadable_files(tmp_path, capsys, monkeypatch):
     assert "--quick: expected no --from beside it" in capsys.readouterr().err
 
 
-def test_mistakes_are_told_before_anything_heavy_is_imported():
-    code = (
-        "import sys; from critjax import cli; status = cli.main(['criticality', '--size', '4']);"
-        "heavy = {'jax', 'xarray', 'matplotlib'} & set(sys.modules); print(status, sorted(heavy))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
-    status, heavy = done.stdout.split(maxsplit=1)
-    assert status == "2"
-    assert "matplotlib" not in heavy and "xarray" not in heavy
-
-
-# --- Help, version, dry run
+# --- Help, version, completion
 # -----------------------------------------------------------------------------------------
 
 
-def test_help_documents_every_setting(capsys):
-    import dataclasses
-
-    assert launch("criticality", "--help") == 0
+@pytest.mark.parametrize("command", ["criticality", "landau", "freeze-out", "compare", "guide"])
+def test_help_documents_every_setting(command, capsys):
+    assert launch(command, "--help") == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(_settings.CriticalitySettings):
-        assert f"--{field.name.replace('_', '-')}" in text
+    kind = study(command).settings
+    said = {"banks": "--bank", "network": "NETWORK", "model": "MODEL"}
+    for field in dataclasses.fields(kind):
+        assert said.get(field.name, f"--{field.name.replace('_', '-')}") in text
     for option in ("--out", "--overwrite", "--resume", "--from", "--dry-run", "--no-progress"):
         assert option in text
-    assert "examples:" in text and "default: 512" in text and "default: random-pattern" in text
+    assert "examples:" in text and "default: " in text and study(command).description in text
 
 
 def test_help_states_the_true_defaults(capsys):
     launch("criticality", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    patterns = _settings.CriticalitySettings().resolved()
-    images = _settings.CriticalitySettings(bank="fashion-mnist").resolved()
+    patterns = CriticalitySettings().resolved()
+    images = CriticalitySettings(bank="fashion-mnist").resolved()
     assert f"(default: {patterns.num_samples}; images: {images.num_samples})" in text
     assert f"(default: {patterns.num_levels}; images: {images.num_levels})" in text
     assert f"(default: {patterns.batch_size}; images: {images.batch_size})" in text
@@ -354,12 +403,38 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"critjax {__version__}"
 
 
-def test_dry_run_simulates_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert launch(*TINY, "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert "predicted time" in printed and "predicted memory" in printed and "MiB" in printed
-    assert list(tmp_path.iterdir()) == []
+def test_help_of_one_command_imports_that_study_alone():
+    code = (
+        "import sys; from critjax import cli; print(cli.main(['--help']), cli.main(['landau', '--zzz']));"
+        "print(sorted(m for m in sys.modules if m.count('.') == 2 and m.startswith('critjax.studies.')))"
+    )
+    first = "import sys; from critjax import cli; cli.main(['--help']); print('xarray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, env=environment())
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    *_, status, imported = done.stdout.splitlines()
+    assert status == "0 2", done.stderr
+    others = [name for name in ("guide", "compare", "freeze_out") if f"critjax.studies.{name}'" in imported]
+    assert not others and "critjax.studies.landau" in imported
+
+
+@pytest.mark.parametrize("shell", _parser.SHELLS)
+def test_completion_knows_commands_options_and_choices(shell, capsys):
+    assert launch("--print-completion", shell) == 0
+    text = capsys.readouterr().out
+    for word in ("criticality", "landau", "toy", "train-classifier", "closure-samples", "float64"):
+        assert word in text, word
+    if shell == "bash":
+        ask = "\n".join(
+            f'COMP_WORDS=({words}); COMP_CWORD={number}; COMPREPLY=(); _shtab_critjax; echo "${{COMPREPLY[@]}}"'
+            for words, number in (
+                ("critjax crit", 1),
+                ("critjax landau --prec", 2),
+                ("critjax toy --kind ''", 3),
+            )
+        )
+        done = subprocess.run(["bash", "-c", f"{text}\n{ask}"], capture_output=True, text=True)
+        assert done.stdout.split("\n")[:3] == ["criticality", "--precision", "walk drift"], done.stderr
 
 
 # --- A process of its own

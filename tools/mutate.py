@@ -199,6 +199,27 @@ MUTATIONS = [
         ("tests/test_networks.py", "written_last"),
     ),
     Mutation(
+        "options without effect are refused",
+        "critjax/cli/__init__.py",
+        "options.keys() & settings.unused.keys()",
+        "options.keys() & set()",
+        ("tests/test_registry.py", "typo_is_told"),
+    ),
+    Mutation(
+        "what came in as text goes out as text",
+        "critjax/report/page.py",
+        "autoescape=True",
+        "autoescape=False",
+        ("tests/test_page.py", "in_its_order or from_outside"),
+    ),
+    Mutation(
+        "resolved settings have a type of their own",
+        "critjax/studies/landau/settings.py",
+        "self.filled(ResolvedLandau, **new)",
+        "dataclasses.replace(self, **new)",
+        ("tests/test_registry.py", "nothing_open and landau"),
+    ),
+    Mutation(
         "images asked for by the comparison",
         "critjax/studies/compare/problem.py",
         "load_dataset(data, num_images=wanted, classes=classes)",

@@ -33,6 +33,7 @@ def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
     """Build the settings from the options given, all of which must have an effect, on top of a stored result if any."""
     from critjax.studies._engine.storage import read_settings
 
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     if source is None:
         settings = kind(**options)
     elif "quick" in options:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from critjax._stored import Option, option_of
 
 _Kind = TypeVar("_Kind")
-_WORDS = {int: ("an integer", "64"), float: ("a number", "0.5"), str: ("text", "a name")}
+_WORDS = {int: ("an integer", "7"), float: ("a number", "0.5"), str: ("text", "a name")}
 
 
 def add_options(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,36 +58,47 @@ class _Parser(argparse.ArgumentParser):
             unknown = rest[0].split("=")[0]
             near = self._near(unknown, self._option_string_actions)
             self.error(f"{unknown}: expected a known option, got this one; {near}")
+        if getattr(found, "command", "") is None:
+            self.error(f"COMMAND: expected {_either(_commands(self))}, got none; see {self.prog} --help")
         return found, rest
 
     def _near(self, word: str, known: Any) -> str:
-        near = difflib.get_close_matches(word, [str(name) for name in known], 1)
-        return f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        names = {str(name).lstrip("-"): str(name) for name in known}
+        near = difflib.get_close_matches(word.lstrip("-"), names, 1)
+        return f"did you mean {names[near[0]]}?" if near else f"see {self.prog} --help"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
-            expected = f"{', '.join(names[:-1])} or {names[-1]}"
-            near = self._near(str(value), names)
-            raise argparse.ArgumentError(action, f"expected {expected}, got {str(value)!r}; {near}")
+            near = self._near(str(value), action.choices)
+            expected = f"expected {_either(action.choices)}, got {str(value)!r}"
+            raise argparse.ArgumentError(action, f"{expected}; {near}")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, in the words of all other errors, and exit."""
         message = message.removeprefix("argument ")
-        for start in ("the following arguments are required: ", "one of the arguments "):
-            if message.startswith(start):
-                message = f"{message.removeprefix(start)}: expected a value, got none"
+        missing = "the following arguments are required: "
+        if message.startswith(missing):
+            message = f"{message.removeprefix(missing)}: expected a value, got none"
+        elif "; " not in message and message.endswith(("argument", "arguments")):
+            message += ", got fewer"
         raise SystemExit(fail(message if "; " in message else f"{message}; see {self.prog} --help"))
+
+
+def _either(names: Iterable[Any]) -> str:
+    """Join names by commas and a last or."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 class _PrintCompletion(argparse.Action):
     """Print what a shell reads to complete commands and options."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         import shtab
 
         for command in _commands(parser).values():
-            command.fill()
+            with contextlib.suppress(ModuleNotFoundError):  # the networks may not be installed
+                command.fill()
             for action in command._actions:
                 words = action.metavar if isinstance(action.metavar, str) else ""
                 if any(word in words for word in ("PATH", "DIR", "MODEL", "NETWORK", ".nc")):
@@ -141,9 +153,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-completion",
         action=_PrintCompletion,
         choices=SHELLS,
+        default=argparse.SUPPRESS,
         help="print what the shell reads to complete commands and options",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, entry in REGISTRY.items():
         commands.add_parser(name, help=entry.summary, fill=lambda p, name=name: _fill_study(p, name))
     for name, (summary, module, _) in TRAINING.items():
