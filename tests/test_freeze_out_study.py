@@ -116,7 +116,7 @@ def test_lengths_of_a_known_spectrum():
     n = np.fft.fftfreq(side)
     lattice = 4 * (np.sin(np.pi * n[:, None]) ** 2 + np.sin(np.pi * n) ** 2)
     spectrum = 2.0 / (1 + xi**2 * lattice)
-    found = jax.jit(lambda s: quench.gaussian_lengths(s, window, modes))(spectrum)
+    found = jax.jit(lambda s, w: quench.gaussian_lengths(s, w, modes))(spectrum, window)
     np.testing.assert_allclose([found["xi_second_moment"], found["xi_fit"]], xi, rtol=1e-3)
     assert modes.rows.size == np.sum(np.hypot(*np.meshgrid(n, n)) * 2 * np.pi <= np.pi / size)
     walls = float(found["wall_density"])

@@ -80,7 +80,7 @@ def pattern_states(
 
     def at_depth(depth: Array) -> dict[str, Array]:
         sigma = critical / jnp.sqrt(1 + depth)
-        c = amplitude_coefficients(bank, sigma, vector)
+        c = amplitude_coefficients(bank, vector, sigma)
         squared = -c.r.real / c.cubic.real
         start = 2 * jnp.sqrt(jnp.abs(squared)) * wave.real
         squared = jnp.where(squared > 0, squared, jnp.nan)  # subcritical: no plateau
