@@ -180,7 +180,7 @@ def _quality(
     return row
 
 
-def _variance(features: np.ndarray) -> np.ndarray:
+def _variance(features: np.ndarray) -> Any:
     return features.var(0, ddof=1).sum()
 
 
