@@ -31,7 +31,7 @@ from critjax._checks import (
 )
 from critjax._programs import Static
 from critjax._typing import Array
-from critjax.banks import ImageBank
+from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import cut_block, least_overlap
 from critjax.patch_score._denoiser import LEGAL, check_query
 from critjax.patch_score._scores import excluded_logit, matmul
@@ -296,7 +296,7 @@ def _estimates(options: _Options, images: Array, log_prior: Array, x: Array, sig
 
 
 def patch_denoisers(
-    bank: ImageBank,
+    bank: PatchBank | ImageBank,
     sizes: Sequence[Any],
     *,
     boundary: str = "periodic",
