@@ -75,7 +75,7 @@ def heading(figure: Figure, text: str) -> None:
     figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def level_title(panel: Axes, sigma: float) -> None:
+def level_title(panel: Axes, sigma: Any) -> None:
     """Name the noise level of one picture above it."""
     panel.set_title(rf"$\sigma={sigma:.2g}$", fontsize=9, fontweight="normal", loc="center")
 
