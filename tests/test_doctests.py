@@ -22,6 +22,16 @@ OPTIONAL = {"critjax.networks._torch": "torch"}
 pytestmark = pytest.mark.usefixtures("hasty_compilation")
 
 
+@pytest.fixture(autouse=True)
+def kept_configuration(monkeypatch, tmp_path):
+    """Let an example configure JAX for itself alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    double = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", double)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     if name in OPTIONAL:

@@ -1,6 +1,9 @@
 """The modules import one way down, the package is light, and nothing is exported that does not exist."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +78,24 @@ def test_modules_import_only_from_earlier_rows():
 def test_every_exported_name_exists():
     for name in critjax.__all__:
         assert getattr(critjax, name).__doc__, name
+
+
+def public_functions():
+    """Yield module, name and function of everything callable, classes aside, that a public module exports."""
+    for _, module, _ in pkgutil.walk_packages(critjax.__path__, "critjax."):
+        if any(part.startswith("_") for part in module.split(".")):
+            continue
+        exports = vars(importlib.import_module(module))
+        for name in exports.get("__all__", ()):
+            if inspect.isroutine(inspect.unwrap(exports[name])):
+                yield module, name, exports[name]
+
+
+def test_every_public_function_has_an_example():
+    found = {function: f"{module}.{name}" for module, name, function in public_functions()}
+    assert len(found) > 100
+    without = sorted(where for function, where in found.items() if ">>>" not in (function.__doc__ or ""))
+    assert not without, f"public functions without an example: {', '.join(without)}"
 
 
 def test_importing_the_package_loads_no_plotting_data_or_file_library():

@@ -58,7 +58,15 @@ def _naming_extra(extra: str) -> Iterator[None]:
 
 
 def configure_jax(precision: str) -> None:
-    """Set precision and compilation cache; a cache that cannot be written is done without."""
+    """Set precision and compilation cache; a cache that cannot be written is done without.
+
+    Example
+    -------
+    >>> import jax
+    >>> configure_jax("float32")
+    >>> jax.config.jax_enable_x64
+    False
+    """
     import jax
     from platformdirs import user_cache_dir
 

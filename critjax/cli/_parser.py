@@ -143,7 +143,14 @@ TRAINING = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; no study is imported before its command is named."""
+    """Return the parser of the whole command line; no study is imported before its command is named.
+
+    Example
+    -------
+    >>> options = build_parser().parse_args(["landau", "--size", "5", "--dry-run"])
+    >>> options.command, options.size, options.dry_run
+    ('landau', 5, True)
+    """
     parser = _Parser(
         prog="critjax",
         description="When and how does structure appear while a diffusion model generates an image?",

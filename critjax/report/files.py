@@ -37,6 +37,14 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
 
 
 def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Save a dataset as netCDF, compressed and atomically."""
+    """Save a dataset as netCDF, compressed and atomically.
+
+    Example
+    -------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_dataset(xr.Dataset({"xi": 2.5}), f"{folder}/results.nc")
+    ...     float(xr.load_dataset(path, engine="h5netcdf")["xi"])
+    2.5
+    """
     encoding = {n: {"zlib": True, "complevel": 4} for n, v in dataset.data_vars.items() if v.ndim >= 2}
     return write_atomically(path, lambda p: dataset.to_netcdf(p, engine="h5netcdf", encoding=encoding))

@@ -78,7 +78,13 @@ def text(number: Estimate) -> str:
 
 
 def in_units(sigma: Estimate) -> dict[str, Estimate]:
-    """Convert a noise level, with its error, to t_ou, alpha-bar and log-SNR."""
+    """Convert a noise level, with its error, to t_ou, alpha-bar and log-SNR.
+
+    Example
+    -------
+    >>> in_units(Estimate(1.0, 0.1))["ᾱ"]  # 1/(1 + sigma^2), and its slope 1/2 times the error
+    Estimate(value=0.5, error=0.05)
+    """
     if not sigma.known or sigma.value <= 0:
         return {name: Estimate(math.nan) for name in NOISE_UNITS}
     return {
@@ -88,6 +94,12 @@ def in_units(sigma: Estimate) -> dict[str, Estimate]:
 
 
 def noise(sigma: Estimate, name: str = "σ") -> str:
-    """Write a noise level in all its units: ``σ = 2.16 ± 0.01 (t_ou 0.87, ᾱ 0.18, log-SNR -1.54)``."""
+    """Write a noise level in all its units: ``σ = 2.16 ± 0.01 (t_ou 0.87, ᾱ 0.18, log-SNR -1.54)``.
+
+    Example
+    -------
+    >>> noise(Estimate(2.0))  # ln(5)/2, 1/5, -2 ln(2)
+    'σ = 2.000 (t_ou 0.8047, ᾱ 0.2000, log-SNR -1.386)'
+    """
     units = ", ".join(f"{unit} {with_error(value)[0]}" for unit, value in in_units(sigma).items())
     return f"{name} = {text(sigma)} ({units})"

@@ -22,7 +22,13 @@ TEMPLATE = "report.html.j2"
 
 
 def figure_png(figure: Figure, dpi: int = 130) -> bytes:
-    """Render a figure as PNG."""
+    """Render a figure as PNG.
+
+    Example
+    -------
+    >>> figure_png(Figure(figsize=(1, 1)), dpi=10)[1:4]
+    b'PNG'
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -49,7 +55,13 @@ UNITS = (
 
 
 def labels(dataset: xr.Dataset, done: object, asked: object, what: str) -> list[str]:
-    """Say what a reader must know before the numbers: quick settings, an interrupted run and how far it came."""
+    """Say what a reader must know before the numbers: quick settings, an interrupted run and how far it came.
+
+    Example
+    -------
+    >>> labels(xr.Dataset(attrs={"status": "interrupted"}), 8, 32, "samples")
+    ['Interrupted: 8 of 32 samples were done, and what follows them may be missing.']
+    """
     found = []
     if json.loads(dataset.attrs.get("settings", "{}")).get("quick"):
         found.append("Quick run: few samples and levels on a small grid. A look, not a result.")
@@ -109,6 +121,13 @@ def render(
     -------
     str
         HTML.
+
+    Example
+    -------
+    >>> page = Content("two patterns", ["Order appears at 5."], 1, [Row("noise", "5", "5.1", "0.1")], "", [])
+    >>> html = render(xr.Dataset(attrs={"study": "criticality", "title": "A look"}), page, {})
+    >>> "<title>A look" in html, "Order appears at 5." in html, "http" in html
+    (True, True, False)
     """
     settings, seconds, versions = (
         json.loads(dataset.attrs.get(n, "{}")) for n in ("settings", "seconds", "versions")

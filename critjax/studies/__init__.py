@@ -79,6 +79,12 @@ def study_of(dataset: xr.Dataset) -> Study:
     ------
     ValueError
         If the dataset does not say, or the study is not registered.
+
+    Example
+    -------
+    >>> import xarray as xr
+    >>> study_of(xr.Dataset(attrs={"study": "freeze-out"})).settings.__name__
+    'FreezeOutSettings'
     """
     name = str(dataset.attrs.get("study", ""))
     check(
@@ -92,12 +98,28 @@ def study_of(dataset: xr.Dataset) -> Study:
 
 
 def content(dataset: xr.Dataset) -> Content:
-    """Return the sentences and the table of a result, see `critjax.report.Content`."""
+    """Return the sentences and the table of a result, see `critjax.report.Content`.
+
+    Example
+    -------
+    >>> import xarray as xr
+    >>> made = {"critical_sigma_bare": 5.0, "critical_wavenumber": 0.0, "checked_wavenumber": ("mode", [0.0])}
+    >>> result = xr.Dataset(made, attrs={"study": "criticality", "settings": '{"precision": "float32"}'})
+    >>> content(result).rows[0].theory
+    '5.000'
+    """
     return study_of(dataset).content(dataset)
 
 
 def figures(dataset: xr.Dataset) -> dict[str, Any]:
-    """Return the figures that a result has the numbers for, by name; ``figures(result)[name].draw(result)``."""
+    """Return the figures that a result has the numbers for, by name; ``figures(result)[name].draw(result)``.
+
+    Example
+    -------
+    >>> import xarray as xr
+    >>> list(figures(xr.Dataset({"binder": 0.61, "wall_density": 0.1}, attrs={"study": "criticality"})))
+    ['order']
+    """
     from critjax.plotting import available
 
     return available(study_of(dataset).figures(dataset), dataset)
@@ -106,5 +128,16 @@ def figures(dataset: xr.Dataset) -> dict[str, Any]:
 def write_report(
     dataset: xr.Dataset, folder: str | Path, *, progress: Callable[[str, int, int], None] | None = None
 ) -> Path:
-    """Write ``report.html`` and ``figures/*.png`` of any result into an existing folder; return the report's path."""
+    """Write ``report.html`` and ``figures/*.png`` of any result into an existing folder; return the report's path.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> import xarray as xr
+    >>> made = {"critical_sigma_bare": 5.0, "critical_wavenumber": 0.0, "checked_wavenumber": ("mode", [0.0])}
+    >>> result = xr.Dataset(made, attrs={"study": "criticality", "settings": '{"precision": "float32"}'})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     "critical noise" in write_report(result, folder).read_text(encoding="utf-8")
+    True
+    """
     return study_of(dataset).write_report(dataset, folder, progress=progress)

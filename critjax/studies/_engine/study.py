@@ -55,6 +55,12 @@ class Study:
         ------
         ValueError
             If the dataset carries no settings of this study, or unknown ones.
+
+        Example
+        -------
+        >>> from critjax.studies import landau
+        >>> landau.settings_of(xr.Dataset(attrs={"study": "landau", "settings": '{"size": 5}'})).size
+        5
         """
         return stored_settings(dataset, self.settings, self.name)
 

@@ -4,9 +4,6 @@ Three parts, saved one by one: ``measurement`` (`critjax.studies.measure` on the
 images through LS and ELS models of every window size, and the symbols of the best ones) and ``films`` (trajectories of
 the denoiser, of the best patch models and of the ideal denoiser from the same noise).
 
->>> CompareSettings(network="local-11", sizes=(5, 3)).sizes
-(3, 5)
-
 THEORY section 7; Kamb & Ganguli 2024, arXiv:2412.20292.
 """
 
@@ -104,6 +101,12 @@ def run(
     Notes
     -----
     THEORY section 7.
+
+    Example
+    -------
+    >>> settings = CompareSettings(network="local-11", sizes=(5, 3))
+    >>> settings.sizes  # windows of the patch models that ``run(settings)`` compares
+    (3, 5)
     """
     full = (settings or CompareSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
@@ -194,6 +197,12 @@ def estimate_cost(settings: CompareSettings) -> dict[str, float]:
     dict
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch of the network, ``evaluations`` (of batches of the
         network), ``bytes`` resident at most, ``overhead`` seconds (compilation, figures), the last from experience.
+
+    Example
+    -------
+    >>> cost = estimate_cost(CompareSettings(network="local-11", num_images=2, sizes=(3, 5)))
+    >>> cost["seconds"] > cost["overhead"]
+    True
     """
     full = settings.resolved()
     problem, sizes = load(full), tuple(full.sizes)

@@ -26,6 +26,13 @@ def estimate_cost(settings: CriticalitySettings) -> dict[str, float]:
     dict
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches), ``bytes``
         resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+
+    Example
+    -------
+    >>> settings = CriticalitySettings(bank="two-pattern", size=3, grid=(8, 8), num_samples=4, num_levels=3,
+    ...                                batch_size=2, closure_samples=0, probe_samples=0)
+    >>> estimate_cost(settings)["evaluations"]  # two batches, two a step of Heun's method and a last one
+    10.0
     """
     full = settings.resolved()
     problem = build_problem(full)

@@ -2,13 +2,7 @@ r"""The criticality study: predict, simulate and measure how structure appears a
 
 One call joins the linear theory of a bank (growth rates, critical point, structure factor), the Gaussian
 closure, an ensemble of generated samples with streaming statistics, and the mean Jacobian along real
-trajectories:
-
->>> settings = CriticalitySettings(bank="two-pattern", size=5, grid=(16, 16), num_samples=8, num_levels=12,
-...                                batch_size=4, closure_samples=2, probe_samples=0)
->>> result = run(settings)
->>> print(f"{float(result.critical_sigma_bare):.3f}")  # two patterns: sigma_c^2 = P
-5.000
+trajectories.
 
 THEORY sections 3, 5 and 6.
 """
@@ -102,6 +96,14 @@ def run(
     ``num_samples (2 num_levels - 1)`` denoiser evaluations with Heun's method; one batch of trajectories in
     memory. Precision float64 needs ``jax.config.update("jax_enable_x64", True)`` by the caller. THEORY
     sections 3, 5, 6.
+
+    Example
+    -------
+    >>> settings = CriticalitySettings(bank="two-pattern", size=5, grid=(16, 16), num_samples=8, num_levels=12,
+    ...                                batch_size=4, closure_samples=2, probe_samples=0)
+    >>> result = run(settings)
+    >>> print(f"{float(result.critical_sigma_bare):.3f}")  # two patterns: sigma_c^2 = P
+    5.000
     """
     settings = (settings or CriticalitySettings()).resolved()
     check_precision(settings.precision)

@@ -297,6 +297,12 @@ def ladder_ends(
     The ladder starts at sqrt(6) times the bare critical noise (sigma^2 = 6 sigma_c^2, so that the linear
     regime down to 4 sigma_c^2 is on it), above ``frame_sigma``, the critical noise in the chosen frame, or at
     ``largest_sigma`` if nothing turns critical. It ends at a tenth of the critical noise, at 0.05 for images.
+
+    Example
+    -------
+    >>> high, low = ladder_ends(CriticalitySettings(bank="two-pattern"), 5.0, 20.0)
+    >>> print(f"{high / 5:.4f} {low / 5:.4f}")  # sqrt(6) and a tenth
+    2.4495 0.1000
     """
     found = math.isfinite(critical_sigma) and critical_sigma > 0
     top = math.sqrt(6) * critical_sigma if found else largest_sigma

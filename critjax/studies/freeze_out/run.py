@@ -3,13 +3,7 @@ r"""The freeze-out study: how the length of a field depends on the rate at which
 Annealed Langevin dynamics of the two-pattern bank with n steps per unit of tau = -ln sigma, for n over decades. Linear
 theory says that the field arrives at its bare critical noise with a length of ``sqrt(K) (2a/pi)^{1/4}``, a = n e.
 Fluctuations remove the transition at that noise; the study measures what samples do there, near the transition that
-they do have, and after a short quench below it, and beside it the Binder cumulant on grids of several sizes:
-
->>> settings = FreezeOutSettings(steps_per_tau=(10, 40), grid=16, num_samples=16, max_samples=16, num_blocks=4,
-...                              binder_grids=())
->>> result = run(settings)
->>> print(f"{float(result.freeze_out_length[0]):.4f}")  # sqrt(1/3) (2/pi)^(1/4)
-0.5157
+they do have, and after a short quench below it, and beside it the Binder cumulant on grids of several sizes.
 
 THEORY sections 1, 5 and 6.
 """
@@ -98,6 +92,14 @@ def run(
     and level. Fields are not centred: the bank is symmetric, their mean is zero. float32. An exponent is the slope of
     a weighted straight line in logarithms, its error scaled up where the line does not fit. THEORY sections 5 and 6;
     Zurek 1985, Nature 317, 505; Binder 1981, Z. Phys. B 43, 119.
+
+    Example
+    -------
+    >>> settings = FreezeOutSettings(steps_per_tau=(10, 40), grid=16, num_samples=16, max_samples=16, num_blocks=4,
+    ...                              binder_grids=())
+    >>> result = run(settings)
+    >>> print(f"{float(result.freeze_out_length[0]):.4f}")  # sqrt(1/3) (2/pi)^(1/4)
+    0.5157
     """
     full = (settings or FreezeOutSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
@@ -291,6 +293,13 @@ def estimate_cost(settings: FreezeOutSettings) -> dict[str, float]:
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch, ``evaluations`` (of batches; of other grids by
         their pixels), ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last
         from experience.
+
+    Example
+    -------
+    >>> settings = FreezeOutSettings(steps_per_tau=(10,), grid=8, num_samples=4, max_samples=4, num_blocks=2,
+    ...                              binder_grids=())
+    >>> estimate_cost(settings)["overhead"]  # six seconds, and two for the quench
+    8.0
     """
     full = settings.resolved()
     plans = [_quench_plan(full, number) for number in full.steps_per_tau]
@@ -321,6 +330,13 @@ def fit_exponent(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[float
 
     Points without a finite, positive value and error take no part. The error is scaled by sqrt(chi^2 per degree of
     freedom) where that exceeds one. NaN below two points; chi^2 is NaN for two.
+
+    Example
+    -------
+    >>> x = np.exp([0.0, 1.0, 2.0])
+    >>> slope, error, _ = fit_exponent(x, x**2, 0.1 * x**2)
+    >>> print(f"{slope:.4f} {error:.4f}")  # 0.1/sqrt(2)
+    2.0000 0.0707
     """
     good = np.isfinite(y) & np.isfinite(error) & (y > 0) & (error > 0)
     if good.sum() < 2:

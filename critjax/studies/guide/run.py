@@ -6,9 +6,6 @@ and the window of linear response. Exact models (``patterns``, ``ideal``, ``els`
 curve, and class-conditional networks, judged by a classifier that is not the generator. Parts are saved one by one; the
 plan, with every schedule, seed and the primary statistic, before anything is sampled.
 
->>> GuideSettings(model="patterns", budgets=[0.5]).resolved().budgets
-(0.5,)
-
 THEORY section 8; Kynkaanniemi et al. 2024, arXiv:2404.07724, for the searched interval.
 """
 
@@ -81,6 +78,12 @@ def run(
     Notes
     -----
     THEORY section 8.
+
+    Example
+    -------
+    >>> settings = GuideSettings(model="patterns", budgets=[0.5])
+    >>> settings.resolved().budgets  # those that ``run(settings)`` spends
+    (0.5,)
     """
     full = (settings or GuideSettings()).resolved()
     run = Run(progress, on_checkpoint, saved)
@@ -178,6 +181,12 @@ def estimate_cost(settings: GuideSettings) -> dict[str, float]:
     dict
         ``seconds`` in all, ``seconds_per_evaluation`` of a batch, ``evaluations`` (of batches), ``bytes`` resident at
         most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+
+    Example
+    -------
+    >>> cost = estimate_cost(GuideSettings(model="patterns", grid=8, size=3, quick=True))
+    >>> cost["seconds"] > cost["overhead"]
+    True
     """
     full = settings.resolved()
     model, size = load_system(full).model, full.batch_size

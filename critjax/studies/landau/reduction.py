@@ -115,6 +115,11 @@ def holds_to(sigmas: np.ndarray, error: np.ndarray, limit: float) -> float:
     """Return the noise level down to which an error stays within the limit; NaN if it never does.
 
     Interpolates linearly in ln sigma; the last level if the limit is never passed.
+
+    Example
+    -------
+    >>> print(f"{holds_to(np.array([4.0, 2.0, 1.0]), np.array([0.0, 0.1, 0.3]), 0.2):.4f}")  # sqrt(2)
+    1.4142
     """
     bad = np.flatnonzero(~(error <= limit))
     if bad.size == 0:

@@ -7,10 +7,6 @@ For every bank three comparisons down one ladder of noise levels, always of the 
 - ``slow``: an exact run that starts without those modes, against bare coefficients: what truncating the expansion
   costs, apart from fluctuations.
 
->>> settings = LandauSettings(banks="two-pattern", size=5)
->>> settings.resolved().num_levels
-80
-
 THEORY section 4.
 """
 
@@ -122,6 +118,12 @@ def run(
     Per bank ``4 num_samples num_levels`` denoiser evaluations for two exact runs by Heun's method, and
     ``15 closure_samples num_levels`` for the closure and the renormalised coefficients. All slow fields of a bank are
     in memory: ``5 num_samples num_levels H W`` numbers.
+
+    Example
+    -------
+    >>> settings = LandauSettings(banks="two-pattern", size=5)
+    >>> settings.resolved().num_levels  # of the ladder that ``run(settings)`` goes down
+    80
     """
     full = (settings or LandauSettings()).resolved()
     check_precision(full.precision)
@@ -319,6 +321,13 @@ def estimate_cost(settings: LandauSettings) -> dict[str, float]:
     dict
         ``seconds`` in all, ``seconds_per_evaluation`` of one batch (mean over banks), ``evaluations`` (of batches),
         ``bytes`` resident at most, ``overhead`` seconds (compilation, theory, figures), the last from experience.
+
+    Example
+    -------
+    >>> settings = LandauSettings(banks="two-pattern", size=3, grid=(8, 8), num_samples=2, num_levels=3)
+    >>> cost = estimate_cost(settings)
+    >>> cost["seconds"] > cost["overhead"]
+    True
     """
     full = settings.resolved()
     grid, dtype = full.grid, jnp.dtype(full.precision)

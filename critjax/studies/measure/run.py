@@ -3,13 +3,6 @@ r"""Any denoiser measured with the instruments of the theory: symbols, kernels, 
 Two ensembles that must not be confused: ``trajectories``, the fields of the denoiser's own sampler, and
 ``noised data``, images plus white noise. They agree only for a denoiser that is the posterior mean of those images.
 
->>> from critjax.closed_form import gaussian_denoiser
->>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
->>> denoise = gaussian_denoiser(np.zeros((8, 8, 1), np.float32), np.full((8, 8), 3.0, np.float32))
->>> found = measure(denoise, images, sigmas=np.array([4.0, 2.0, 1.0]), num_samples=16)
->>> [round(float(v), 3) for v in found["mean_jacobian_uniform"].sel(ensemble="noised data")]  # 3/(3 + sigma^2)
-[0.158, 0.429, 0.75]
-
 THEORY sections 5 to 7.
 """
 
@@ -145,6 +138,15 @@ def measure(
     Jacobian-vector products on square images. Resamples take the same fields at all levels, so that errors of
     crossings and minima know that levels err together; repeated images count as independent fields. THEORY sections
     5 to 7.
+
+    Example
+    -------
+    >>> from critjax.closed_form import gaussian_denoiser
+    >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
+    >>> denoise = gaussian_denoiser(np.zeros((8, 8, 1), np.float32), np.full((8, 8), 3.0, np.float32))
+    >>> found = measure(denoise, images, sigmas=np.array([4.0, 2.0, 1.0]), num_samples=16)
+    >>> [round(float(v), 3) for v in found["mean_jacobian_uniform"].sel(ensemble="noised data")]  # 3/(3 + sigma^2)
+    [0.158, 0.429, 0.75]
     """
     denoise_fn = as_pytree("denoise_fn", denoise_fn)
     check_rank("images", images, "Q H W C")
