@@ -645,50 +645,50 @@ def test_windows_larger_than_a_periodic_image_raise():
         for grid in ((4, 9), (9, 4)):
             fn = patch_denoiser(_bank("patches", 5, (5, 5, 1)), readout=readout)
             with pytest.raises(ValueError, match=r"expected .*5.*, got .*4.*; "):
-                fn(jnp.zeros((*grid, 1)), 1.0)
+                fn(np.zeros((*grid, 1)), 1.0)
 
 
 def test_noisy_image_must_fit_the_bank():
     with pytest.raises(ValueError, match=r"expected .*2.*, got .*3.*; "):
-        patch_denoiser(_bank("patches", 3, (5, 5, 2)))(jnp.zeros((5, 5, 3)), 1.0)
+        patch_denoiser(_bank("patches", 3, (5, 5, 2)))(np.zeros((5, 5, 3)), 1.0)
     with pytest.raises(ValueError, match=r"expected .*2.*, got .*1.*; "):
-        effective_patches(_bank("images", 3, (5, 5, 2)))(jnp.zeros((5, 5, 1)), 1.0)
+        effective_patches(_bank("images", 3, (5, 5, 2)))(np.zeros((5, 5, 1)), 1.0)
     same = _bank("images", 3, (5, 6, 1), positions="same")
     for boundary in ("periodic", "zero"):
         with pytest.raises(ValueError, match=r"expected .*5, 6.*, got .*6, 5.*; "):
-            patch_denoiser(same, boundary=boundary)(jnp.zeros((6, 5, 1)), 1.0)
+            patch_denoiser(same, boundary=boundary)(np.zeros((6, 5, 1)), 1.0)
     with pytest.raises(ValueError, match=r"expected .*5, 6.*, got .*6, 5.*; "):
-        patch_denoiser(_bank("images", 3, (5, 6, 1)), boundary="zero")(jnp.zeros((6, 5, 1)), 1.0)
+        patch_denoiser(_bank("images", 3, (5, 6, 1)), boundary="zero")(np.zeros((6, 5, 1)), 1.0)
 
 
 @pytest.mark.parametrize(
     ("x", "sigma", "error", "pattern"),
     [
-        (jnp.zeros((5, 5)), 1.0, ValueError, r"x: expected shape \(H, W, C\), got shape \(5, 5\); .*vmap"),
-        (jnp.zeros((2, 5, 5, 1)), 1.0, ValueError, r"x: expected shape .*, got shape \(2, 5, 5, 1\); .*vmap"),
+        (np.zeros((5, 5)), 1.0, ValueError, r"x: expected shape \(H, W, C\), got shape \(5, 5\); .*vmap"),
+        (np.zeros((2, 5, 5, 1)), 1.0, ValueError, r"x: expected shape .*, got shape \(2, 5, 5, 1\); .*vmap"),
         (
-            jnp.zeros((5, 5, 1), int),
+            np.zeros((5, 5, 1), int),
             1.0,
             TypeError,
             r"x: expected a floating-point .*, got dtype int64; conv",
         ),
-        (jnp.zeros((5, 5, 1), complex), 1.0, TypeError, r"x: expected a floating.*, got dtype complex128; "),
+        (np.zeros((5, 5, 1), complex), 1.0, TypeError, r"x: expected a floating.*, got dtype complex128; "),
         (
-            jnp.full((5, 5, 1), jnp.nan),
+            np.full((5, 5, 1), np.nan),
             1.0,
             ValueError,
             "x: expected finite values, got 25 non-finite of 25; ",
         ),
         (
-            jnp.full((5, 5, 1), -jnp.inf),
+            np.full((5, 5, 1), -np.inf),
             1.0,
             ValueError,
             "x: expected finite values, got 25 non-finite of 25; ",
         ),
-        (jnp.zeros((5, 5, 1)), 0.0, ValueError, r"sigma: expected a standard deviation > 0, got 0\.0; "),
-        (jnp.zeros((5, 5, 1)), -0.5, ValueError, r"sigma: expected a standard deviation > 0, got -0\.5; "),
-        (jnp.zeros((5, 5, 1)), np.nan, ValueError, r"sigma: expected a standard deviation > 0, got nan; "),
-        (jnp.zeros((5, 5, 1)), np.ones(2), ValueError, r"sigma: expected a scalar, got shape \(2,\); .*vmap"),
+        (np.zeros((5, 5, 1)), 0.0, ValueError, r"sigma: expected a standard deviation > 0, got 0\.0; "),
+        (np.zeros((5, 5, 1)), -0.5, ValueError, r"sigma: expected a standard deviation > 0, got -0\.5; "),
+        (np.zeros((5, 5, 1)), np.nan, ValueError, r"sigma: expected a standard deviation > 0, got nan; "),
+        (np.zeros((5, 5, 1)), np.ones(2), ValueError, r"sigma: expected a scalar, got shape \(2,\); .*vmap"),
     ],
 )
 def test_what_a_denoiser_takes(x, sigma, error, pattern):
@@ -700,7 +700,7 @@ def test_what_a_denoiser_takes(x, sigma, error, pattern):
 
 def test_values_are_not_looked_at_while_tracing():
     denoise = patch_denoiser(_bank("patches", 3, (5, 5, 1)))
-    assert np.all(np.isnan(jax.jit(denoise)(jnp.full((5, 5, 1), jnp.nan), 1.0)))
+    assert np.all(np.isnan(jax.jit(denoise)(np.full((5, 5, 1), np.nan), 1.0)))
 
 
 @pytest.mark.parametrize("axis", ["banks", None])
@@ -729,7 +729,7 @@ def test_a_sigma_known_outside_a_loop_may_be_used_inside_it():
     """Under a trace even operations on known arrays are traced; the checks must not trip over that."""
     bank = two_pattern_bank(3)
     denoise, sigma = patch_denoiser(bank), jnp.asarray(2.0)
-    x = jnp.linspace(-1, 1, 3 * 36).reshape(3, 6, 6, 1)
+    x = np.linspace(-1, 1, 3 * 36).reshape(3, 6, 6, 1)
     np.testing.assert_allclose(
         jax.lax.map(lambda one: denoise(one, sigma), x)[1], denoise(x[1], sigma), rtol=1e-6
     )
