@@ -63,7 +63,7 @@ def reduced_film(
     noise_key = jax.random.split(key)[1]
     start, simulated = kept.x[0, 0], np.asarray(kept.x)[0, chosen]
     bare = _reduced_model(problem.bank, prediction.sigmas, settings.eta, grid=problem.grid)
-    models: dict[str, tuple[Any, Any]] = {"reduced": (bare, stable_substeps(bare, eta=settings.eta))}
+    models: dict[str, tuple[ReducedModel, Any]] = {"reduced": (bare, stable_substeps(bare, eta=settings.eta))}
     if closure_symbol is not None:
         local = {name: np.zeros_like(bare.coefficients.u) for name in ("h", "u")}
         linear = bare._replace(symbol=closure_symbol, coefficients=bare.coefficients._replace(**local))
