@@ -113,3 +113,19 @@ def test_a_denoiser_is_an_argument_of_programs_and_may_be_differentiated():
     by_patches, by_prior = jax.tree.leaves(found)
     np.testing.assert_allclose(by_patches, expected.patches, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(by_prior, expected.log_prior, rtol=1e-5, atol=1e-6)
+
+
+def test_what_critjax_returns_may_hold_numpy_arrays():
+    """As after `jax.tree.map` with numpy, or for a bank whose fields were replaced."""
+    array, patches, images, level, _ = _values(1)
+    builds = (
+        patch_denoiser(patches),
+        effective_patches(patches),
+        patch_denoisers(images, (3,)),
+        mixture_denoiser(array(3, *X), level),
+        gaussian_denoiser(array(*X), np.ones((6, 5), np.float32)),
+        scheduled_denoiser([patch_denoiser(patches), ideal_denoiser(images.images)], [0.7]),
+    )
+    x = array(*X)
+    for fn in builds:
+        np.testing.assert_array_equal(jax.tree.map(np.asarray, fn)(x, level), fn(x, level))

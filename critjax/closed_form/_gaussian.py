@@ -147,7 +147,7 @@ def gaussian_denoiser(mean: ArrayLike, spectrum: ArrayLike) -> DenoiseFn:
     return Partial(_denoise, mean, filtered)
 
 
-def _denoise(mean: Array, spectrum: _Spectrum, x: Any, sigma: Any) -> Array:
+def _denoise(mean: ArrayLike, spectrum: _Spectrum, x: Any, sigma: Any) -> Array:
     return _filter(mean, spectrum, x, check_inputs(x, sigma, tuple(mean.shape)))
 
 

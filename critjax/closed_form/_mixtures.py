@@ -114,7 +114,7 @@ def mixture_denoiser(means: ArrayLike, std: Any, *, log_prior: Any = None) -> De
     return Partial(_denoise_mixture, means, log_prior, std)
 
 
-def _denoise_mixture(means: Array, log_prior: Array, std: Any, x: Any, sigma: Any) -> Array:
+def _denoise_mixture(means: ArrayLike, log_prior: ArrayLike, std: Any, x: Any, sigma: Any) -> Array:
     return _mixture_mean(means, log_prior, std, x, check_inputs(x, sigma, tuple(means.shape[1:])))
 
 

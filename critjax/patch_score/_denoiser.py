@@ -22,7 +22,7 @@ from critjax._checks import (
     on_host,
 )
 from critjax._programs import Static
-from critjax._typing import Array, DenoiseFn
+from critjax._typing import Array, ArrayLike, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import least_overlap
 from critjax.patch_score._images import strip_width
@@ -188,7 +188,7 @@ def check_query(x: Any, sigma: Any) -> Any:
     return on_host(sigma, jnp.result_type(x.dtype, jnp.float32))
 
 
-def _check_inputs(plan: Plan, candidates: Array, x: Any, sigma: Any) -> Any:
+def _check_inputs(plan: Plan, candidates: ArrayLike, x: Any, sigma: Any) -> Any:
     sigma, channels = check_query(x, sigma), candidates.shape[-1]
     got = f"shape {tuple(x.shape)}"
     check(
@@ -217,11 +217,11 @@ def _check_inputs(plan: Plan, candidates: Array, x: Any, sigma: Any) -> Any:
     return sigma
 
 
-def _denoise(plan: Plan, candidates: Array, log_prior: Array, x: Any, sigma: Any) -> Array:
+def _denoise(plan: Plan, candidates: ArrayLike, log_prior: ArrayLike, x: Any, sigma: Any) -> Array:
     return _denoised(plan, candidates, log_prior, x, _check_inputs(plan, candidates, x, sigma))
 
 
-def _count(plan: Plan, candidates: Array, log_prior: Array, x: Any, sigma: Any) -> Array:
+def _count(plan: Plan, candidates: ArrayLike, log_prior: ArrayLike, x: Any, sigma: Any) -> Array:
     return _effective(plan, candidates, log_prior, x, _check_inputs(plan, candidates, x, sigma))
 
 

@@ -30,7 +30,7 @@ from critjax._checks import (
     message,
 )
 from critjax._programs import Static
-from critjax._typing import Array
+from critjax._typing import Array, ArrayLike
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._blocks import cut_block, least_overlap
 from critjax.patch_score._denoiser import LEGAL, check_query
@@ -271,7 +271,7 @@ class _Options(NamedTuple):
     block: int  # images a block
 
 
-def _call(options: _Options, images: Array, log_prior: Array, x: Any, sigma: Any) -> Any:
+def _call(options: _Options, images: ArrayLike, log_prior: ArrayLike, x: Any, sigma: Any) -> Any:
     sigma, grid = check_query(x, sigma), tuple(images.shape[1:])
     check(
         tuple(x.shape) == grid,
