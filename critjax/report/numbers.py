@@ -17,8 +17,6 @@ NOISE_UNITS = {
     "log-SNR": (lambda s: -2 * math.log(s), lambda s: 2 / s),
 }
 
-Measured = Estimate
-
 
 def read(dataset: xr.Dataset, name: str, error: str | None = None) -> Estimate:
     """Read a scalar and its error from a dataset; NaN where it is missing."""
