@@ -217,7 +217,7 @@ def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
 
 @cache
 def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in float64."""
+    """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in the widest float that JAX has on."""
     check_option("schedule", schedule, DDPM_SCHEDULES)
     check_count("num_timesteps", num_timesteps, least=2, advice="the papers use 1000")
     timesteps = np.arange(num_timesteps, dtype=np.float64)
@@ -228,7 +228,10 @@ def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarr
         alpha_bar = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     # sigma^2 = 1/alpha_bar - 1, without the cancellation at small noise.
-    return timesteps, 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+    log_sigmas = 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+    # Within a program a float64 constant would stay one, also where JAX has float64 off.
+    widest = jnp.result_type(float)
+    return timesteps.astype(widest), log_sigmas.astype(widest)
 
 
 def _interpolate_inside(x: Array, knots: Any, values: Any) -> Array:

@@ -341,7 +341,7 @@ def jackknife(
 
     Example
     -------
-    >>> value, error = jackknife(np.mean, [1.0, 2.0, 3.0], host=True)
+    >>> value, error = jackknife(np.mean, np.array([1.0, 2.0, 3.0]), host=True)
     >>> print(f"{value:.1f} {error:.4f}")
     2.0 0.5774
     """
