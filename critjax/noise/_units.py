@@ -217,7 +217,7 @@ def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
 
 @cache
 def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in the widest float that JAX has on."""
+    """Return the timesteps 0 ... T - 1 and their ln sigma (strictly increasing), in float64."""
     check_option("schedule", schedule, DDPM_SCHEDULES)
     check_count("num_timesteps", num_timesteps, least=2, advice="the papers use 1000")
     timesteps = np.arange(num_timesteps, dtype=np.float64)
@@ -228,10 +228,13 @@ def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarr
         alpha_bar = np.cos((edges + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     # sigma^2 = 1/alpha_bar - 1, without the cancellation at small noise.
-    log_sigmas = 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+    return timesteps, 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
+
+
+def _knots(schedule: str, num_timesteps: int) -> list[np.ndarray]:
+    """Return the table of a schedule as arguments of a program, in the widest float that JAX has on."""
     # Within a program a float64 constant would stay one, also where JAX has float64 off.
-    widest = jnp.result_type(float)
-    return timesteps.astype(widest), log_sigmas.astype(widest)
+    return [table.astype(jnp.result_type(float)) for table in _ddpm_table(schedule, num_timesteps)]
 
 
 def _interpolate_inside(x: Array, knots: Any, values: Any) -> Array:
@@ -313,7 +316,7 @@ def sigma_to_ddpm_timestep(
     >>> print(np.round(np.float64(sigma_to_ddpm_timestep(np.array([0.001, 0.1, 1.0, 10.0]))), 1))
     [  nan  26.4 258.1 673.7]
     """
-    return _timestep(_sigma(sigma), *_ddpm_table(schedule, num_timesteps))
+    return _timestep(_sigma(sigma), *_knots(schedule, num_timesteps))
 
 
 def ddpm_timestep_to_sigma(
@@ -327,7 +330,7 @@ def ddpm_timestep_to_sigma(
     [1.0000e-02 3.4400e+00 1.5741e+02        nan]
     """
     timestep = _levels("timestep", timestep, -np.inf, np.inf, "numbers")
-    return _from_timestep(timestep, *_ddpm_table(schedule, num_timesteps))
+    return _from_timestep(timestep, *_knots(schedule, num_timesteps))
 
 
 @functools.partial(jax.jit, static_argnames="frame")
