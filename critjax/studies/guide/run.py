@@ -39,7 +39,7 @@ from critjax.studies.guide.summary import summarise
 from critjax.studies.guide.systems import load_system
 from critjax.studies.guide.theory import num_small_pushes, num_trajectories, predict
 
-__all__ = ["PRIMARY", "GuideSettings", "run"]
+__all__ = ["PRIMARY", "GuideSettings", "estimate_cost", "run"]
 
 
 def run(
