@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     for sigma in SIGMAS:
         for name, frozen in FROZEN.items():
             _architectures.group_norm = _blocks.group_norm = norm_with(frozen)
+            jax.clear_caches()  # the programs of networks have the norm that was there when they were traced
             found = quotients(sigma)
             cells = f"{sigma:g}", name, with_error(found[0]), with_error(found[1:].mean(0))
             print("| " + " | ".join(cells) + " |", flush=True)
