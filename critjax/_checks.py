@@ -203,7 +203,7 @@ def as_scalar(
         check(value.shape == (), name, expected, f"shape {value.shape}", advice)
         return value
     number = np.asarray(value)
-    real = number.dtype.kind in "iuf" or number.dtype.name in ("bfloat16", "float16")
+    real = number.dtype.kind in "iuf" or number.dtype == jnp.bfloat16  # whose kind says nothing
     check(real and number.ndim == 0, name, expected, repr(value), advice)
     check(bool(np.isfinite(number)) and (good is None or good(float(number))), name, expected, value, advice)
     if number.dtype.kind == "f" and hasattr(value, "dtype"):

@@ -69,5 +69,5 @@ class CompileCount:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the budget and the marker expression that it belongs to."""
-    parser.addini("compile_budget", "most programs that a default run may compile", default="1000000")
-    parser.addini("default_markers", "marker expression of a default run", default="not slow and not nightly")
+    parser.addini("compile_budget", "most programs that a default run may compile")
+    parser.addini("default_markers", "marker expression of a default run")

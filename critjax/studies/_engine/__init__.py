@@ -1,1 +1,1 @@
-"""What every study shares: the runner, its folder, results and costs."""
+"""What studies share: their record, the runner, its folder, results and costs; banks on a grid, critical points."""

@@ -1,4 +1,4 @@
-"""The output folder of a run: what may be written, batches saved as they come, and resuming."""
+"""The output folder of a run: what may be written, parts saved as they come, and resuming."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ class Store:
         return len(_parts(self._partial))
 
     def discard(self) -> None:
-        """Undo the preparation of the folder if no batch came of it."""
+        """Undo the preparation of the folder if no part came of it."""
         if not self.count():
             self.clear()
             with contextlib.suppress(OSError):  # not empty: there is something else in it
                 self.folder.rmdir()
 
     def clear(self) -> None:
-        """Remove the saved batches: the result holds everything."""
+        """Remove the saved parts: the result holds everything."""
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
@@ -123,7 +123,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
-    """Return what must be equal for two runs to share batches."""
+    """Return what must be equal for two runs to share parts."""
     from importlib.metadata import version
 
     return {
