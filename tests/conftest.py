@@ -1,7 +1,13 @@
-"""One configuration for all tests: float64 available, annotations enforced, compiled programs cached."""
+"""One configuration for all tests: float64 available, annotations enforced, programs compiled in haste and cached."""
 
 import os
 import tempfile
+
+import jaxlib
+
+if jaxlib.__version__.startswith("0.10."):
+    # Half of what a small program costs to compile here; later versions have no such choice.
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import numpy as np
@@ -14,6 +20,8 @@ __all__ = ["pytest_addoption"]
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "critjax-test-jit-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Compilation is most of what a test costs. In haste it gives slower code of the same arithmetic.
+jax.config.update("jax_disable_most_optimizations", True)
 
 install_import_hook("critjax", "beartype.beartype")
 
@@ -29,12 +37,12 @@ def forget_programs():
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def hasty_compilation():
-    """Compile in half the time to slower code, for files whose question is neither speed nor the last digit."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+@pytest.fixture
+def full_optimisation():
+    """Compile as users do, for the last digit of float32 and for tests that compute for longer than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,8 +36,6 @@ ROWS = [
     for boundary in ("periodic", "zero")
     for readout in ("centre", "average")
 ]
-#: Most of the time of these tests goes into the compiler; where accuracy is not the question, it may hurry.
-HASTY = {"xla_backend_optimization_level": 0}
 
 
 class Case(NamedTuple):
@@ -123,20 +122,27 @@ def methods_of(case: Case) -> tuple[str, ...]:
     return available_methods(case.bank(data, log_prior), **case.model)
 
 
-def with_methods(cases: list[Case]):
-    """Return (case, method) pairs for `pytest.mark.parametrize`, with their ids."""
-    pairs = [(case, method) for case in cases for method in methods_of(case)]
-    return {"argvalues": pairs, "ids": [f"{case.id}-{method}" for case, method in pairs]}
+def with_methods(cases: list[Case], slow: Callable[..., bool] = lambda *_: False) -> list:
+    """Return (case, method) pairs for `pytest.mark.parametrize`; those of which ``slow`` is true are slow."""
+    return _marked([(case, method) for case in cases for method in methods_of(case)], slow)
 
 
-def with_platforms(cases: list[Case]):
-    """Return (case, method, platform) triples for `pytest.mark.parametrize`, with their ids."""
+def with_platforms(cases: list[Case], slow: Callable[..., bool] = lambda *_: False) -> list:
+    """Return (case, method, platform) triples for `pytest.mark.parametrize`, marked as by `with_methods`."""
     triples = [
         (case, method, platform)
-        for case, method in with_methods(cases)["argvalues"]
+        for case in cases
+        for method in methods_of(case)
         for platform in platforms_of(case.kind, case.positions)
     ]
-    return {"argvalues": triples, "ids": [f"{case.id}-{m}-{platform}" for case, m, platform in triples]}
+    return _marked(triples, slow)
+
+
+def _marked(rows: list[tuple], slow: Callable[..., bool]) -> list:
+    return [
+        pytest.param(*row, id="-".join((row[0].id, *row[1:])), marks=pytest.mark.slow if slow(*row) else ())
+        for row in rows
+    ]
 
 
 def case_id(case: Case) -> str:
@@ -164,8 +170,8 @@ def _both(denoise, count, x, sigma):
     return denoise(x, sigma), count(x, sigma)
 
 
-_one = jax.jit(_both, compiler_options=HASTY)
-_batch = jax.jit(jax.vmap(_both), compiler_options=HASTY)
+_one = jax.jit(_both)
+_batch = jax.jit(jax.vmap(_both))
 
 
 def _built(bank, case, method, platform, block_size):

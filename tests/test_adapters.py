@@ -221,6 +221,7 @@ def test_labels_are_closed_over_and_half_precision_is_computed_in_single():
 # Through the library -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_adapted_model_is_measured_like_the_native_denoiser():
     images = field(9, (6, *SHAPE))
     settings = {

@@ -694,6 +694,7 @@ def test_a_class_of_fashion_mnist_is_named(monkeypatch, tmp_path):
         load(dataclasses.replace(few, num_images=61), lambda x, s: x)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_and_tells_its_cost(
     tmp_path, pictures, tiny_network, capsys, monkeypatch
 ):

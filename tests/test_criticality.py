@@ -383,6 +383,7 @@ def test_error_of_a_crossing_from_whichever_shifted_curve_crosses():
 # --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_linear_theory_of_two_patterns_holds_in_its_regime():
     """512 samples, sigma^2 >= 4 sigma_c^2: S(k) over its start within 5 per cent, ten smallest |k|."""
     settings = CriticalitySettings(
@@ -506,6 +507,7 @@ def test_reduced_film_starts_from_the_noise_of_the_first_sample(tiny):
     np.testing.assert_allclose(mean, root, rtol=0.06)
 
 
+@pytest.mark.slow
 def test_reduced_film_of_the_reverse_sde_has_the_noise_of_its_sample():
     settings = CriticalitySettings(
         bank="two-pattern", size=3, grid=(16, 16), eta=1.0, num_samples=4, batch_size=2, num_levels=40, sigma_max=7.0,
@@ -524,6 +526,7 @@ def test_reduced_film_of_the_reverse_sde_has_the_noise_of_its_sample():
     assert other["film_reduced_correlation"][1][3] < 0.8
 
 
+@pytest.mark.slow
 def test_a_reduced_model_that_diverges_stops_nothing():
     settings = CriticalitySettings(
         size=5, grid=(16, 16), num_samples=4, num_levels=12, batch_size=2, num_banks=0, closure_samples=0,
@@ -726,6 +729,7 @@ def image_run(tmp_path, command):
     return run_command
 
 
+@pytest.mark.slow
 def test_colour_images_go_from_the_command_to_the_report(image_run, tmp_path):
     """Of three channels every symbol is a matrix: rates are of its leading eigenvalue."""
     rng = np.random.default_rng(7)
@@ -753,6 +757,7 @@ def test_colour_needs_a_closure_of_more_fields(tmp_path, capsys, command):
     assert command(["criticality", *quick]) == 0
 
 
+@pytest.mark.slow
 def test_real_images_condense():
     few = {"num_samples": 4, "num_levels": 6, "closure_samples": 2, "probe_samples": 2}
     found = run(CriticalitySettings(bank="fashion-mnist", size=3, num_images=5, **few))

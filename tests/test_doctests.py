@@ -18,10 +18,6 @@ MODULES = [
 OPTIONAL = {"critjax.networks._torch": "torch"}
 
 
-# Examples print three or four digits of small cases: compilation is all that they cost.
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
-
-
 @pytest.fixture(autouse=True)
 def kept_configuration(monkeypatch, tmp_path):
     """Let an example configure JAX for itself alone."""
@@ -32,7 +28,11 @@ def kept_configuration(monkeypatch, tmp_path):
     jax.config.update("jax_enable_x64", double)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    # The example of a study is a run of it.
+    [pytest.param(n, marks=pytest.mark.slow if n.endswith(".run") else ()) for n in MODULES],
+)
 def test_examples(name):
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])

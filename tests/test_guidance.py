@@ -80,7 +80,9 @@ def test_networks_are_guided_like_banks():
     np.testing.assert_allclose(got, d_u + 1.5 * (d_c - d_u), atol=1e-5)
 
 
-@pytest.mark.parametrize(("skip", "dtype"), [(True, jnp.float32), (False, jnp.float64)])
+@pytest.mark.parametrize(
+    ("skip", "dtype"), [pytest.param(True, jnp.float32, marks=pytest.mark.slow), (False, jnp.float64)]
+)
 def test_weights_zero_and_one_and_empty_pulses_are_the_parts_themselves_to_the_bit(skip, dtype):
     plain, classy = labelled_pair(dtype)
     sigmas = ladder(8.0, 0.2, 7, dtype)

@@ -315,7 +315,7 @@ def _tiny_images(**options):
     return settings, load_system(settings)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("eta", [0.5, *[pytest.param(eta, marks=pytest.mark.slow) for eta in (0.0, 1.0)]])
 def test_small_pushes_of_images_have_the_response_of_reverse_mode(eta):
     """Integration by parts against derivatives through the sampler: amplitude, and class probability of the end."""
     settings, system = _tiny_images(eta=eta)
@@ -736,6 +736,7 @@ def test_the_command_end_to_end(small, tmp_path, capsys, monkeypatch):
         np.testing.assert_allclose(found[name].squeeze(), expected[name], rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_network_is_judged_by_the_classifier(tiny_network, monkeypatch):
     known = embedded_fashion_mnist()
     few = known.images[:200], known.labels[:200], "200 images"

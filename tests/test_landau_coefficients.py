@@ -84,6 +84,7 @@ def _eigenvalue(problem, wavevector, grid, near):
     return values[np.argmin(np.abs(values - near))]
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_gradient_terms_are_the_taylor_coefficients_of_the_symbol(problem):
     """Along three lines of commensurate wavevectors; an entire function, so that a polynomial fit converges."""
     found = problem[3]

@@ -236,7 +236,9 @@ def _toy(num, **changes):
     return fill._replace(sigma=sigma, coefficients=c)
 
 
-@pytest.mark.parametrize("divided", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.usefixtures("full_optimisation")
+@pytest.mark.parametrize("divided", [False, True])
 def test_the_noise_is_of_second_order_in_the_weak_sense(divided):
     """<psi^2> over one factor of two in sigma at eta = 1, against a ladder of 256 steps."""
 

@@ -110,14 +110,8 @@ def test_a_bank_that_is_saved_is_not_run_again(result):
 
 
 def test_another_seed_compiles_nothing(result):
-    settings = dataclasses.replace(TINY, banks=("random-pattern",))
-    kinds = {float(run(dataclasses.replace(settings, seed=s)).critical_wavenumber[0]) > 0 for s in (0, 1)}
-    assert kinds == {
-        False,
-        True,
-    }  # walls of one, waves of the other: both kinds of ordered states are compiled
     with counting() as count:
-        run(dataclasses.replace(settings, seed=2))
+        run(dataclasses.replace(TINY, seed=2))
     assert count.programs == 0
 
 
@@ -214,11 +208,12 @@ def test_report_and_figures(result, tmp_path):
 
 def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "configure_jax", lambda precision: None)
-    options = ["landau", "--bank", "two-pattern", "--size", "3", "--grid", "8", "--num-samples", "2"]
-    options += ["--num-levels", "6", "--closure-samples", "2", "--no-progress"]
+    # Settings of the shared run, whose programs these runs use, too.
+    options = ["landau", "--bank", "two-pattern", "--size", "5", "--grid", "12x16", "--num-samples", "3"]
+    options += ["--num-levels", "10", "--closure-samples", "2", "--precision", "float64", "--no-progress"]
     assert cli.main([*options, "--out", str(tmp_path / "a")]) == 0
     printed = capsys.readouterr().out
-    assert "two-pattern: bare critical noise σ_c" in printed and "3.000" in printed
+    assert "two-pattern: bare critical noise σ_c" in printed and "5.000" in printed
     assert {p.name for p in (tmp_path / "a").iterdir()} == {"results.nc", "report.html", "figures"}
     source = str(tmp_path / "a" / "results.nc")
     assert cli.main(["landau", "--from", source, "--no-progress", "--out", str(tmp_path / "b")]) == 0

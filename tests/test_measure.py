@@ -159,6 +159,20 @@ def test_the_weight_outside_a_window_counts_what_cancels_in_the_mean():
     np.testing.assert_allclose(found.weight_outside_error, 0, atol=1e-7)
 
 
+def test_a_denoiser_that_answers_nothing_has_no_share_outside_a_window():
+    """D = 0, as a condensed posterior: no weight, of which no share lies anywhere."""
+    found = measure(
+        lambda x, sigma: jnp.zeros_like(x),
+        images(3),
+        sigmas=SIGMAS,
+        num_samples=12,
+        probe_samples=3,
+        closure_samples=0,
+    )
+    assert np.isnan(found.weight_outside).all() and np.isnan(found.weight_outside_error).all()
+    np.testing.assert_array_equal(found.mean_jacobian, 0)
+
+
 def test_the_weight_outside_a_window_errs_like_a_ratio_of_means():
     """The reach of a field is its own: near ones put all weight at distance 0, far ones two thirds at 2."""
     rng = np.random.default_rng(3)
@@ -281,6 +295,7 @@ def test_levels_err_together_and_the_crossing_with_them():
     assert quoted == pytest.approx(float(found.critical_sigma_regression) * error / 0.2, rel=0.2)
 
 
+@pytest.mark.slow
 def test_error_of_a_crossing_against_repeated_ensembles():
     ladder = np.geomspace(3.0, 0.4, 13)
 

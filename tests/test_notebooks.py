@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import pytest
 
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
 FOLDER = Path(__file__).parent.parent / "notebooks"
 KEY_LINES = {
     "quick_start": r"sigma_c = 9\.0000",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from patch_cases import HASTY, LEGAL, Case, with_methods, written_for
+from patch_cases import LEGAL, Case, with_methods, written_for
 
 from critjax.banks import ImageBank
 from critjax.patch_score import effective_patches, patch_denoiser
@@ -17,7 +17,12 @@ SIGMA = 0.9
 NARROW = np.float32([SIGMA, 1e-3, 1e3])
 NAMES = ("x", "sigma", "data", "log_prior")
 CASES = [Case(*row, 3, (4, 5), 1, 4 if row[0] == "patches" else 3, None, "excluded") for row in LEGAL]
-ROUTES = with_methods(CASES)
+#: One route of each kind; the others are slow tests.
+FAST = [
+    (CASES[i], method)
+    for i, method in ((0, "product"), (0, "convolution"), (2, "product"), (2, "box"), (9, "box"))
+]
+ROUTES = with_methods(CASES, lambda *pair: pair not in FAST)
 COLOUR = [case._replace(channels=3) for case in CASES]
 EVEN = [Case(*row, 2, (3, 4), 2, 3, None, "random") for row in LEGAL if row[3] == "average"]
 
@@ -91,7 +96,7 @@ def _derivatives(case, method):
             "curvature": curvature,
         }
 
-    program = jax.jit(everything, compiler_options=HASTY)
+    program = jax.jit(everything)
     return jax.tree.map(np.asarray, program(_point(case), _cotangent(case), _directions(case)))
 
 
@@ -161,28 +166,28 @@ def _check_curvature(case, method):
     np.testing.assert_allclose(result["curvature"], expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize(("case", "method"), **ROUTES)
+@pytest.mark.parametrize(("case", "method"), ROUTES)
 def test_reverse_mode_equals_finite_differences_of_the_oracle(case, method):
     _check_reverse(case, method)
 
 
-@pytest.mark.parametrize(("case", "method"), **ROUTES)
+@pytest.mark.parametrize(("case", "method"), ROUTES)
 def test_forward_mode_equals_finite_differences_of_the_oracle(case, method):
     _check_forward(case, method)
 
 
-@pytest.mark.parametrize(("case", "method"), **ROUTES)
+@pytest.mark.parametrize(("case", "method"), ROUTES)
 def test_jacobian_is_the_covariance_form(case, method):
     _check_jacobian(case, method)
 
 
-@pytest.mark.parametrize(("case", "method"), **ROUTES)
+@pytest.mark.parametrize(("case", "method"), ROUTES)
 def test_hessian_vector_product_equals_finite_differences_of_the_gradient(case, method):
     _check_curvature(case, method)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "method"), **with_methods(EVEN + COLOUR))
+@pytest.mark.parametrize(("case", "method"), with_methods(EVEN + COLOUR))
 def test_even_windows_and_more_channels_have_the_same_derivatives(case, method):
     for check in (_check_reverse, _check_forward, _check_jacobian, _check_curvature):
         check(case, method)
@@ -211,7 +216,7 @@ def test_second_derivatives_nest_in_every_order_of_modes(case):
         forward_twice = jax.jvp(lambda z: jax.jvp(energy, (z,), (v,))[1], (y,), (v,))[1]
         return by_sigma, by_data, reverse_twice, forward_twice
 
-    by_sigma, by_data, reverse_twice, forward_twice = jax.jit(everything, compiler_options=HASTY)(x)
+    by_sigma, by_data, reverse_twice, forward_twice = jax.jit(everything)(x)
 
     def oracle_along(s, d):
         matrix = reference.jacobian(x, s, d, log_prior, **case.oracle_options)
@@ -241,14 +246,14 @@ def test_effective_patches_are_differentiable(case):
     def oracle(y, s):
         return np.sum(cotangent * case.reference(y, s, data, log_prior).effective)
 
-    by_x, by_sigma = jax.jit(jax.grad(total, (0, 1)), compiler_options=HASTY)(x, sigma)
+    by_x, by_sigma = jax.jit(jax.grad(total, (0, 1)))(x, sigma)
     expected = reference.numerical_gradient(lambda y: oracle(y, sigma), x)
     np.testing.assert_allclose(by_x, expected, rtol=1e-6, atol=1e-8)
     expected = reference.numerical_gradient(lambda s: oracle(x, s), sigma)
     np.testing.assert_allclose(by_sigma, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize(("case", "method"), **ROUTES)
+@pytest.mark.parametrize(("case", "method"), ROUTES)
 def test_float32_derivatives_are_right_and_never_nan(case, method):
     result = _derivatives(case, method)
     for name, one, two in zip(NAMES, result["narrow"], result["pulled"], strict=True):
@@ -263,15 +268,9 @@ def test_float32_derivatives_are_right_and_never_nan(case, method):
             assert np.all(np.isfinite(gradient))
 
 
-FAST_ROUTES = [(CASES[0], "product"), (CASES[2], "box"), (CASES[9], "box")]
-
-
 @pytest.mark.parametrize(
     ("case", "method"),
-    [
-        pytest.param(*pair, id=name, marks=() if pair in FAST_ROUTES else pytest.mark.slow)
-        for pair, name in zip(*with_methods(CASES + COLOUR).values(), strict=True)
-    ],
+    with_methods(CASES + COLOUR, lambda *pair: pair not in (FAST[0], FAST[3], FAST[4])),
 )
 def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, method):
     """Candidates that differ little from each other, but much from zero: at little noise many compete.
@@ -293,7 +292,7 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
         along = jax.vmap(lambda *t: jax.jvp(fn, point, t)[1])(*tangents)
         return along, jax.vjp(fn, *point)[1](cotangent), terms
 
-    program = jax.jit(both, compiler_options=HASTY)
+    program = jax.jit(both)
     narrow, wide = (
         program(*jax.tree.map(lambda v, d=dtype: v.astype(d), (tuple(point), tuple(directions), cotangent)))
         for dtype in (np.float32, np.float64)
@@ -316,7 +315,7 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(row, id="-".join(row), marks=() if row in (LEGAL[2], LEGAL[4]) else pytest.mark.slow)
+        pytest.param(row, id="-".join(row), marks=() if row == LEGAL[2] else pytest.mark.slow)
         for row in (LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6])
     ],
 )
@@ -355,10 +354,10 @@ def test_float64_inside_needs_no_float64_outside(row):
         program = str(jax.make_jaxpr(batched)(xs, sigmas[0]))
         assert "f64[35," in program, "float64 is lost"
         assert "f64[3,7,5," not in program, "images of a batch are not taken in turn"
-        found = jax.jit(results, compiler_options=HASTY)(data, log_prior, xs, sigmas)
+        found = jax.jit(results)(data, log_prior, xs, sigmas)
         assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
     arguments = [a.astype(np.float64) for a in (data, log_prior, xs, sigmas)]
-    expected = jax.jit(functools.partial(results, method="product"), compiler_options=HASTY)(*arguments)
+    expected = jax.jit(functools.partial(results, method="product"))(*arguments)
     for name, values in found.items():
         for one, two in zip(jax.tree.leaves(values), jax.tree.leaves(expected[name]), strict=True):
             np.testing.assert_allclose(one, two, rtol=0, atol=3e-4 * np.max(np.abs(two)), err_msg=name)
@@ -371,7 +370,7 @@ def test_gradients_reach_every_member_of_a_stack_of_banks():
     data, log_prior = (np.stack([p[i] for p in problems]) for i in (1, 2))
     fn = jax.vmap(_model(case, "auto"), (None, None, 0, 0))
     grad = jax.grad(lambda d, lp: jnp.sum(cotangent * fn(x, SIGMA, d, lp)), (0, 1))
-    found = jax.jit(grad, compiler_options=HASTY)(data, log_prior)
+    found = jax.jit(grad)(data, log_prior)
     for i in range(2):
         expected = reference.numerical_gradient(
             lambda d, k=i: np.sum(cotangent * _oracle(case, x, SIGMA, d, log_prior[k])), data[i]
@@ -408,7 +407,7 @@ def _temporary_bytes(case, method, block_size, modes=MODES):
         x, data, log_prior = case._replace(count=factor * case.count).arrays(dtype=np.float32)
         programs = _programs(case, method, block_size)
         for name in modes:
-            lowered = jax.jit(programs[name], compiler_options=HASTY).lower(case.bank(data, log_prior), x)
+            lowered = jax.jit(programs[name]).lower(case.bank(data, log_prior), x)
             used[name, factor] = lowered.compile().memory_analysis().temp_size_in_bytes
     return used
 
@@ -437,7 +436,7 @@ MEMORY_CASES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "method"),
-    [pytest.param(*pair, id=name) for pair, name in zip(*with_methods(MEMORY_CASES).values(), strict=True)],
+    with_methods(MEMORY_CASES),
 )
 def test_memory_does_not_grow_with_the_bank(case, method):
     _check_memory(_temporary_bytes(case, method, block_size=64 if case.kind == "patches" else 2))
@@ -457,10 +456,7 @@ BLOCKED += [(LEGAL[0], 521), (LEGAL[0], 602), (LEGAL[1], 602)]
 
 @pytest.mark.parametrize(
     ("row", "count", "modes"),
-    [
-        (*BLOCKED[0], ("value", "grad")),
-        *[pytest.param(*pair, MODES, marks=pytest.mark.slow) for pair in BLOCKED],
-    ],
+    [pytest.param(*pair, MODES, marks=pytest.mark.slow) for pair in BLOCKED],
 )
 def test_memory_does_not_grow_with_the_bank_in_blocks_by_default(row, count, modes):
     _check_memory(_temporary_bytes(Case(*row, 5, (28, 28), 1, count), "auto", None, modes))
@@ -485,4 +481,4 @@ def test_memory_of_a_batch(size, mode, each, platform):
 
     shapes = (400, 28, 28, 1), (64, 28, 28, 1), (64,) if each else ()
     lowered = jax.jit(batch).lower(*[jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes])
-    assert lowered.compile(HASTY).memory_analysis().temp_size_in_bytes < 2**30
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 2**30

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from patch_cases import HASTY
 
 import critjax
 from critjax.banks import ImageBank, PatchBank
@@ -36,8 +35,8 @@ def problem(channels=1, count=5, grid=(9, 7), dtype=np.float64, seed=0):
 
 
 #: One program a set of functions and shapes: what critjax returns is an argument.
-_call = jax.jit(lambda fn, x, sigma: fn(x, sigma), compiler_options=HASTY)
-_call_each = jax.jit(lambda fns, x, sigma: [fn(x, sigma) for fn in fns], compiler_options=HASTY)
+_call = jax.jit(lambda fn, x, sigma: fn(x, sigma))
+_call_each = jax.jit(lambda fns, x, sigma: [fn(x, sigma) for fn in fns])
 
 
 def nested(images, sizes, positions="all", boundary="zero", log_prior=None, **options):
@@ -218,10 +217,11 @@ def test_forward_derivatives_are_those_of_one_denoiser_a_size(positions, boundar
     def along(fns, x, sigma):
         return [jax.jvp(fn, (x, sigma), (direction, jnp.full_like(sigma, 0.3)))[1] for fn in fns]
 
-    found, *expected = jax.jit(along, compiler_options=HASTY)([many, *each], x, 0.8)
+    found, *expected = jax.jit(along)([many, *each], x, 0.8)
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_forward_derivatives_along_many_directions_equal_the_loop():
     """Directions alone, directions and images, and the whole Jacobian."""
     images, x, _ = problem(grid=(6, 5))
@@ -392,7 +392,7 @@ def test_derivatives_are_those_of_the_denoiser_in_charge():
         pushed = jax.jvp(lambda y: fn(y, sigma), (x,), (direction,))[1]
         return pushed, jax.grad(lambda y: jnp.sum(direction * fn(y, sigma)))(x)
 
-    every = jax.jit(lambda x, sigma: [derivatives(fn, x, sigma) for fn in fns], compiler_options=HASTY)
+    every = jax.jit(lambda x, sigma: [derivatives(fn, x, sigma) for fn in fns])
     for sigma, number in ((3.0, 0), (0.7, 1)):
         found = every(x, sigma)
         for one, expected in zip(found[0], found[1 + number], strict=True):

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 
 import jax
-import pytest
 
 import critjax
 
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 

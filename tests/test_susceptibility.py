@@ -169,6 +169,7 @@ def test_a_batch_of_keys_is_a_loop():
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_several_responses_share_a_pass():
     sigmas = np.geomspace(6.0, 0.5, 71)  # more than are saved
     responses = (cubed, jnp.mean, lambda x: x[0, 1, 0])
@@ -200,7 +201,8 @@ def test_memory_is_that_of_some_states_for_any_number_of_steps():
     assert many - few < 8 * ((2 * 3 + 1) * 24 * 24 + 4 * (256 - 64))
 
 
-@pytest.mark.parametrize("architecture", ["local", pytest.param("unet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["local", "unet"])
 def test_memory_through_a_network_is_that_of_some_states_too(architecture):
     config = NetworkConfig(architecture, width=8, dilations=(1, 1), blocks=1, num_classes=2)
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))

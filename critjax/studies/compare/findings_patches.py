@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import xarray as xr
 
@@ -54,7 +56,7 @@ def explanation_sentence(dataset: xr.Dataset) -> str:
 def _window_clause(level: xr.Dataset, largest: int) -> str:
     """State how much the network sees outside the window of the patch model that is nearest to it at one level."""
     outside = read(level, "weight_outside")
-    if not outside.known:
+    if not (outside.known and math.isfinite(outside.error)):
         return ""
     largest_tried = ", the largest tried" if level["size"] == largest else ""
     window = f"the best window there ({int(level['size'])} px{largest_tried})"

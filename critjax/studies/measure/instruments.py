@@ -242,13 +242,15 @@ def _radius(kernels: np.ndarray) -> tuple[float, float]:
 
 
 def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of weights (K, p, p) outside centred windows 1, 3, ..., p, and jackknife errors."""
+    """Share of weights (K, p, p) outside centred windows 1, 3, ..., p, and jackknife errors; of no weight, NaN."""
     offset = np.abs(np.arange(weights.shape[-1]) - weights.shape[-1] // 2)
     ring = np.maximum(offset[:, None], offset)
     rings = np.stack([weights[:, ring == d].sum(-1) for d in range(offset.max() + 1)], axis=-1)
 
     def share(part: np.ndarray) -> np.ndarray:
         total = part.sum(0)
+        if not total.any():
+            return np.full(total.shape, np.nan)
         # Summed from the edge inwards: beyond the reach of a local denoiser the share is zero, without round-off.
         return np.append(np.cumsum(total[:0:-1])[::-1], 0.0) / total.sum()
 
