@@ -45,12 +45,10 @@ def check(condition: bool, name: str, expected: str, got: Any, advice: str) -> N
         raise ValueError(message(name, expected, got, advice))
 
 
-def check_option(name: str, value: Any, options: Iterable[str]) -> None:
-    """Raise `ValueError` unless ``value`` is one of the named ``options``."""
+def check_option(name: str, value: Any, options: Iterable[Any]) -> None:
+    """Raise `ValueError` unless ``value`` is one of the ``options``."""
     options = tuple(options)
-    check(
-        value in options, name, " or ".join(map(repr, options)), repr(value), "choose one of the listed names"
-    )
+    check(value in options, name, " or ".join(map(repr, options)), repr(value), "choose one of these")
 
 
 def check_floating(name: str, array: Any) -> None:
@@ -175,13 +173,6 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
         good = not np.any(np.isnan(values) | (values == np.inf)) and np.any(np.isfinite(values))
         check(bool(good), "log_prior", "numbers or -inf, not all -inf", values, "pass logarithms of weights")
     return log_prior
-
-
-def check_integer(settings: Any, name: str, low: int, advice: str, *, optional: bool = True) -> None:
-    """Raise `ValueError` unless a setting is an integer from ``low`` on, or None if that is allowed; True is none."""
-    value: Any = getattr(settings, name)
-    if value is not None or not optional:
-        check_count(name, value, least=low, advice=advice)
 
 
 def check_count(name: str, value: Any, *, least: int = 0, advice: str) -> int:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from critjax._checks import check, message
+from critjax._checks import check, check_count, check_option, message
 
 _Kind = TypeVar("_Kind")
 
 
 class Option(NamedTuple):
-    """What the command line shows of one value of a dataclass, see `option`."""
+    """What one value of a dataclass may be, and what the command line shows of it, see `option`."""
 
+    default: Any
     help: str = ""
     metavar: str | tuple[str, ...] | None = None
     flag: str | None = None
     choices: Sequence[Any] | None = None
+    least: int | None = None
+    above: float | None = None
     group: str = ""
     shown: str | None = None
     repeated: bool = False
@@ -38,7 +43,8 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
         One line without the default, which is added.
     **more
         ``metavar``: placeholder of the value, one for each of a pair. ``flag``: name of the option where it is not the
-        field's. ``choices``: legal values. ``group``: heading in the help. ``shown``: text of the default where the
+        field's. ``choices``: legal values. ``least``: smallest legal integer. ``above``: a legal number is finite and
+        larger. ``group``: heading in the help. ``shown``: text of the default where the
         value does not say it, ``""`` for none. ``repeated``: the option is given once a value. ``positional``: it has
         no name.
 
@@ -50,12 +56,38 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     >>> Settings().size, option_of(dataclasses.fields(Settings)[0]).help
     (9, 'window size, odd')
     """
-    return dataclasses.field(default=default, metadata={"option": Option(help, **more)})
+    return dataclasses.field(default=default, metadata={"option": Option(default, help, **more)})
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
     """Return what `option` said of a field; a plain one has no option."""
     return field.metadata.get("option")
+
+
+@functools.cache
+def _options(kind: type[Any]) -> dict[str, Option]:
+    """Return the options of a class and of its bases: resolved settings declare none of their own."""
+    found: dict[str, Option] = {}
+    for base in reversed(kind.__mro__):
+        for name, field in getattr(base, "__dataclass_fields__", {}).items():
+            found |= {name: told} if (told := option_of(field)) else {}
+    return found
+
+
+def check_options(settings: Any) -> None:
+    """Raise `ValueError` unless every value is one that its option allows; None is where it is the default."""
+    for name, told in _options(type(settings)).items():
+        if told.default is None and getattr(settings, name) is None:
+            continue
+        value: Any = getattr(settings, name)
+        if told.choices is not None:
+            check_option(name, value, told.choices)
+        advice = "leave it out for the default"
+        if told.least is not None:
+            check_count(name, value, least=told.least, advice=advice)
+        if told.above is not None:
+            good = math.isfinite(value) and value > told.above
+            check(good, name, f"a finite number > {told.above}", value, advice)
 
 
 def required() -> Any:
@@ -71,6 +103,10 @@ class Stored:
 
     _called: ClassVar[str] = "settings"
     _advice: ClassVar[str] = "use results.nc"
+
+    def __post_init__(self) -> None:
+        """Check every value that has an option."""
+        check_options(self)
 
     def __eq__(self, other: object) -> bool:
         """Compare values; one class must be the other, or below it."""

@@ -339,7 +339,7 @@ def test_the_command_trains_calibrates_and_records(tmp_path, capsys, monkeypatch
         (lambda: ClassifierConfig(num_classes=1), "num_classes: expected an integer >= 2"),
         (lambda: ClassifierConfig.from_json('{"depth": 3}'), "config: expected known option names"),
         (lambda: ClassifierTraining(num_steps=0), "num_steps: expected an integer >= 1"),
-        (lambda: ClassifierTraining(learning_rate=0.0), "learning_rate: expected a number > 0"),
+        (lambda: ClassifierTraining(learning_rate=0.0), "learning_rate: expected a finite number > 0"),
         (lambda: ClassifierTraining(noise_std=-0.1), "noise_std: expected a number >= 0"),
         (lambda: ClassifierTraining(label_smoothing=1.0), r"label_smoothing: expected a number in \[0, 1\)"),
         (

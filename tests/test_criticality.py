@@ -884,7 +884,7 @@ def test_settings_survive_storage():
         ({"frame": "flow"}, "frame: expected 've' or 'vp'"),
         ({"precision": "float16"}, "precision: expected"),
         ({"positions": "same"}, "positions: expected 'all' or 'interior'"),
-        ({"sigma_max": -1.0}, "sigma_max: expected a finite standard deviation > 0"),
+        ({"sigma_max": -1.0}, "sigma_max: expected a finite number > 0"),
         ({"sigma_max": 1.0, "sigma_min": 2.0}, "sigma_min: expected less than sigma_max"),
         ({"bank": "fashion-mnist", "grid": (8, 8)}, "grid: expected none"),
         ({"classes": (1,)}, "classes: expected an image bank"),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from critjax._checks import check, check_floating, check_integer, check_option, check_rank, is_concrete
+from critjax._checks import check, check_count, check_floating, check_rank, is_concrete
 from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
@@ -86,23 +86,25 @@ class NetworkConfig(Stored):
 
     architecture: str = option("local", choices=ARCHITECTURES)
     channels: int = 1
-    width: int = option(32, "channels inside", metavar="N")
+    width: int = option(32, "channels inside", metavar="N", least=1)
     #: Files without these two are of networks without the options; `critjax train` has other defaults.
     stem: int = option(
         1,
         "local: side of the first convolution, odd; above 1 it sees where the image ends, too",
         metavar="N",
+        least=1,
     )
     norms: int = option(
         2,
         "local: 1, pixelwise norm after the convolution of a block; 2, before it, too",
         choices=(1, 2),
+        least=1,
     )
     dilations: tuple[int, ...] = option(
         (1, 1, 1, 1, 1), "local: a block each; receptive field stem + 2 sum pixels", metavar="A,B,..."
     )
     multipliers: tuple[int, ...] = option((1, 2, 2), "unet: a resolution each", metavar="A,B,...")
-    blocks: int = option(2, "unet: blocks per resolution", metavar="N")
+    blocks: int = option(2, "unet: blocks per resolution", metavar="N", least=1)
     attention: bool = option(False, "unet: attention at the coarsest resolution")
     padding: str = option("zero", choices=PADDINGS)
     num_classes: int = 0
@@ -110,17 +112,14 @@ class NetworkConfig(Stored):
 
     def __post_init__(self) -> None:
         """Validate every value."""
-        check_option("architecture", self.architecture, ARCHITECTURES)
-        check_option("padding", self.padding, PADDINGS)
+        super().__post_init__()
         for name in ("dilations", "multipliers"):
             values = getattr(self, name)
             good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
             check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
-        counts = ("channels", 1), ("width", 1), ("blocks", 1), ("num_classes", 0), ("stem", 1), ("norms", 1)
-        for name, low in counts:
-            check_integer(self, name, low, "correct it", optional=False)
+        for name, low in (("channels", 1), ("num_classes", 0)):
+            check_count(name, getattr(self, name), least=low, advice="correct it")
         check(self.stem % 2 == 1, "stem", "an odd side, which has a centre", self.stem, "use 5")
-        check(self.norms in (1, 2), "norms", "1 or 2", self.norms, "use 1")
         check(
             self.sigma_data > 0,
             "sigma_data",

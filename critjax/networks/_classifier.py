@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import check, check_floating, check_integer, check_rank, message
+from critjax._checks import check, check_count, check_floating, check_rank, message
 from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
@@ -67,7 +67,7 @@ class ClassifierConfig(Stored):
             good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
             check(good, name, "one or more integers >= 1", values, f"pass e.g. {example}")
         check(len(self.image_shape) == 3, "image_shape", "(H, W, C)", self.image_shape, "pass three integers")
-        check_integer(self, "num_classes", 2, "correct it", optional=False)
+        check_count("num_classes", self.num_classes, least=2, advice="correct it")
         factor = 2 ** (len(self.widths) - 1)
         height, width, _ = self.image_shape
         fits = height % factor == 0 and width % factor == 0

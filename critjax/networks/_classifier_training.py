@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_count, check_integer, check_rank, is_concrete
-from critjax._stored import option
+from critjax._checks import check, check_count, check_rank, is_concrete
+from critjax._stored import check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
 from critjax.networks._classifier import ClassifierConfig, apply_classifier, init_classifier
@@ -67,33 +67,23 @@ class ClassifierTraining:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = option(4500, metavar="N")
-    batch_size: int = option(128, metavar="N")
-    learning_rate: float = option(4e-3, "peak of AdamW's", metavar="R")
-    warmup_steps: int = option(300, metavar="N")
+    num_steps: int = option(4500, metavar="N", least=1)
+    batch_size: int = option(128, metavar="N", least=1)
+    learning_rate: float = option(4e-3, "peak of AdamW's", metavar="R", above=0)
+    warmup_steps: int = option(300, metavar="N", least=0)
     weight_decay: float = option(0.01, metavar="R")
-    clip_norm: float = option(1.0, "bound on the gradient", metavar="R")
+    clip_norm: float = option(1.0, "bound on the gradient", metavar="R", above=0)
     ema_decay: float = option(0.995, "of the average of weights", metavar="R")
     label_smoothing: float = option(0.0, metavar="S")
     flip: bool = option(True, "mirror images at random")
-    shift: int = option(1, "move images by up to so many pixels", metavar="N")
+    shift: int = option(1, "move images by up to so many pixels", metavar="N", least=0)
     noise_std: float = option(0.0, "largest white noise added", metavar="S")
-    seed: int = option(0, metavar="N")
+    seed: int = option(0, metavar="N", least=0)
 
     def __post_init__(self) -> None:
         """Validate every value."""
-        for name, low in (
-            ("num_steps", 1),
-            ("batch_size", 1),
-            ("warmup_steps", 0),
-            ("shift", 0),
-            ("seed", 0),
-        ):
-            check_integer(self, name, low, "correct it", optional=False)
+        check_options(self)
         advice = "leave it out for the default"
-        for name in ("learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            check(value > 0, name, "a number > 0", value, advice)
         for name in ("weight_decay", "noise_std"):
             value = getattr(self, name)
             check(value >= 0, name, "a number >= 0", value, advice)

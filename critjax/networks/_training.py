@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from critjax._checks import check, check_count, check_integer, check_rank
-from critjax._stored import option
+from critjax._checks import check, check_count, check_rank
+from critjax._stored import check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import flatten, load_network, read, unflatten, weights_digest, write
@@ -68,25 +68,27 @@ class TrainingConfig:
         If a value is illegal, naming it.
     """
 
-    num_steps: int = option(10_000, metavar="N")
-    batch_size: int = option(32, metavar="N")
+    num_steps: int = option(10_000, metavar="N", least=1)
+    batch_size: int = option(32, metavar="N", least=1)
     learning_rate: float = option(
-        1e-3, "peak of Adam's, from which it falls to zero by a cosine", metavar="R"
+        1e-3, "peak of Adam's, from which it falls to zero by a cosine", metavar="R", above=0
     )
-    warmup_steps: int = option(500, "steps in which the learning rate rises from zero", metavar="N")
-    clip_norm: float = option(1.0, "bound on the gradient's norm; smaller where the loss jumps", metavar="R")
+    warmup_steps: int = option(500, "steps in which the learning rate rises from zero", metavar="N", least=0)
+    clip_norm: float = option(
+        1.0, "bound on the gradient's norm; smaller where the loss jumps", metavar="R", above=0
+    )
     ema_decay: float = option(
         0.999, "of the average of weights that is kept; it forgets after 1/(1 - R) steps", metavar="R"
     )
     log_noise_mean: float = option(
         -0.6, "mean of ln sigma in training; larger for form, smaller for texture", metavar="M"
     )
-    log_noise_std: float = option(1.4, "standard deviation of ln sigma", metavar="S")
+    log_noise_std: float = option(1.4, "standard deviation of ln sigma", metavar="S", above=0)
     label_dropout: float = option(
         0.1, "probability of training without the label, which guidance needs", metavar="P"
     )
     flip: bool = option(False, "mirror images at random")
-    seed: int = option(0, metavar="N")
+    seed: int = option(0, metavar="N", least=0)
     start: str | None = option(
         None,
         "go on from a stored network, by name or file: its architecture, its weights",
@@ -96,16 +98,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Validate every value."""
-        for name, low in (("num_steps", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0)):
-            check_integer(self, name, low, "correct it", optional=False)
-        for name in ("learning_rate", "clip_norm", "log_noise_std"):
-            check(
-                getattr(self, name) > 0,
-                name,
-                "a number > 0",
-                getattr(self, name),
-                "leave it out for the default",
-            )
+        check_options(self)
         check(
             math.isfinite(self.log_noise_mean),
             "log_noise_mean",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from critjax._checks import check, check_integer, check_option
+from critjax._checks import check
 from critjax._stored import Stored, option, required
 
 KINDS = ("walk", "drift")
@@ -12,10 +12,14 @@ _DEFAULTS = {"num_walks": (40, 8)}
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ToySettings(Stored):
     kind: str = option("walk", "steps at random, or all alike", choices=KINDS)
-    num_walks: int | None = option(None, "walks a block", metavar="N", shown=f"{_DEFAULTS['num_walks'][0]}")
+    num_walks: int | None = option(
+        None, "walks a block", metavar="N", shown=f"{_DEFAULTS['num_walks'][0]}", least=2
+    )
     num_blocks: int = option(3, "blocks, for the errors", metavar="N")
     times: tuple[int, ...] = option((1, 2, 4), "steps after which they are measured", metavar="A,B")
-    step: float = option(1.0, "length of a random step", metavar="L", group="physics of 100 % of the walks")
+    step: float = option(
+        1.0, "length of a random step", metavar="L", above=0, group="physics of 100 % of the walks"
+    )
     centre: tuple[float, float] | None = option(None, "where they start", metavar=("X", "Y"), shown="0 0")
     box: tuple[int, int] | None = option(None, "where they stay", metavar="N|HxW", shown="everywhere")
     starts: tuple[str, ...] = option((), "names of the walks", flag="--start", repeated=True, metavar="NAME")
@@ -26,9 +30,8 @@ class ToySettings(Stored):
     hidden: int = 5  # a plain field has no option
 
     def __post_init__(self) -> None:
-        check_option("kind", self.kind, KINDS)
+        super().__post_init__()
         object.__setattr__(self, "starts", tuple(self.starts))
-        check_integer(self, "num_walks", 2, "use 40")
         good = all(a < b for a, b in zip(self.times, self.times[1:], strict=False))
         check(good, "times", "increasing integers", self.times, "sort them")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from critjax._checks import check, check_integer
+from critjax._checks import check
 
 #: Banks that are drawn or written down rather than cut from images, see `critjax.studies._engine.problem`.
 PATTERN_BANKS = ("random-pattern", "two-pattern", "stripe")
@@ -12,19 +12,13 @@ PRECISIONS = ("float32", "float64")
 
 
 def check_patterns(settings: Any) -> None:
-    """Check what settings say of pattern banks: window ``size``, ``num_random``, ``wavelength`` and ``seed``.
+    """Check what settings say of pattern banks: an odd ``size``, and a ``wavelength`` that the grid resolves.
 
     Raises
     ------
     ValueError
         If a value is illegal, naming it.
     """
-    for name, low, advice in (
-        ("size", 1, "an odd window such as 7"),
-        ("num_random", 0, "use 8"),
-        ("seed", 0, "use a non-negative seed"),
-    ):
-        check_integer(settings, name, low, advice)
     size, wavelength = settings.size, settings.wavelength
     check(size is None or size % 2 == 1, "size", "an odd window", size, "use 7 or 9")
     check(wavelength > 2, "wavelength", "a period > 2 pixels", wavelength, "shorter waves alias")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from critjax._checks import check, check_integer
+from critjax._checks import check
 from critjax._stored import Stored, option, required
 
 #: Odd windows that one pass evaluates.
@@ -24,9 +24,9 @@ _DEFAULTS = {
 }
 
 
-def _filled(name: str, help: str) -> Any:
+def _filled(name: str, help: str, *, least: int) -> Any:
     """Return a field whose default `resolved` fills in."""
-    return option(None, help, metavar="N", shown=f"{_DEFAULTS[name][0]}")
+    return option(None, help, metavar="N", shown=f"{_DEFAULTS[name][0]}", least=least)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,41 +79,29 @@ class CompareSettings(Stored):
 
     network: str = option("local-11", "shipped name or file of weights", metavar="NETWORK", positional=True)
     class_label: int | None = option(
-        None, "class of a conditional network and of images", metavar="N", shown="none"
+        None, "class of a conditional network and of images", metavar="N", shown="none", least=0
     )
     data: str = option("fashion-mnist", "fashion-mnist or your images", metavar="NAME|PATH", shown="it")
-    num_images: int | None = _filled("num_images", "training images of the patch models")
+    num_images: int | None = _filled("num_images", "training images of the patch models", least=2)
     sizes: Sequence[int] = option(SIZES, "windows, odd", metavar="P,Q,...")
-    num_levels: int | None = _filled("num_levels", "noise levels of the comparison")
-    num_queries: int | None = _filled("num_queries", "noised images a level")
-    num_samples: int | None = _filled("num_samples", "trajectories that are measured")
-    probe_samples: int | None = _filled("probe_samples", "fields with probed Jacobian")
-    closure_samples: int = option(16, "fields of the closure; 0: none", metavar="N")
-    num_films: int | None = _filled("num_films", "trajectories from the same noise")
-    num_modes: int = option(6, "eigenmodes shown; 0: none", metavar="N")
-    seed: int = option(0, metavar="N")
+    num_levels: int | None = _filled("num_levels", "noise levels of the comparison", least=3)
+    num_queries: int | None = _filled("num_queries", "noised images a level", least=3)
+    num_samples: int | None = _filled("num_samples", "trajectories that are measured", least=6)
+    probe_samples: int | None = _filled("probe_samples", "fields with probed Jacobian", least=3)
+    closure_samples: int = option(16, "fields of the closure; 0: none", metavar="N", least=0)
+    num_films: int | None = _filled("num_films", "trajectories from the same noise", least=2)
+    num_modes: int = option(6, "eigenmodes shown; 0: none", metavar="N", least=0)
+    seed: int = option(0, metavar="N", least=0)
     quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
+        super().__post_init__()
         object.__setattr__(self, "sizes", tuple(self.sizes))
         odd = all(isinstance(size, int) and size >= 1 and size % 2 == 1 for size in self.sizes)
         good = odd and len(self.sizes) >= 2 and len(set(self.sizes)) == len(self.sizes)
         check(good, "sizes", "two or more different odd windows", self.sizes, "use e.g. 3, 5, 7, 11")
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
-        for name, low in (
-            ("class_label", 0),
-            ("num_images", 2),
-            ("num_levels", 3),
-            ("num_queries", 3),
-            ("num_samples", 6),
-            ("probe_samples", 3),
-            ("closure_samples", 0),
-            ("num_films", 2),
-            ("num_modes", 0),
-            ("seed", 0),
-        ):
-            check_integer(self, name, low, "leave it out for the default")
         advice = "use 16"
         check(
             self.closure_samples % 4 == 0, "closure_samples", "a multiple of 4", self.closure_samples, advice

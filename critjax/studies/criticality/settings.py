@@ -7,7 +7,7 @@ import functools
 import math
 from pathlib import Path
 
-from critjax._checks import check, check_eta, check_grid, check_integer, check_option
+from critjax._checks import check, check_eta, check_grid
 from critjax._stored import Stored, option, required
 from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
@@ -115,10 +115,12 @@ class CriticalitySettings(Stored):
     bank: str = _bank(
         "random-pattern", f"{', '.join((*PATTERN_BANKS, *IMAGE_BANKS))}, or your images", metavar="NAME|PATH"
     )
-    size: int | None = _bank(None, "window size, odd", metavar="P", shown=_shown("size"))
-    num_random: int = _bank(8, "random patterns of random-pattern", metavar="M")
+    size: int | None = _bank(None, "window size, odd", metavar="P", shown=_shown("size"), least=1)
+    num_random: int = _bank(8, "random patterns of random-pattern", metavar="M", least=0)
     wavelength: float = _bank(6.0, "period of the stripes", metavar="PX")
-    num_images: int | None = _bank(None, "training images taken", metavar="N", shown=f"{DEFAULT_NUM_IMAGES}")
+    num_images: int | None = _bank(
+        None, "training images taken", metavar="N", shown=f"{DEFAULT_NUM_IMAGES}", least=2
+    )
     classes: tuple[int | str, ...] | None = _bank(
         None, "only these classes, by number or name", metavar="A,B"
     )
@@ -134,36 +136,44 @@ class CriticalitySettings(Stored):
     grid: tuple[int, int] | None = _run(
         None, "sample size", metavar="N|HxW", shown=f"{_PATTERN_DEFAULTS['grid'][0][0]}; images: theirs"
     )
-    num_samples: int | None = _run(None, "trajectories", metavar="N", shown=_shown("num_samples"))
-    num_levels: int | None = _run(None, "noise levels", metavar="N", shown=_shown("num_levels"))
-    sigma_max: float | None = _run(None, "first noise", metavar="S", shown="sqrt(6) x predicted sigma_c")
-    sigma_min: float | None = _run(None, "last noise", metavar="S", shown="0.1 sigma_c; images: 0.05")
-    seed: int = _run(0, "random bank and samples", metavar="N")
+    num_samples: int | None = _run(None, "trajectories", metavar="N", shown=_shown("num_samples"), least=2)
+    num_levels: int | None = _run(None, "noise levels", metavar="N", shown=_shown("num_levels"), least=3)
+    sigma_max: float | None = _run(
+        None, "first noise", metavar="S", shown="sqrt(6) x predicted sigma_c", above=0
+    )
+    sigma_min: float | None = _run(
+        None, "last noise", metavar="S", shown="0.1 sigma_c; images: 0.05", above=0
+    )
+    seed: int = _run(0, "random bank and samples", metavar="N", least=0)
     eta: float = _run(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
     solver: str = _run("heun", "second or first order steps", choices=SOLVERS)
     frame: str = _measure("ve", "frame in which a mode is called critical", choices=FRAMES)
     precision: str = _run("float32", choices=PRECISIONS)
-    batch_size: int | None = _run(None, "trajectories at once", metavar="N", shown=_shown("batch_size"))
+    batch_size: int | None = _run(
+        None, "trajectories at once", metavar="N", shown=_shown("batch_size"), least=1
+    )
     num_banks: int | None = _measure(
         None,
         "random banks drawn for comparison",
         metavar="N",
         shown=f"{_PATTERN_DEFAULTS['num_banks'][0]}",
+        least=0,
     )
     closure_samples: int | None = _measure(
-        None, "fields per level of the closure; 0: none", metavar="N", shown=_shown("closure_samples")
+        None,
+        "fields per level of the closure; 0: none",
+        metavar="N",
+        shown=_shown("closure_samples"),
+        least=0,
     )
     probe_samples: int | None = _measure(
-        None, "samples with probed Jacobian; 0: none", metavar="N", shown=_shown("probe_samples")
+        None, "samples with probed Jacobian; 0: none", metavar="N", shown=_shown("probe_samples"), least=0
     )
     quick: bool = _measure(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated without loading anything."""
-        check_option("solver", self.solver, SOLVERS)
-        check_option("frame", self.frame, FRAMES)
-        check_option("precision", self.precision, PRECISIONS)
-        check_option("positions", self.positions, POSITIONS)
+        super().__post_init__()
         check_eta(self.eta)
         if self.bank not in PATTERN_BANKS + IMAGE_BANKS:
             expected = ", ".join(map(repr, PATTERN_BANKS + IMAGE_BANKS)) + " or the path of a file or folder"
@@ -171,24 +181,8 @@ class CriticalitySettings(Stored):
                 Path(self.bank).exists(), "bank", expected, repr(self.bank), "check the spelling or the path"
             )
         check_patterns(self)
-        for name, low, advice in (
-            ("num_images", 2, "use 100"),
-            ("num_samples", 2, "use 512 for patterns, 24 for images"),
-            ("num_levels", 3, "use 60 or more for results"),
-            ("batch_size", 1, "use 32"),
-            ("num_banks", 0, "use 256, or 0 to skip"),
-            ("closure_samples", 0, "use 16, or 0 to skip"),
-            ("probe_samples", 0, "use 8, or 0 to skip"),
-        ):
-            check_integer(self, name, low, advice)
         for name in ("closure_samples", "probe_samples"):
             check(getattr(self, name) != 1, name, "0 or at least 2", 1, "one sample gives no error estimate")
-        for name in ("sigma_max", "sigma_min"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value > 0)
-            check(
-                good, name, "a finite standard deviation > 0", value, "leave it out to let the theory choose"
-            )
         if self.sigma_max is not None and self.sigma_min is not None:
             got = f"{self.sigma_min} >= {self.sigma_max}"
             check(

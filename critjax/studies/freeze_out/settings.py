@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from critjax._checks import check, check_integer, check_window
+from critjax._checks import check, check_window
 from critjax._stored import Stored, option, required
 
 # What ``None`` stands for; the second column is what `quick` uses.
@@ -90,7 +90,7 @@ class FreezeOutSettings(Stored):
     """
 
     size: int = _quench(3, "window size, odd; the critical noise is as large", metavar="P")
-    grid: int | None = _quench(None, "side of the samples", metavar="N", shown=_shown("grid"))
+    grid: int | None = _quench(None, "side of the samples", metavar="N", shown=_shown("grid"), least=4)
     steps_per_tau: tuple[int, ...] | None = _quench(
         None,
         "steps per e-fold of the noise, one quench each",
@@ -99,61 +99,55 @@ class FreezeOutSettings(Stored):
     )
     step_size: float = _quench(0.1, "of a Langevin step, in (0, 1)", metavar="E")
     steps_per_level: int = _quench(
-        1, "steps between two changes of the noise; more coarsens the ladder", metavar="N"
+        1, "steps between two changes of the noise; more coarsens the ladder", metavar="N", least=1
     )
     noise_ratios: tuple[float, ...] = _quench(
         (1.0, 0.34, 0.28), "noises, in units of the critical one, that fields are measured at", metavar="A,B"
     )
     num_samples: int | None = _quench(
-        None, "samples of the slowest quench", metavar="N", shown=_shown("num_samples")
+        None, "samples of the slowest quench", metavar="N", shown=_shown("num_samples"), least=2
     )
     max_samples: int | None = _quench(
         None,
         "samples of a quench at most; fast ones take as many as cost the same",
         metavar="N",
         shown=_shown("max_samples"),
+        least=2,
     )
-    num_blocks: int = _quench(16, "blocks of samples, for the errors", metavar="N")
+    num_blocks: int = _quench(16, "blocks of samples, for the errors", metavar="N", least=2)
     fit_from: int | None = _quench(
-        None, "smallest number of steps in the fits of exponents", metavar="N", shown="the last decade"
+        None,
+        "smallest number of steps in the fits of exponents",
+        metavar="N",
+        shown="the last decade",
+        least=1,
     )
     binder_grids: tuple[int, ...] | None = _binder(
         None, "sides of the grids; none: no cumulant", metavar="A,B", shown=_shown("binder_grids")
     )
     binder_steps_per_tau: int | None = _binder(
-        None, "steps per e-fold of the noise", metavar="N", shown=_shown("binder_steps_per_tau")
+        None, "steps per e-fold of the noise", metavar="N", shown=_shown("binder_steps_per_tau"), least=1
     )
     binder_samples: int | None = _binder(
         None,
         "samples of the largest grid; smaller ones take more",
         metavar="N",
         shown=_shown("binder_samples"),
+        least=2,
     )
     binder_step_size: float = _binder(0.5, "of a Langevin step, in (0, 1)", metavar="E")
     binder_range: tuple[float, ...] = _binder(
         (0.45, 0.26), "first and last noise, in units of the critical one", metavar="A,B"
     )
-    binder_levels: int = _binder(16, "noises at which it is measured", metavar="N")
-    seed: int = _quench(0, metavar="N")
+    binder_levels: int = _binder(16, "noises at which it is measured", metavar="N", least=2)
+    seed: int = _quench(0, metavar="N", least=0)
     quick: bool = _quench(False, "small defaults")
 
     def __post_init__(self) -> None:
         """Validate every value that is given."""
+        super().__post_init__()
         check_window(self.size)
         check(self.size % 2 == 1, "size", "an odd window", self.size, "use 3 or 5")
-        for name, low, advice in (
-            ("grid", 4, "use 64"),
-            ("steps_per_level", 1, "1 resolves freeze-out"),
-            ("num_samples", 2, "use 64"),
-            ("max_samples", 2, "use 1024"),
-            ("num_blocks", 2, "use 16"),
-            ("fit_from", 1, "use 1000"),
-            ("binder_steps_per_tau", 1, "use 3000 or more"),
-            ("binder_samples", 2, "use 64"),
-            ("binder_levels", 2, "use 16"),
-            ("seed", 0, "use a non-negative seed"),
-        ):
-            check_integer(self, name, low, advice)
         for name, advice in (("step_size", "use 0.1"), ("binder_step_size", "use 0.5")):
             value = getattr(self, name)
             check(math.isfinite(value) and 0 < value < 1, name, "a number in (0, 1)", value, advice)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from critjax._checks import check, check_eta, check_integer, check_option
+from critjax._checks import check, check_eta
 from critjax._stored import Stored, option, required
 
 #: Exact models; anything else is a network.
@@ -134,65 +134,48 @@ class GuideSettings(Stored):
     model: str = option("patterns", "patterns, ideal, els, or a network", metavar="MODEL", positional=True)
     budgets: Sequence[float] | None = _by_model("of (w - baseline) d tau", metavar="A,B")
     baseline: float = option(0.0, "0: unconditional, 1: conditional", metavar="W")
-    num_samples: int | None = _by_model("images of every schedule", metavar="N")
-    num_search: int | None = _by_model("images of every searched interval", metavar="N")
-    num_positions: int = option(13, "pulses along the ladder", metavar="N")
-    pulse_width: float = option(0.5, "in tau = -ln sigma", metavar="T")
-    num_levels: int | None = _by_model("steps of the sampler", metavar="N")
-    sigma_max: float | None = _by_model("first noise", metavar="S")
-    sigma_min: float | None = _by_model("last noise", metavar="S")
-    window_samples: int = option(16, "trajectories of the recommendation", metavar="N")
+    num_samples: int | None = _by_model("images of every schedule", metavar="N", least=4)
+    num_search: int | None = _by_model("images of every searched interval", metavar="N", least=4)
+    num_positions: int = option(13, "pulses along the ladder", metavar="N", least=4)
+    pulse_width: float = option(0.5, "in tau = -ln sigma", metavar="T", above=0)
+    num_levels: int | None = _by_model("steps of the sampler", metavar="N", least=4)
+    sigma_max: float | None = _by_model("first noise", metavar="S", above=0)
+    sigma_min: float | None = _by_model("last noise", metavar="S", above=0)
+    window_samples: int = option(16, "trajectories of the recommendation", metavar="N", least=2)
     susceptibility_samples: int | None = option(
-        None, "images differentiated; 0: none", metavar="N", shown="32; els: 16; networks: none"
+        None, "images differentiated; 0: none", metavar="N", shown="32; els: 16; networks: none", least=0
     )
     size: int | None = option(
-        None, "window of patch models, odd", metavar="P", shown=_default("size", "patterns")
+        None, "window of patch models, odd", metavar="P", shown=_default("size", "patterns"), least=1
     )
     grid: int | None = option(
-        None, "side of pattern samples", metavar="N", shown=_default("grid", "patterns")
+        None, "side of pattern samples", metavar="N", shown=_default("grid", "patterns"), least=4
     )
     num_images: int | None = option(
         None,
         "training images of ideal and els",
         metavar="N",
         shown=f"{_default('num_images', 'ideal')}; els: {_default('num_images', 'els')}",
+        least=10,
     )
     pool: int | None = option(
         None,
         "average blocks of N x N pixels",
         metavar="N",
         shown=f"1; els: {_default('pool', 'els')}",
+        least=1,
     )
     eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
     solver: str = option("heun", choices=SOLVERS)
-    batch_size: int | None = _by_model("images sampled together", metavar="N")
-    seed: int = option(0, metavar="N")
+    batch_size: int | None = _by_model("images sampled together", metavar="N", least=1)
+    seed: int = option(0, metavar="N", least=0)
     quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
-        check_option("solver", self.solver, SOLVERS)
+        super().__post_init__()
         check_eta(self.eta)
-        for name, low in (
-            ("num_samples", 4),
-            ("num_search", 4),
-            ("num_positions", 4),
-            ("num_levels", 4),
-            ("window_samples", 2),
-            ("susceptibility_samples", 0),
-            ("size", 1),
-            ("grid", 4),
-            ("num_images", 10),
-            ("pool", 1),
-            ("batch_size", 1),
-            ("seed", 0),
-        ):
-            check_integer(self, name, low, "leave it out for the default")
         check(self.size is None or self.size % 2 == 1, "size", "an odd window", self.size, "use 5")
-        for name in ("sigma_max", "sigma_min", "pulse_width"):
-            value = getattr(self, name)
-            good = value is None or (math.isfinite(value) and value > 0)
-            check(good, name, "a finite number > 0", value, "leave it out for the default")
         check(math.isfinite(self.baseline), "baseline", "a finite weight", self.baseline, "use 0 or 1")
         if self.budgets is not None:
             budgets = tuple(float(b) for b in self.budgets)

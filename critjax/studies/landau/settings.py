@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from critjax._checks import check, check_eta, check_grid, check_integer, check_option
+from critjax._checks import check, check_eta, check_grid, check_option
 from critjax._stored import Stored, option, required
 from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
@@ -64,29 +64,33 @@ class LandauSettings(Stored):
         metavar="NAME",
         shown="all three",
     )
-    size: int = option(9, "window size, odd", metavar="P")
-    num_random: int = option(8, "random patterns of random-pattern", metavar="M")
+    size: int = option(9, "window size, odd", metavar="P", least=1)
+    num_random: int = option(8, "random patterns of random-pattern", metavar="M", least=0)
     wavelength: float = option(6.0, "period of the stripes", metavar="PX")
     grid: tuple[int, int] | None = option(
         None, "sample size", metavar="N|HxW", shown=f"{_DEFAULTS['grid'][0][0]}"
     )
     num_samples: int | None = option(
-        None, "trajectories a bank", metavar="N", shown=f"{_DEFAULTS['num_samples'][0]}"
+        None, "trajectories a bank", metavar="N", shown=f"{_DEFAULTS['num_samples'][0]}", least=2
     )
-    num_levels: int | None = option(None, "noise levels", metavar="N", shown=f"{_DEFAULTS['num_levels'][0]}")
+    num_levels: int | None = option(
+        None, "noise levels", metavar="N", shown=f"{_DEFAULTS['num_levels'][0]}", least=3
+    )
     closure_samples: int | None = option(
         None,
         "fields per level that renormalised coefficients average over",
         metavar="N",
         shown=f"{_DEFAULTS['closure_samples'][0]}",
+        least=2,
     )
     eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
-    seed: int = option(0, "random bank and samples", metavar="N")
+    seed: int = option(0, "random bank and samples", metavar="N", least=0)
     precision: str = option("float32", choices=PRECISIONS)
     quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:
         """Validate what can be validated at once."""
+        super().__post_init__()
         object.__setattr__(self, "banks", (self.banks,) if isinstance(self.banks, str) else tuple(self.banks))
         check(len(self.banks) > 0, "banks", "at least one bank", "none", f"choose among {PATTERN_BANKS}")
         for name in self.banks:
@@ -94,13 +98,10 @@ class LandauSettings(Stored):
         check(
             len(set(self.banks)) == len(self.banks), "banks", "each bank once", self.banks, "drop the repeat"
         )
-        check_option("precision", self.precision, PRECISIONS)
         check_eta(self.eta)
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
         check_patterns(self)
-        for name, low in (("num_samples", 2), ("num_levels", 3), ("closure_samples", 2)):
-            check_integer(self, name, low, "leave it out for the default")
         check_fits(self.size, self.grid or _DEFAULTS["grid"][self.quick])
 
     @property
