@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from critjax.networks import NetworkConfig, TrainingConfig
-from critjax.networks._training import make_step, start_training
+from critjax.networks._step import make_step, start_training
 
 BATCH, SIDE, WIDTH, BLOCKS, FREQUENCIES = 64, 28, 32, 5, 16
 REPEATS = 9

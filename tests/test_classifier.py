@@ -33,7 +33,7 @@ from critjax.networks import (
     train_classifier,
 )
 from critjax.networks._classifier_training import augment, classification_loss
-from critjax.networks._training import summed_gradient
+from critjax.networks._step import summed_gradient
 
 SMALL = ClassifierConfig(image_shape=(4, 6, 3), widths=(6, 8), num_classes=3)
 TOY = ClassifierConfig(image_shape=(8, 8, 1), widths=(8, 8), num_classes=3)

@@ -31,8 +31,8 @@ from critjax.networks import (
     train,
 )
 from critjax.networks._blocks import group_norm
-from critjax.networks._training import _gradient as batch_gradient
-from critjax.networks._training import loss
+from critjax.networks._step import _gradient as batch_gradient
+from critjax.networks._step import loss
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 LOCAL = NetworkConfig(width=6, dilations=(1, 2), padding="periodic")

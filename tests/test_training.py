@@ -30,14 +30,16 @@ from critjax.networks import (
     shipped_networks,
     train,
 )
+from critjax.networks import _step as step_module
 from critjax.networks import _training as module
-from critjax.networks._training import CHECKPOINT, TrainingState, load_checkpoint, make_step, start_training
+from critjax.networks._checkpoints import CHECKPOINT, load_checkpoint
+from critjax.networks._step import TrainingState, make_step, start_training
 from critjax.networks._weights import read, write
 
 TINY = NetworkConfig(width=2, dilations=(1,))
 LABELLED = dataclasses.replace(TINY, num_classes=3)
 ONE_STEP = TrainingConfig(num_steps=1, batch_size=2)
-GRADIENT = module._gradient
+GRADIENT = step_module._gradient
 
 
 #: Images of one shape for all tests of a single step; what is drawn from them does not depend on their number.
@@ -46,7 +48,7 @@ FIELD = np.random.default_rng(0).normal(size=(12, 4, 6, 1)).astype(np.float32)
 
 def with_gradient(monkeypatch, function):
     """Train on ``function(config, params, (x0, sigma, noise, label)) -> (loss, gradient)``, not the network's."""
-    monkeypatch.setattr(module, "_gradient", function)
+    monkeypatch.setattr(step_module, "_gradient", function)
 
 
 def constant(config, params, batch):

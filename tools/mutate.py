@@ -326,7 +326,7 @@ MUTATIONS = [
     ),
     Mutation(
         "sum over parts of a batch",
-        "critjax/networks/_training.py",
+        "critjax/networks/_step.py",
         "lambda a: a * (part / count), total",
         "lambda a: a, total",
         ("tests/test_networks.py", "gradients_of_the_loss"),
@@ -822,7 +822,7 @@ MUTATIONS = [
     ),
     Mutation(
         "transpose, regression ratio",
-        "critjax/spectra/measured.py",
+        "critjax/spectra/regression.py",
         "return jnp.swapaxes(solved, -1, -2)",
         "return solved",
         ("tests/test_spectra_measured.py", "ratio_solves"),

@@ -16,7 +16,7 @@ from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.closed_form import gaussian_fields
 from critjax.fluctuations._linear import NODES, adjoint, is_quiet, magnus_step
 from critjax.spectra import regression_symbol
-from critjax.spectra.measured import CENTRES
+from critjax.spectra.regression import CENTRES
 
 
 class GaussianClosure(NamedTuple):

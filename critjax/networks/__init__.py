@@ -22,8 +22,9 @@ from critjax.networks._classifier import (
 from critjax.networks._classifier_training import ClassifierTraining, train_classifier
 from critjax.networks._convolution import convolve
 from critjax.networks._held_out import EVALUATION_SIGMAS, held_out_loss
+from critjax.networks._step import TrainingConfig
 from critjax.networks._torch import torch_denoiser
-from critjax.networks._training import TrainedNetwork, TrainingConfig, train
+from critjax.networks._training import TrainedNetwork, train
 from critjax.networks._weights import StoredNetwork, load_network, save_network, shipped_networks
 
 __all__ = [

@@ -22,17 +22,8 @@ from critjax._stored import check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
 from critjax.networks._classifier import ClassifierConfig, apply_classifier, init_classifier
-from critjax.networks._training import (
-    Progress,
-    TrainedNetwork,
-    TrainingState,
-    check_finite,
-    first_state,
-    moved_average,
-    rates,
-    seconds_left,
-    summed_gradient,
-)
+from critjax.networks._step import TrainingState, first_state, moved_average, rates, summed_gradient
+from critjax.networks._training import Progress, TrainedNetwork, check_finite, seconds_left
 
 
 @dataclasses.dataclass(frozen=True)

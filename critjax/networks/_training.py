@@ -1,18 +1,7 @@
-r"""Training of denoisers: the loss and noise distribution of Karras et al. 2022, optax, checkpoints that resume.
-
-.. math:: E\left[\frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2} |D(x_0 + \sigma \epsilon, \sigma) - x_0|^2\right],
-          \qquad \ln \sigma \sim N(m, s^2)
-
-Every step draws images, noise and labels from its own number and the seed: a run that was killed goes on to bitwise the
-same parameters.
-"""
+"""Training of denoisers: steps until the end, a log, and checkpoints from which a run that was killed goes on."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -20,103 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from critjax._checks import check, check_count, check_rank
-from critjax._stored import check_options, option
-from critjax._typing import Array, PRNGKey
-from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
-from critjax.networks._weights import flatten, load_network, read, unflatten, weights_digest, write
-
-CHECKPOINT = "checkpoint.safetensors"
-#: Images whose gradient is computed at once on CPUs.
-_CPU_PART = 4
+from critjax.networks._architectures import NetworkConfig, Parameters
+from critjax.networks._checkpoints import (
+    CHECKPOINT,
+    checkpoint_arrays,
+    digests,
+    load_checkpoint,
+    save_checkpoint,
+)
+from critjax.networks._step import TrainingConfig, make_step, start_training
 
 #: ``(step, steps, loss, seconds left)``; the seconds are nan after a run's first step, most of which is compilation.
 Progress = Callable[[int, int, float, float], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained.
-
-    Parameters
-    ----------
-    num_steps, batch_size : int
-    learning_rate : float
-        Peak of Adam's, after ``warmup_steps``; it falls to zero by a cosine.
-    warmup_steps : int
-    clip_norm : float
-        Bound on the gradient's norm.
-    ema_decay : float
-        Of the average of parameters that is kept as the result; it starts faster, as ``(1 + n)/(10 + n)``.
-    log_noise_mean, log_noise_std : float
-        Of ln sigma.
-    label_dropout : float
-        Probability of training a conditional network without the label.
-    flip : bool
-        Mirror images at random; off, because clothes and the theory both know left from right.
-    seed : int
-    start : str, optional
-        Stored network, by name or file, whose parameters the run starts from; without it they are random.
-
-    Raises
-    ------
-    ValueError
-        If a value is illegal, naming it.
-    """
-
-    num_steps: int = option(10_000, metavar="N", least=1)
-    batch_size: int = option(32, metavar="N", least=1)
-    learning_rate: float = option(
-        1e-3, "peak of Adam's, from which it falls to zero by a cosine", metavar="R", above=0
-    )
-    warmup_steps: int = option(500, "steps in which the learning rate rises from zero", metavar="N", least=0)
-    clip_norm: float = option(
-        1.0, "bound on the gradient's norm; smaller where the loss jumps", metavar="R", above=0
-    )
-    ema_decay: float = option(
-        0.999, "of the average of weights that is kept; it forgets after 1/(1 - R) steps", metavar="R"
-    )
-    log_noise_mean: float = option(
-        -0.6, "mean of ln sigma in training; larger for form, smaller for texture", metavar="M"
-    )
-    log_noise_std: float = option(1.4, "standard deviation of ln sigma", metavar="S", above=0)
-    label_dropout: float = option(
-        0.1, "probability of training without the label, which guidance needs", metavar="P"
-    )
-    flip: bool = option(False, "mirror images at random")
-    seed: int = option(0, metavar="N", least=0)
-    start: str | None = option(
-        None,
-        "go on from a stored network, by name or file: its architecture, its weights",
-        flag="--from",
-        metavar="NETWORK",
-    )
-
-    def __post_init__(self) -> None:
-        """Validate every value."""
-        check_options(self)
-        check(
-            math.isfinite(self.log_noise_mean),
-            "log_noise_mean",
-            "a finite number",
-            self.log_noise_mean,
-            "it is the mean of ln sigma",
-        )
-        check(0 <= self.ema_decay < 1, "ema_decay", "a number in [0, 1)", self.ema_decay, "use 0.999")
-        check(0 <= self.label_dropout <= 1, "label_dropout", "a probability", self.label_dropout, "use 0.1")
-
-
-class TrainingState(NamedTuple):
-    """Everything that a run needs to go on."""
-
-    step: Array
-    params: Parameters
-    average: Parameters
-    optimiser: Any
 
 
 class TrainedNetwork(NamedTuple):
@@ -126,215 +33,6 @@ class TrainedNetwork(NamedTuple):
     """Averaged parameters."""
     losses: np.ndarray
     """(num_logged, 2): step and training loss, means over the steps in between."""
-
-
-#: Values that the compiled step takes as arguments; what else it depends on is compiled in.
-_NUMBERS = ("learning_rate", "clip_norm", "ema_decay", "log_noise_mean", "log_noise_std", "label_dropout")
-
-
-class Program(NamedTuple):
-    """What of the training settings is part of the compiled step."""
-
-    num_steps: int
-    warmup_steps: int
-    batch_size: int
-    flip: bool
-
-
-def rates(
-    program: Any, learning_rate: Any, optimiser: Callable[..., optax.GradientTransformation], clip_norm: Any
-) -> optax.GradientTransformation:
-    """Return an optimiser of clipped gradients, whose rate rises by a line and falls by a cosine."""
-    unit = optax.warmup_cosine_decay_schedule(
-        0.0, 1.0, program.warmup_steps, max(program.num_steps, program.warmup_steps + 1)
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optimiser(lambda count: learning_rate * unit(count))
-    )
-
-
-def first_state(params: Parameters, optimiser: optax.GradientTransformation) -> TrainingState:
-    """Return the state before the first step."""
-    average = jax.tree.map(jnp.array, params)  # a copy: the step gives its state away
-    return TrainingState(jnp.zeros((), jnp.int32), params, average, optimiser.init(params))
-
-
-def start_training(config: NetworkConfig, training: TrainingConfig) -> TrainingState:
-    """Return the state before the first step."""
-    if training.start is None:
-        return _drawn_state(config, jax.random.key(training.seed))
-    stored = load_network(training.start)
-    got = stored.config.to_json()
-    check(stored.config == config, "start", f"a network with {config.to_json()}", got, "take its config")
-    return _state(stored.params)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _drawn_state(config: NetworkConfig, key: PRNGKey) -> TrainingState:
-    return _state(init(config, jax.random.fold_in(key, 2**31 - 1)))
-
-
-@jax.jit
-def _state(params: Parameters) -> TrainingState:
-    return first_state(params, rates(Program(1, 0, 1, False), 1.0, optax.adam, 1.0))  # of any values
-
-
-def loss(
-    config: NetworkConfig, params: Parameters, x0: Array, sigma: Array, noise: Array, label: Array | None
-) -> Array:
-    """Weighted denoising loss of a batch, see the module."""
-    level = sigma[:, None, None, None]
-    denoised = apply(config, params, x0 + level * noise, sigma, label)
-    weight = (level**2 + config.sigma_data**2) / (level * config.sigma_data) ** 2
-    return jnp.mean(weight * (denoised - x0) ** 2)
-
-
-def summed_gradient(
-    loss_fn: Callable[..., Array], params: Parameters, batch: Any
-) -> tuple[Array, Parameters]:
-    """Mean loss ``loss_fn(params, *batch)`` and its gradient, on CPUs summed over parts that fit into the cache."""
-    count = batch[0].shape[0]
-    small = jax.default_backend() == "cpu"
-    part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0) if small else count
-
-    def one(batch: Any) -> tuple[Array, Parameters]:
-        return jax.value_and_grad(lambda p: loss_fn(p, *batch))(params)
-
-    if part == count:
-        return one(batch)
-    parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), batch)
-    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
-    total, _ = jax.lax.scan(
-        lambda total, batch: (jax.tree.map(jnp.add, total, one(batch)), None), zero, parts
-    )
-    return jax.tree.map(lambda a: a * (part / count), total)
-
-
-def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:
-    return summed_gradient(functools.partial(loss, config), params, batch)
-
-
-def moved_average(average: Parameters, params: Parameters, step: Array, ema_decay: Any) -> Any:
-    """Move the average of parameters after a step; the first steps are forgotten faster, as ``(1 + n)/(10 + n)``."""
-    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
-    return optax.incremental_update(params, average, 1 - decay)
-
-
-def make_step(
-    config: NetworkConfig, training: TrainingConfig
-) -> Callable[[TrainingState, Array, Array | None], tuple[TrainingState, Array]]:
-    """Return a compiled ``(state, images, labels) -> (state, loss)``; the state is given away."""
-    program = Program(training.num_steps, training.warmup_steps, training.batch_size, training.flip)
-    numbers = {name: float(getattr(training, name)) for name in _NUMBERS}
-    key = jax.random.key(training.seed)
-    return functools.partial(_step, config, program, _gradient, key, numbers)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
-def _step(
-    config: NetworkConfig,
-    program: Program,
-    gradient_fn: Callable[..., tuple[Array, Parameters]],
-    key: PRNGKey,
-    numbers: dict[str, Any],
-    state: TrainingState,
-    images: Array,
-    labels: Array | None,
-) -> tuple[TrainingState, Any]:
-    keys = jax.random.split(jax.random.fold_in(key, state.step), 5)
-    chosen = jax.random.randint(keys[0], (program.batch_size,), 0, images.shape[0])
-    x0 = images[chosen]
-    if program.flip:
-        mirrored = jax.random.bernoulli(keys[4], 0.5, (program.batch_size, 1, 1, 1))
-        x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-    normal = jax.random.normal(keys[1], chosen.shape)
-    sigma = jnp.exp(numbers["log_noise_mean"] + numbers["log_noise_std"] * normal)
-    noise = jax.random.normal(keys[2], x0.shape)
-    label = None
-    if labels is not None:
-        dropped = jax.random.bernoulli(keys[3], numbers["label_dropout"], chosen.shape)
-        label = jnp.where(dropped, -1, labels[chosen])
-    value, gradient = gradient_fn(config, state.params, (x0, sigma, noise, label))
-    optimiser = rates(program, numbers["learning_rate"], optax.adam, numbers["clip_norm"])
-    updates, memory = optimiser.update(gradient, state.optimiser, state.params)
-    params: Any = optax.apply_updates(state.params, updates)
-    average = moved_average(state.average, params, state.step, numbers["ema_decay"])
-    return TrainingState(state.step + 1, params, average, memory), value
-
-
-def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[str, np.ndarray]:
-    """Name all that a run needs to go on; ``recent`` are the losses since the last entry of the log."""
-    memory = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.optimiser))}
-    log = {"losses": np.asarray(losses, np.float64).reshape(-1, 2), "recent": np.asarray(recent, np.float64)}
-    return flatten({**state._asdict(), "optimiser": memory, **log})
-
-
-def _checkpoint_names(template: TrainingState) -> set[str]:
-    """Name the arrays of a checkpoint of a run whose state has the shape of ``template``."""
-    state = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), template)
-    return set(checkpoint_arrays(state, [], []))
-
-
-def digests(images: Any, labels: Any, start: str | None) -> dict[str, str]:
-    """Tell what a run learns from, images, labels and starting weights, from anything else of the same shape."""
-    arrays = {"images": images} | ({} if labels is None else {"labels": labels})
-    found = {}
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        found[name] = hashlib.blake2b(array.data, key=str(array.shape).encode(), digest_size=16).hexdigest()
-    weights = None if start is None else weights_digest(start)
-    return found | ({} if weights is None else {"starting weights": weights})
-
-
-def save_checkpoint(
-    path: Path,
-    config: NetworkConfig,
-    training: TrainingConfig,
-    arrays: dict[str, np.ndarray],
-    data: dict[str, str],
-) -> None:
-    """Write everything that the run needs to go on, ``data`` as of `digests`; the file appears whole or not at all."""
-    header = {"training": json.dumps(dataclasses.asdict(training)), "data": json.dumps(data)}
-    write(path, arrays, {"config": config.to_json(), **header})
-
-
-def load_checkpoint(
-    path: Path, config: NetworkConfig, training: TrainingConfig, data: dict[str, str] | None = None
-) -> tuple[TrainingState, list, list]:
-    """Read a checkpoint of the very same run; its data are compared with ``data``, as of `digests`, if both are known.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is none, it is corrupt or of another version, or it belongs to other settings or data.
-    """
-    arrays, header = read(path, "checkpoint")
-    advice = "repeat the settings, or choose another folder"
-    for name, own in (("config", config), ("training", training)):
-        check(name in header, "checkpoint", f"a header with its {name}", "none", advice)
-        defaults, mine = (json.loads(json.dumps(dataclasses.asdict(s))) for s in (type(own)(), own))
-        # What was not yet an option when the checkpoint was written has its default.
-        stored = defaults | json.loads(header[name])
-        # Longer or shorter runs share what came first only if their schedules do; they do not.
-        differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
-        shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)
-        check(not differing, "checkpoint", "one of the same settings", f"one with {shown}", advice)
-    if data is not None and "data" in header:  # older checkpoints do not tell
-        stored = json.loads(header["data"])
-        differing = sorted(k for k in {*stored, *data} if stored.get(k) != data.get(k))
-        got = f"one of other {' and '.join(differing)}"
-        advice = "go on with those of its start, or choose another folder"
-        check(not differing, "checkpoint", "one of the same data", got, advice)
-    template = jax.eval_shape(lambda: _drawn_state(config, jax.random.key(0)))
-    differing = sorted(set(arrays) ^ _checkpoint_names(template))
-    got = f"{path}, which differs in {', '.join(differing)}"
-    advice = "it is of another version or damaged: remove it to train anew"
-    check(not differing, "checkpoint", "exactly the arrays of the run", got, advice)
-    tree = unflatten(arrays)
-    structure = jax.tree.structure(template.optimiser)
-    memory = structure.unflatten([tree["optimiser"][str(i)] for i in range(structure.num_leaves)])
-    state = TrainingState(tree["step"], tree["params"], tree["average"], memory)
-    return jax.device_put(state), arrays["losses"].tolist(), arrays["recent"].tolist()
 
 
 def check_finite(recent: list[float], params: Parameters, step: int) -> None:

@@ -26,9 +26,8 @@ from critjax.spectra.measured import (
     project_symbol,
     random_phase_field,
     rayleigh_quotient,
-    regression_ratio,
-    regression_symbol,
 )
+from critjax.spectra.regression import regression_ratio, regression_symbol
 from critjax.spectra.states import bank_symbol_fn, homogeneous_growth_rate, homogeneous_state
 
 __all__ = [
