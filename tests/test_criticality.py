@@ -340,7 +340,7 @@ def test_errors_of_the_nonreciprocal_size_cover_its_spread():
     even, odd = ((kernel + sign * kernel[::-1, ::-1]) / 2 for sign in (1, -1))
 
     def estimates(mean):
-        noise = rng.normal(size=(300, 8, *mean.shape))
+        noise = rng.normal(size=(150, 8, *mean.shape))
         return np.array([nonreciprocal_estimate(mean + 0.3 * sample) for sample in noise]).T
 
     value, error = estimates(even)

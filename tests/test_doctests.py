@@ -28,11 +28,8 @@ def kept_configuration(monkeypatch, tmp_path):
     jax.config.update("jax_enable_x64", double)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The example of a study is a run of it.
-    [pytest.param(n, marks=pytest.mark.slow if n.endswith(".run") else ()) for n in MODULES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])

@@ -50,8 +50,8 @@ def test_linear_dynamics_obeys_the_s_equation(monkeypatch):
     settings = FreezeOutSettings(
         steps_per_tau=(15, 40),
         grid=20,
-        num_samples=768,
-        max_samples=768,
+        num_samples=384,
+        max_samples=384,
         noise_ratios=(1.2, 1.0),
         binder_grids=(),
     )

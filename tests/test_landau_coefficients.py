@@ -161,7 +161,7 @@ def test_two_patterns_have_closed_forms(sigma):
 
 
 @pytest.mark.parametrize("positions", ["all", "interior"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_image_banks_equal_the_list_of_their_patches(positions, channels):
     images = np.random.default_rng(0).uniform(-1, 1, (4, 7, 8, channels))
     bank = ImageBank(images, 3, positions=positions)

@@ -18,6 +18,7 @@ def test_every_notebook_has_its_key_line():
     assert {path.stem for path in FOLDER.glob("*.py")} == set(KEY_LINES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEY_LINES)
 def test_notebook(name, capsys):
     with jax.enable_x64(False):

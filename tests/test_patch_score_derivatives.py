@@ -312,13 +312,8 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
         np.testing.assert_allclose(narrow[1][i], wide[1][i], rtol=0, atol=2e-5 * size + rest, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, id="-".join(row), marks=() if row == LEGAL[2] else pytest.mark.slow)
-        for row in (LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6])
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [LEGAL[2], LEGAL[4], LEGAL[5], LEGAL[6]], ids="-".join)
 def test_float64_inside_needs_no_float64_outside(row):
     """Values at little noise are computed in float64 on a CPU, also where JAX itself allows none."""
     case = Case(*row, count=6)

@@ -169,7 +169,7 @@ def test_with_every_image_excluded_there_is_no_posterior():
 
 
 # ---- arithmetic
-@pytest.mark.parametrize("sigma", [0.02, 0.05])
+@pytest.mark.parametrize("sigma", [0.02, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_float32_is_accurate_at_little_noise(sigma):
     """A training image with noise: nearby candidates compete, and rounded large squares would not do."""
     images, _, _ = problem(count=6, grid=(10, 11))
