@@ -1168,8 +1168,8 @@ MUTATIONS = [
 ]
 
 
-def _in_child(copy: Path, tests: tuple[str, ...], output: Path) -> None:
-    """Run pytest in this fresh process, write what it prints, exit with its status."""
+def _in_child(copy: Path, tests: tuple[str, ...], output: Path, slow: bool) -> None:
+    """Run pytest in this fresh process, write what it prints, exit with its status; ``slow`` tests if others pass."""
     path, expression = tests
     with output.open("w") as stream:
         os.dup2(stream.fileno(), 1)
@@ -1185,16 +1185,18 @@ def _in_child(copy: Path, tests: tuple[str, ...], output: Path) -> None:
     arguments = [path, "-k", expression, "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-m"]
     status = pytest.main([*arguments, "not slow and not nightly"])
-    if status == pytest.ExitCode.NO_TESTS_COLLECTED:  # some mistakes only a slow test can notice
-        status = pytest.main([*arguments, "not nightly"])
+    none = pytest.ExitCode.NO_TESTS_COLLECTED
+    if status == none or (slow and status == pytest.ExitCode.OK):  # some mistakes only a slow test can notice
+        other = pytest.main([*arguments, "slow"])
+        status = status if other == none else other
     sys.exit(_RETURNED + int(status))
 
 
-def run_tests(copy: Path, tests: tuple[str, ...], timeout: float) -> tuple[int, str]:
+def run_tests(copy: Path, tests: tuple[str, ...], timeout: float, *, slow: bool = True) -> tuple[int, str]:
     """Run tests against the package in ``copy``; return pytest's exit status and the end of its output."""
     with tempfile.TemporaryDirectory(prefix="critjax-mutant-output-") as folder:
         output = Path(folder) / "output"
-        child = _SERVER.Process(target=_in_child, args=(copy, tests, output))
+        child = _SERVER.Process(target=_in_child, args=(copy, tests, output, slow))
         child.start()
         child.join(timeout)
         if child.exitcode is None:
@@ -1266,7 +1268,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in dict.fromkeys(m.tests[0] for m in chosen):
             expressions = dict.fromkeys(f"({m.tests[1]})" for m in chosen if m.tests[0] == path)
             start = time.perf_counter()
-            status, output = run_tests(copy, (path, " or ".join(expressions)), options.timeout)
+            status, output = run_tests(copy, (path, " or ".join(expressions)), options.timeout, slow=False)
             print(f"{path:<{width}}  {time.perf_counter() - start:7.1f}  unperturbed", flush=True)
             if status != 0:
                 good = False
