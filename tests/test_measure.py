@@ -280,7 +280,7 @@ def test_levels_err_together_and_the_crossing_with_them():
     # uneven(0.2, 0.05) at ten times the noise
     drift = driven(np.eye(PIXELS), rates=(1 - 0.2 * np.log(10), -0.2, 0.0), bend=0.05)
     found = measure(
-        drift, uniform_images(24, 5), sigmas=ladder, num_samples=24, probe_samples=3, closure_samples=0
+        drift, uniform_images(24, 7), sigmas=ladder, num_samples=24, probe_samples=3, closure_samples=0
     ).sel(ensemble="noised data")
     error = float(found.regression_uniform_error.interp(sigma=0.1))
     assert error / 0.2 > 3 * np.log(ladder[0] / ladder[1])  # the crossing errs by several levels
