@@ -20,13 +20,14 @@ __all__ = ["pytest_addoption"]
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "critjax-test-jit-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-# Compilation is most of what a test costs. In haste it gives slower code of the same arithmetic.
-jax.config.update("jax_disable_most_optimizations", True)
 
 install_import_hook("critjax", "beartype.beartype")
 
 
 def pytest_configure(config):
+    # Compilation is most of what a test costs: in haste it gives slower code of the same arithmetic. Long science
+    # computes for longer.
+    jax.config.update("jax_disable_most_optimizations", config.getoption("markexpr") != "nightly")
     config.pluginmanager.register(CompileCount(config), "compile-count")
 
 
