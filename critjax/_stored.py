@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -44,9 +45,8 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     **more
         ``metavar``: placeholder of the value, one for each of a pair. ``flag``: name of the option where it is not the
         field's. ``choices``: legal values. ``least``: smallest legal integer. ``above``: a legal number is finite and
-        larger. ``group``: heading in the help. ``shown``: text of the default where the
-        value does not say it, ``""`` for none. ``repeated``: the option is given once a value. ``positional``: it has
-        no name.
+        larger. ``group``: heading in the help. ``shown``: text of the default where the value does not say it, ``""``
+        for none. ``repeated``: the option is given once a value. ``positional``: it has no name.
 
     Example
     -------
@@ -68,9 +68,11 @@ def option_of(field: dataclasses.Field[Any]) -> Option | None:
 def _options(kind: type[Any]) -> dict[str, Option]:
     """Return the options of a class and of its bases: resolved settings declare none of their own."""
     found: dict[str, Option] = {}
-    for base in reversed(kind.__mro__):
-        for name, field in getattr(base, "__dataclass_fields__", {}).items():
-            found |= {name: told} if (told := option_of(field)) else {}
+    for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        for field in dataclasses.fields(base):
+            told = option_of(field)
+            if told is not None:
+                found[field.name] = told
     return found
 
 
@@ -86,7 +88,7 @@ def check_options(settings: Any) -> None:
         if told.least is not None:
             check_count(name, value, least=told.least, advice=advice)
         if told.above is not None:
-            good = math.isfinite(value) and value > told.above
+            good = isinstance(value, numbers.Real) and told.above < float(value) < math.inf
             check(good, name, f"a finite number > {told.above}", value, advice)
 
 

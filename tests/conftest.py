@@ -41,9 +41,10 @@ def forget_programs():
 @pytest.fixture
 def full_optimisation():
     """Compile as users do, for the last digit of float32 and for tests that compute for longer than they compile."""
+    hasty = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", hasty)
 
 
 @pytest.fixture

@@ -512,6 +512,8 @@ def test_what_no_patch_model_does_holds_level_by_level_and_against_every_rival()
     text = patch_sentences.beyond_patches_sentence(_beyond(error, advantage[:, ::-1]))
     assert "at σ = 0.500 the network differs from all of them (r² down to 0.510 ± 0.014" in text
     assert "outside the best window there (9 px, the largest tried)" in text
+    undecided = _beyond(0.6, outside=0.0).assign(weight_outside_error=lambda d: np.nan * d.weight_outside)
+    assert "It looks" not in patch_sentences.beyond_patches_sentence(undecided)
     without = _beyond(error, advantage).drop_vars(["weight_outside", "weight_outside_error"])
     assert "window" not in patch_sentences.beyond_patches_sentence(without)
 

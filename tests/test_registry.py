@@ -162,3 +162,26 @@ def test_resolved_settings_are_of_their_own_type_with_nothing_open(settings):
             stored = settings.from_json(full.to_json())
             assert type(stored) is settings and stored == full == full.resolved() and open_ones != full
             assert hash(stored) == hash(full) and dataclasses.replace(full, seed=7) != stored
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"kind": "run"}, "kind: expected 'walk' or 'drift', got 'run'"),
+        ({"num_walks": 1}, "num_walks: expected an integer >= 2, got 1"),
+        ({"num_walks": 4.0}, "num_walks: expected an integer >= 2, got 4.0"),
+        ({"step": 0.0}, "step: expected a finite number > 0, got 0.0"),
+        ({"step": float("inf")}, "step: expected a finite number > 0, got inf"),
+        ({"step": None}, "step: expected a finite number > 0, got None"),
+        ({"step": "1"}, "step: expected a finite number > 0, got 1"),
+    ],
+)
+def test_settings_allow_what_their_options_say(value, words):
+    """None is legal where it is the default; resolved settings, whose fields are declared anew, obey the same."""
+    from toy_study.settings import ResolvedToy, ToySettings
+
+    assert ToySettings().num_walks is None and ToySettings(step=np.float32(0.5)).step == 0.5
+    with pytest.raises(ValueError, match=words):
+        ToySettings(**value)
+    with pytest.raises(ValueError, match=words):
+        ResolvedToy(**{"num_walks": 2} | value)

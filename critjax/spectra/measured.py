@@ -27,7 +27,6 @@ from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to
 from critjax.observables.errors import Estimate
 from critjax.spectra._inputs import as_sigma
 
-_EXACT = jax.lax.Precision.HIGHEST
 #: Most probes of one image that share an evaluation: beyond it memory grows, and little is left to share.
 PROBES_TOGETHER = 8
 

@@ -19,9 +19,9 @@ from critjax._checks import (
     check_window,
 )
 from critjax._typing import Array, ArrayLike, Complex, Float
+from critjax.spectra._blocks import EXACT
 from critjax.spectra.measured import project_symbol
 
-_EXACT = jax.lax.Precision.HIGHEST
 CENTRES = ("ensemble", "spatial")
 
 
@@ -97,8 +97,8 @@ def _regression_symbol(x: Array, denoised: Array, *, centre: str, size: int | No
         return jnp.fft.fft2(field - jnp.mean(field, axis=axes), axes=(1, 2))
 
     x_hat, d_hat = transform(x), transform(denoised)
-    cross = jnp.einsum("nhwa,nhwb->hwab", d_hat, jnp.conj(x_hat), precision=_EXACT)
-    power = jnp.einsum("nhwa,nhwb->hwab", x_hat, jnp.conj(x_hat), precision=_EXACT)
+    cross = jnp.einsum("nhwa,nhwb->hwab", d_hat, jnp.conj(x_hat), precision=EXACT)
+    power = jnp.einsum("nhwa,nhwb->hwab", x_hat, jnp.conj(x_hat), precision=EXACT)
     result = regression_ratio(cross, power)
     return result if size is None else project_symbol(result, size)
 

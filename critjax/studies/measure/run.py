@@ -108,7 +108,7 @@ def measure(
         ``weight_outside``
             Share of the absolute weight of the Jacobian's columns, averaged over pixels and fields before anything
             cancels, at input pixels outside a centred ``window`` (axis; 1, 3, ... pixels); jackknife error over fields.
-            A patch model of that window has none.
+            A patch model of that window has none. NaN where the Jacobian is zero.
         ``nonreciprocal``
             ||(J - J^T)/2|| / ||J|| of the mean kernel, free of noise bias; 0 with the error of an upper bound where its
             estimated square is negative.
