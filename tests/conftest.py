@@ -41,7 +41,7 @@ def forget_programs():
 @pytest.fixture
 def full_optimisation():
     """Compile as users do, for the last digit of float32 and for tests that compute for longer than they compile."""
-    hasty = jax.config.jax_disable_most_optimizations
+    hasty = jax.config.read("jax_disable_most_optimizations")  # no attribute in every version
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", hasty)
