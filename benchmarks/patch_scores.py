@@ -24,7 +24,7 @@ from _timing import (
 
 from critjax import ImageBank, patch_denoiser
 
-CASES = [(28, 1, 7, 2.0), (28, 1, 15, 1.0), (32, 3, 15, 0.7)]
+CASES = [(28, 1, 7, 2.0), (28, 1, 15, 1.0), (32, 3, 15, 1.0)]
 
 
 def data(side: int, channels: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import (
@@ -17,6 +18,7 @@ from critjax._checks import (
     check_floating,
     check_option,
     check_rank,
+    check_window,
     is_concrete,
     message,
     on_host,
@@ -24,37 +26,10 @@ from critjax._checks import (
 from critjax._programs import Static
 from critjax._typing import Array, ArrayLike, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
-from critjax.patch_score._blocks import least_overlap
-from critjax.patch_score._images import strip_width
-from critjax.patch_score._plan import Plan
-from critjax.patch_score._posterior import entropy, posterior
+from critjax.patch_score._parts import estimate
+from critjax.patch_score._plan import LEGAL, Plan
 from critjax.patch_score._windows import overlap_mean
 
-#: Every legal variant: (kind of bank, positions, boundary, readout) -> methods, the preferred one of many last.
-LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
-    ("patches", None, "periodic", "centre"): ("convolution", "product"),
-    ("patches", None, "periodic", "average"): ("convolution", "product"),
-    ("images", "all", "periodic", "centre"): ("product", "box"),
-    ("images", "all", "periodic", "average"): ("product",),
-    ("images", "all", "zero", "centre"): ("product",),
-    ("images", "interior", "periodic", "centre"): ("product", "box"),
-    ("images", "interior", "periodic", "average"): ("product",),
-    ("images", "same", "periodic", "centre"): ("box",),
-    ("images", "same", "periodic", "average"): ("box",),
-    ("images", "same", "zero", "centre"): ("box",),
-    ("images", "same", "zero", "average"): ("box",),
-}
-#: Patches a block, images a block of positions "same", and columns of training windows (images times width) that all
-#: pixels meet at a time: 560 columns fit of images 28 wide and 576 of 32, multiples of 16, without which products slow
-#: down (benchmarks/README.md).
-PATCH_TARGET, SAME_TARGET, ROW_TARGET = 512, 32, 576
-#: How many times those columns box sums of whole strips take on a CPU: a step is short there, and starting it costs as
-#: much as in a longer one (benchmarks/README.md).
-WHOLE_STRIP_FACTOR = 2
-#: In float32 scores are compensated, or float64, below sigma^2 = factor * p^2 C * max|phi|^2. Above, plain sums err on
-#: noised images by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums
-#: it carries.
-SPLIT_FACTORS = {"convolution": 2.2e-3, "product": 2.2e-3, "box": 5.5e-3}
 METHODS = ("auto", "convolution", "product", "box")
 
 
@@ -106,74 +81,20 @@ def available_methods(bank: PatchBank | ImageBank, *, boundary: str = "periodic"
     return LEGAL[_variant(bank, boundary, readout)]
 
 
-def _choose_method(bank: PatchBank | ImageBank, methods: tuple[str, ...]) -> str:
-    """Pick the fastest method by the measured crossovers of benchmarks/routes.py."""
-    if len(methods) == 1:
-        return methods[0]
-    if isinstance(bank, PatchBank):
-        return "convolution" if bank.patches.shape[-4] <= PATCH_TARGET else "product"
-    return "box" if bank.size**2 * bank.channels > 20 else "product"
-
-
-def _choose_block(bank: PatchBank | ImageBank, block_size: int | None, times: int = 1) -> int:
-    """Translate a number of candidates a block into patches or images a block; by default ``times`` the target."""
-    if isinstance(bank, PatchBank):
-        count, per_item, target = bank.patches.shape[-4], 1, PATCH_TARGET
-    elif bank.positions == "same":
-        count, per_item, target = bank.images.shape[-4], 1, SAME_TARGET
-    else:
-        count, height, width = bank.images.shape[-4:-1]
-        lost = bank.size - 1 if bank.positions == "interior" else 0
-        # All pixels meet one training row of the block at a time.
-        per_item, target = (height - lost) * (width - lost), times * ROW_TARGET * (height - lost)
-    if block_size is None:
-        return least_overlap(count, target) if per_item == 1 else min(count, max(1, target // per_item))
-    block_size = check_count("block_size", block_size, least=1, advice="it counts candidates a block")
-    return min(count, max(1, block_size // per_item))
-
-
-def _make_plan(bank, boundary, readout, method, block_size, mesh, axis) -> Plan:
+def _make_plan(
+    bank, boundary, readout, method, memory_budget, mesh=None, axis=None, with_entropy=False
+) -> Plan:
     variant = _variant(bank, boundary, readout)
     check_option("method", method, METHODS)
     methods = LEGAL[variant]
-    got = repr(method)
-    check(
-        method == "auto" or method in methods,
-        "method",
-        f"'auto' or one of {methods}",
-        got,
-        "use method='auto'",
-    )
-    chosen = _choose_method(bank, methods) if method == "auto" else method
+    expected = f"'auto' or one of {methods}"
+    check(method == "auto" or method in methods, "method", expected, repr(method), "use method='auto'")
+    if memory_budget is not None:
+        memory_budget = check_count("memory_budget", memory_budget, least=1, advice="it counts bytes a block")
     if mesh is not None:
-        check(
-            axis in mesh.axis_names, "axis", f"one of the mesh axes {mesh.axis_names}", repr(axis), "name it"
-        )
-    on_cpu = variant[1] in ("all", "interior") and _on_cpu()
-    num_rows, strip = 0, bank.size
-    block = derivative_block = _choose_block(bank, block_size)
-    if variant[1] in ("all", "interior"):
-        lost = bank.size - 1 if bank.positions == "interior" else 0
-        num_rows = bank.images.shape[-3] - lost
-        derivative_block = -(-block // 2)
-        if chosen == "box" and on_cpu:
-            strip = strip_width(bank.size, bank.channels, bank.images.shape[-2] - lost)
-            if strip == bank.size:
-                block = _choose_block(bank, block_size, WHOLE_STRIP_FACTOR)
-    if mesh is not None:
-        count = (bank.patches if isinstance(bank, PatchBank) else bank.images).shape[-4]
-        block, derivative_block = (min(n, -(-count // mesh.shape[axis])) for n in (block, derivative_block))
-    split_limit = SPLIT_FACTORS[chosen] * bank.size**2 * bank.channels
-    blocks = block, derivative_block
-    return Plan(*variant, chosen, bank.size, *blocks, split_limit, strip, num_rows, mesh, axis, on_cpu)
-
-
-def _on_cpu() -> bool:
-    """Tell whether programs are written for one CPU.
-
-    Several devices may share a batch, which evaluation one after the other would gather on each.
-    """
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+        expected = f"one of the mesh axes {mesh.axis_names}"
+        check(axis in mesh.axis_names, "axis", expected, repr(axis), "name it")
+    return Plan(*variant, bank.size, method, memory_budget, mesh, axis, with_entropy)
 
 
 def check_query(x: Any, sigma: Any) -> Any:
@@ -225,9 +146,17 @@ def _count(plan: Plan, candidates: ArrayLike, log_prior: ArrayLike, x: Any, sigm
     return _effective(plan, candidates, log_prior, x, _check_inputs(plan, candidates, x, sigma))
 
 
+def _call_all(
+    plans: tuple[Plan, ...], candidates: ArrayLike, log_prior: ArrayLike, x: Any, sigma: Any
+) -> Any:
+    for plan in plans:
+        sigma = _check_inputs(plan, candidates, x, sigma)
+    return _all(plans, candidates, log_prior, x, sigma)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _denoised(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
-    mean = posterior(plan, x.astype(sigma.dtype), sigma, _as(sigma.dtype, candidates, log_prior)).mean
+    mean = estimate(plan, candidates, log_prior, x, sigma).mean
     if plan.readout == "average":
         shape = (x.shape[0], x.shape[1])
         mean = overlap_mean(mean, plan.size, x.shape[-1], shape, periodic=plan.boundary == "periodic")
@@ -236,12 +165,16 @@ def _denoised(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _effective(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
-    nats = entropy(plan, x.astype(sigma.dtype), sigma, _as(sigma.dtype, candidates, log_prior))
-    return jnp.exp(nats).astype(x.dtype)
+    return jnp.exp(estimate(plan, candidates, log_prior, x, sigma).entropy).astype(x.dtype)
 
 
-def _as(dtype: Any, candidates: Array, log_prior: Array) -> tuple[Array, Array]:
-    return candidates.astype(dtype), log_prior.astype(dtype)
+@functools.partial(jax.jit, static_argnums=0)
+def _all(plans: tuple[Plan, ...], candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Any:
+    found = [estimate(plan, candidates, log_prior, x, sigma) for plan in plans]
+    means = jnp.stack([one.mean for one in found]).astype(x.dtype)
+    if not plans[0].with_entropy:
+        return means
+    return PatchEstimates(means, jnp.exp(jnp.stack([one.entropy for one in found])).astype(x.dtype))
 
 
 def _bound(function: Callable[..., Array], plan: Plan, bank: PatchBank | ImageBank) -> Partial:
@@ -255,7 +188,7 @@ def patch_denoiser(
     boundary: str = "periodic",
     readout: str = "centre",
     method: str = "auto",
-    block_size: int | None = None,
+    memory_budget: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     axis: str | None = None,
 ) -> DenoiseFn:
@@ -282,8 +215,9 @@ def patch_denoiser(
         Posterior mean of the patch centre, or average over covering windows. "centre" needs odd windows.
     method : "auto", "convolution", "product" or "box"
         Evaluation route, see `available_methods`; all agree to round-off. "auto" follows measured crossovers.
-    block_size : int, optional
-        Candidates a block; bounds memory, changes no number beyond round-off.
+    memory_budget : int, optional
+        Bytes that one block of candidates may take, times the members of a batch of patch banks. Default: 16 MB on a
+        CPU, what its cache holds, and 256 MB elsewhere. Changes no number beyond round-off.
     mesh, axis : jax.sharding.Mesh and str, optional
         Distribute the bank over this mesh axis; running sums merge exactly.
 
@@ -300,13 +234,16 @@ def patch_denoiser(
 
     Notes
     -----
-    Exact. Cost O(H W M p^2 C) for "product" and "convolution", M the number of candidates; for "box" on image banks
-    O(H W M p C), or on a CPU O(H W M (w C + p / w)), with strips of training rows w <= p pixels wide, chosen for least
-    cost, so that it hardly depends on p; each derivative costs what "product" does.
-    Memory O(H W) times a block of patches, or times one training row of a block of images, independent of M, also in
-    forward and reverse mode. In float32 the scores switch to compensated sums at low noise, and to float64 for the
-    values of image banks (positions "all" and "interior") on a CPU. There `jax.vmap` evaluates these one image after
-    the other, because one fills the cache. (Not where the CPU is several JAX devices, which may share a batch.)
+    Exact, at every noise level. With M candidates and image windows, cost O(H W M p^2 C) for "product" and "convolution",
+    O(H W M p C) for "box"; with zero padding the windows inside meet each other alone, (H - p + 1)(W - p + 1) of each
+    image. "auto" takes "box" for images on a CPU and "product" on accelerators, chosen where the program runs.
+    Derivatives cost two passes by "product". Memory O(H W) times a block, independent of M, also in forward and reverse
+    mode.
+    Scores are plain sums where their rounding cannot show, and split into an exact and a small part at lower noise
+    (`_scores`), which resolves logits to about 1e-10 P/sigma^2 in float32, with images in [-1, 1]. Half-precision images
+    are computed in float32, and the result is rounded to their dtype. Below 1e-15 of the range values are those of that
+    noise level. `jax.vmap` evaluates image banks one image after the other, because one keeps a processor busy; share a
+    batch among devices by `critjax.sweeps.sweep` or `jax.shard_map`.
     Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.
@@ -318,7 +255,7 @@ def patch_denoiser(
     >>> round(float(denoise(jnp.full((4, 4, 1), 0.5), 2.0)[0, 0, 0]), 4)  # tanh(9 * 0.5 / 4)
     0.8093
     """
-    return _bound(_denoise, _make_plan(bank, boundary, readout, method, block_size, mesh, axis), bank)
+    return _bound(_denoise, _make_plan(bank, boundary, readout, method, memory_budget, mesh, axis), bank)
 
 
 def effective_patches(
@@ -327,13 +264,13 @@ def effective_patches(
     boundary: str = "periodic",
     readout: str = "centre",
     method: str = "auto",
-    block_size: int | None = None,
+    memory_budget: int | None = None,
 ) -> Callable[..., Array]:
     r"""Build the function that counts how many candidates share the posterior: exp(entropy of the weights).
 
     Parameters
     ----------
-    bank, boundary, readout, method, block_size
+    bank, boundary, readout, method, memory_budget
         As for `patch_denoiser`.
 
     Returns
@@ -344,7 +281,7 @@ def effective_patches(
 
     Notes
     -----
-    Two passes over the bank. Condensation: Biroli et al. 2024, arXiv:2402.18491; THEORY section 3.
+    One pass over the bank. Condensation: Biroli et al. 2024, arXiv:2402.18491; THEORY section 3.
 
     Example
     -------
@@ -353,4 +290,108 @@ def effective_patches(
     >>> round(float(count(jnp.zeros((4, 4, 1)), 2.0)[0, 0]), 6)
     2.0
     """
-    return _bound(_count, _make_plan(bank, boundary, readout, method, block_size, None, None), bank)
+    plan = _make_plan(bank, boundary, readout, method, memory_budget, with_entropy=True)
+    return _bound(_count, plan, bank)
+
+
+def _check_sizes(sizes: Sequence[Any], grid: tuple[int, int]) -> tuple[int, ...]:
+    found = tuple(check_window(size) for size in sizes)
+    check(len(found) > 0, "sizes", "at least one window size", "none", "pass e.g. (3, 5, 7)")
+    even = [size for size in found if size % 2 == 0]
+    check(not even, "sizes", "odd windows, which have a centre", even, "use odd sizes")
+    check(len(set(found)) == len(found), "sizes", "different window sizes", found, "list each size once")
+    fits = f"windows that fit the {grid[0]} x {grid[1]} images"
+    check(max(found) <= min(grid), "sizes", fits, max(found), "use smaller windows")
+    return found
+
+
+class PatchEstimates(NamedTuple):
+    """What `patch_denoisers` finds with ``with_effective``, in the order of the sizes."""
+
+    denoised: Array  # (sizes, H, W, C)
+    effective: Array  # (sizes, H, W): exp(entropy of the weights)
+
+
+def patch_denoisers(
+    bank: PatchBank | ImageBank,
+    sizes: Sequence[Any],
+    *,
+    boundary: str = "periodic",
+    with_effective: bool = False,
+    memory_budget: int | None = None,
+) -> Callable[..., Any]:
+    r"""Build the exact patch score denoisers of several window sizes, in one program.
+
+    For every window size p in ``sizes``, with squared differences summed over channels,
+
+    .. math::
+        w_\mu(i) \propto \pi_\mu \exp\Big(-\frac{1}{2\sigma^2} \sum_{r \in \Omega_p} |x(i+r) - y_\mu(r)|^2\Big), \qquad
+        D_i = \sum_\mu w_\mu(i)\, y_\mu(0),
+
+    the same as ``patch_denoiser(ImageBank(images, p, positions=positions), boundary=boundary)``.
+
+    Parameters
+    ----------
+    bank : ImageBank
+        Training images (N, H, W, C), their prior, and which patches of each are candidates. The size of the bank itself
+        is not used.
+    sizes : sequence of int
+        Different odd window sizes, at most ``min(H, W)``, in any order.
+    boundary : "periodic" or "zero"
+        How windows continue beyond the image, as for `patch_denoiser`; positions "interior" need "periodic".
+    with_effective : bool
+        Return exp(entropy of the weights) as well, at the cost of one more running sum.
+    memory_budget : int, optional
+        As for `patch_denoiser`.
+
+    Returns
+    -------
+    callable
+        ``(x (H, W, C), sigma ()) -> (len(sizes), H, W, C)`` in the order of ``sizes``, dtype of ``x``; with
+        ``with_effective`` a NamedTuple of it, ``denoised``, and of the numbers of patches that share the posterior,
+        ``effective`` (len(sizes), H, W). NaN where the prior excludes every image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On sizes that are even, repeated or too large, an illegal combination or option, another bank, or (at the call)
+        an image whose shape is not that of the training images.
+
+    Notes
+    -----
+    Exact; cost and memory are those of `patch_denoiser`, one size after the other. Identical patches count each time
+    that they occur, as in a bank. Source: Kamb & Ganguli 2024, arXiv:2412.20292; THEORY section 2.
+
+    Example
+    -------
+    >>> images = np.linspace(-1, 1, 2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5, 1)
+    >>> denoise = patch_denoisers(ImageBank(images, 1), (1, 3, 5))
+    >>> denoise(np.zeros((6, 5, 1), np.float32), 0.5).shape
+    (3, 6, 5, 1)
+    """
+    if not isinstance(bank, ImageBank):
+        raise TypeError(
+            message("bank", "an ImageBank", type(bank).__name__, "a list of patches has one size")
+        )
+    check_option("boundary", boundary, ("periodic", "zero"))
+    check(
+        ("images", bank.positions, boundary, "centre") in LEGAL,
+        "boundary",
+        f"'periodic' with positions={bank.positions!r}",
+        repr(boundary),
+        "choose positions='all' for noiseless padding",
+    )
+    count, height, width, _ = bank.images.shape[-4:]
+    sizes = _check_sizes(sizes, (height, width))
+    plans = tuple(
+        _make_plan(
+            bank.replace(size=size),
+            boundary,
+            "centre",
+            "auto",
+            memory_budget,
+            with_entropy=bool(with_effective),
+        )
+        for size in sizes
+    )
+    return Partial(Static(_call_all, plans), bank.images, bank.log_prior)

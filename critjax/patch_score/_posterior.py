@@ -1,19 +1,20 @@
-r"""The streaming posterior: log-normaliser and mean over a bank in blocks, with exact derivatives of any order.
+r"""The posterior at every window: mean, entropy, and exact derivatives of any order, in bounded memory.
 
-The bank is visited in blocks by one `lax.scan` that carries the running reference, maximum, sum and weighted sum of
-an online softmax, so that memory does not depend on the size of the bank. The derivative is the covariance form
+The bank is visited in blocks by one `lax.scan` that carries the sums of a streaming softmax, so that memory does not
+depend on the size of the bank. The derivative is a covariance,
 
-    d mean_i = sum_mu w_mu(i) [ d phi_mu(0) + (phi_mu(0) - mean_i) d logit_mu(i) ]
+    d mean_i = sum_mu w_mu(i) [d phi_mu(0) + (phi_mu(0) - mean_i) (d logit_mu(i) - <d logit>_i)],
 
-evaluated as the derivative of ``sum_mu exp(logit - ln Z) (phi_mu(0) - mean)`` at constant ``ln Z`` and ``mean``: one
-more pass, with nothing stored a block. Because the rule is itself written with the differentiable outputs, it nests.
+by a second pass at constant top, normaliser and mean, with nothing stored a block. Three things keep its rounding small
+where one candidate has nearly all the weight: ``phi - mean`` is taken pair by pair, the weighted sum of it is not
+assumed to vanish (as it would without rounding), and both passes compute scores by the same operations. The rule is
+itself written with differentiable outputs, so it nests.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,250 +22,344 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from critjax._typing import Array
+from critjax.patch_score import _products, _window_sums, softmax
 from critjax.patch_score._blocks import cut_block
-from critjax.patch_score._plan import Plan, Query, query_shape
-from critjax.patch_score._routes import fold, lay_out, prepare
-from critjax.patch_score._scores import EXCLUDED_SCORE, Split, Wide, excluded_logit
-from critjax.patch_score._split import grid_steps
+from critjax.patch_score._plan import Plan, Route
+from critjax.patch_score._scores import Noise, grid_step, head_bits, matmul
 from critjax.patch_score._turns import in_turn
+from critjax.patch_score._windows import pad, unfold
+
+Bank = tuple[Array, Array]  # candidates, log_prior
 
 
-class Posterior(NamedTuple):
-    """Posterior at every window: weights are ``exp((s - reference)/sigma^2 + log_prior - log_normaliser)``."""
+class Problem(NamedTuple):
+    """A noisy image and a bank; the image and sigma are in units of ``unit``, candidates are not."""
 
-    reference: Array  # (H, W) score subtracted before division by sigma^2; a constant for differentiation
-    log_normaliser: Array  # (H, W)
+    x: Array  # (H, W, C)
+    sigma: Array  # ()
+    unit: Array  # (), a power of two; a constant for differentiation
+    largest: Array  # (), the largest candidate in this unit, between one half and one
+    candidates: Array
+    log_prior: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one candidate."""
+        return self.candidates.shape[1:]
+
+
+class Estimate(NamedTuple):
+    """What is known of every window; `posterior` returns (H, W), inside there are the axes of scores."""
+
     mean: Array  # (H, W, R), R = C for the centre readout and p^2 C for whole patches
+    entropy: Array | None  # (H, W), of the weights, in nats
 
 
-class _Running(NamedTuple):
-    reference: Array
-    top: Array
-    sums: Array  # (..., 1 + R): sum of exponentials, weighted sum of readout values
+class Anchor(NamedTuple):
+    """An estimate and what its weights are relative to: ``exp(logit - log_total)``, logits relative to the top."""
+
+    estimate: Estimate
+    top: softmax.Top  # a constant for differentiation
+    log_total: Array
 
 
-def _split_below(plan: Plan, sigma: Array, scale: Array) -> Array | None:
-    """Tell whether rounding of plain scores would show at this noise level; None where it never can."""
-    if jnp.finfo(sigma.dtype).nmant > 23:
-        return None
-    return lax.stop_gradient(sigma) ** 2 < plan.split_limit * scale**2
+class _State(NamedTuple):
+    """Sums of the streaming softmax; all have the windows first."""
+
+    top: softmax.Top
+    sums: Array  # (..., 1 + R): of the weights, and of weights times what is read out
+    tilt: Array | None  # of weights times logits
 
 
-def _rows(plan: Plan, bank: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Write candidates as flat rows; among devices they are shared equally, with excluded ones where some lack."""
-    candidates, log_prior = bank
-    missing = 0 if plan.mesh is None else -candidates.shape[0] % plan.mesh.shape[plan.axis]
-    if missing:
-        candidates = jnp.concatenate(
-            [candidates, jnp.zeros((missing, *candidates.shape[1:]), candidates.dtype)]
-        )
-        log_prior = jnp.concatenate([log_prior, jnp.full((missing,), -jnp.inf, log_prior.dtype)])
-    # Flat rows: with the trailing axes of size one, XLA would choose another layout and copy the whole bank.
-    return candidates.reshape(candidates.shape[0], -1), log_prior
-
-
-def _logits(sigma, scores: Array | Split | Wide, reference: Any, allowed: Array | None) -> Array:
-    """Logits; accurate scores are taken relative to the reference score."""
-    if isinstance(scores, Split):
-        logits = ((scores.high - reference[..., None]) + scores.low) * (1 / sigma**2)
-    elif isinstance(scores, Wide):
-        logits = (scores.values - reference[..., None]).astype(sigma.dtype) * (1 / sigma**2)
+# ---- passes over the bank
+def _noise(plan: Plan, accurate: bool, x: Array, sigma: Array, largest: Array) -> Noise:
+    """Choose the arithmetic; accurate scores have a least noise level, which they resolve."""
+    if not accurate:
+        return Noise(sigma, None, None)
+    reach = lax.stop_gradient(jnp.max(jnp.abs(x)))
+    bits = head_bits(plan.size**2 * x.shape[-1], x.dtype)
+    if plan.positions == "same":  # heads of differences
+        steps = (grid_step(reach + largest, bits),) * 2
     else:
-        logits = scores
-    return logits if allowed is None else jnp.where(allowed, logits, excluded_logit(logits.dtype))
-
-
-def _snap(values: Array, unit: Array) -> Array:
-    """Round to multiples of a power of two; larger numbers are multiples already."""
-    multiples = values / unit
-    return jnp.where(
-        jnp.abs(multiples) < 2.0 ** jnp.finfo(values.dtype).nmant, jnp.round(multiples) * unit, values
+        steps = grid_step(jnp.maximum(reach, largest), bits), grid_step(largest, bits)
+    # Where rounding of the small parts is as large as sigma^2, two passes might disagree about which candidate is best.
+    rounding = (
+        jnp.finfo(x.dtype).eps * plan.size * x.shape[-1] ** 0.5 * steps[1] * jnp.maximum(reach, largest)
     )
+    sigma = jnp.maximum(sigma, jnp.sqrt(rounding))
+    return Noise(sigma, 1 / sigma, steps)
 
 
-def _softmax(sigma, scores: Array | Split | Wide, allowed: Array | None, contract) -> _Running:
-    """Softmax sums of one block. In compensated arithmetic the reference is so close to the top that it replaces it."""
-    if isinstance(scores, Split | Wide):
-        values = scores.values if isinstance(scores, Wide) else scores.high + scores.low
-        peak = jnp.max(values if allowed is None else jnp.where(allowed, values, EXCLUDED_SCORE), axis=-1)
-        if isinstance(scores, Split):
-            peak = _snap(peak, scores.unit)
-        reference = peak.astype(sigma.dtype)
-        top = ((peak - reference) / sigma**2).astype(
-            sigma.dtype
-        )  # what rounding the reference to float32 left
-        # Where all is excluded, no weight may come of it.
-        some = reference > 0.5 * EXCLUDED_SCORE
-        weights = jnp.exp(_logits(sigma, scores, jnp.where(some, peak, 0), allowed))
-        return _Running(reference, jnp.where(some, top, 0), contract(weights))
-    logits = _logits(sigma, scores, None, allowed)
-    top = jnp.max(logits, axis=-1)
-    return _Running(jnp.zeros_like(top), top, contract(jnp.exp(logits - top[..., None])))
+def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state, consume):
+    """Feed every block of the bank through ``consume(state, scores, values)``.
 
-
-def _combine(sigma, a: _Running, b: _Running) -> _Running:
-    """Join the sums of two parts of the bank."""
-    reference = jnp.maximum(a.reference, b.reference)
-    tops = [part.top + (part.reference - reference) / sigma**2 for part in (a, b)]
-    top = jnp.maximum(*tops)
-    scaled = [part.sums * jnp.exp(own - top)[..., None] for part, own in zip((a, b), tops, strict=True)]
-    return _Running(reference, top, scaled[0] + scaled[1])
-
-
-def _combine_devices(plan: Plan, sigma, part: _Running) -> _Running:
-    """Join the sums of the parts that devices hold."""
-    reference = lax.pmax(part.reference, plan.axis)
-    own = part.top + (part.reference - reference) / sigma**2
-    top = lax.pmax(own, plan.axis)
-    return _Running(reference, top, lax.psum(part.sums * jnp.exp(own - top)[..., None], plan.axis))
-
-
-def _over_bank(
-    plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array], fixed, start, reduce, combine, join
-):
-    """Reduce the whole bank: ``reduce`` each block, ``combine`` from ``start(split)`` on, then ``join`` devices.
-
-    The arithmetic is chosen at run time inside the rematerialised body, so that reverse mode stores no block.
+    For a single block the state is None, which stands for nothing yet: XLA then fuses scores, softmax and readout into
+    one loop.
     """
-    scales = tuple(lax.stop_gradient(jnp.max(jnp.abs(values))) for values in (x, bank[0]))
-    split = _split_below(plan, sigma, scales[1])
+    x, unit, bank = problem.x, problem.unit, (problem.candidates, problem.log_prior)
+    shape = (bank[0].shape[0], *problem.shape)
+    # Flat rows: with the trailing axes of size one, XLA would choose another layout and copy the whole bank.
+    bank = bank[0].reshape(shape[0], -1), bank[1]
+    count = -(-shape[0] // route.images)
 
-    def local(x, sigma, rows, fixed, scales, split):
-        grid = None if split is None else grid_steps(scales[0], scales[1], plan.size, x.shape[-1])
-        query = Query(x, sigma, None, fixed, grid)
-        query = query._replace(layout=lay_out(plan, query))
-        wide = None
-        if grid is not None and plan.on_cpu:
-            with jax.enable_x64(True):
-                wide = Query(x.astype(jnp.float64), sigma, None, fixed, None, wide=True)
-                wide = wide._replace(layout=lay_out(plan, wide))
-        reduce_fn, combine_fn = functools.partial(reduce, sigma), functools.partial(combine, sigma)
-        num_blocks = -(-rows[1].shape[0] // plan.block)
+    def block(number) -> Bank:
+        flat, log_prior = bank if count == 1 else cut_block(bank, number, route.images)
+        return flat.reshape(route.images, *shape[1:]) / unit, log_prior
+
+    if route.method == "box" and plan.positions != "same":
+        layout = _window_sums.lay_out(plan, noise, x)
 
         def body(state, number):
-            flat, log_prior = rows if num_blocks == 1 else cut_block(rows, number, plan.block)
-            block = prepare(plan, flat.reshape(plan.block, *bank[0].shape[1:])), log_prior
-            if split is None:
-                return fold(plan, query, block, state, reduce_fn, combine_fn, False), None
+            return _window_sums.walk(plan, noise, layout, x.shape[1], *block(number), state, consume)
 
-            def accurate(state):
-                if wide is None:
-                    return fold(plan, query, block, state, reduce_fn, combine_fn, True)
-                with jax.enable_x64(True):
-                    return fold(plan, wide, block, state, reduce_fn, combine_fn, True)
+        return lax.scan(lambda s, n: (body(s, n), None), state, jnp.arange(count))[0]
 
-            def plain(state):
-                return fold(plan, query, block, state, reduce_fn, combine_fn, False)
+    if plan.positions == "same":
+        row_blocks = 1
 
-            return lax.cond(split, accurate, plain, state), None
+        def body(state, number):
+            return consume(state, *_window_sums.same(plan, noise, x, *block(number)))
 
-        if num_blocks == 1 and plan.mesh is None and plan.kind == "patches":
-            # Nothing to combine: XLA then fuses scores, softmax and readout into one loop.
-            return jax.checkpoint(body)(None, 0)[0]
-        state = start(split)
-        if plan.mesh is not None:
-            state = jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
-        state, _ = lax.scan(jax.checkpoint(body), state, jnp.arange(num_blocks))
-        return state if plan.mesh is None else join(plan, sigma, state)
+    else:
+        layout = _products.lay_out(plan, route, noise, x)
+        row_blocks = -(-plan.bank_shape(shape)[0] // route.rows)
 
-    if plan.mesh is not None:
-        everywhere = PartitionSpec()
-        local = jax.shard_map(
-            local,
-            mesh=plan.mesh,
-            in_specs=(everywhere, everywhere, PartitionSpec(plan.axis), everywhere, everywhere, everywhere),
-            out_specs=everywhere,
-            axis_names={plan.axis},
+        def body(state, number):
+            candidates = _products.candidates(plan, route, number % row_blocks, *block(number // row_blocks))
+            return consume(state, *_products.scored(plan, route, noise, layout, candidates))
+
+    if count * row_blocks == 1:
+        return jax.checkpoint(body)(None, 0)
+    step = jax.checkpoint(body)
+    return lax.scan(lambda s, n: (step(s, n), None), state, jnp.arange(count * row_blocks))[0]
+
+
+def _among_devices(plan: Plan, run, problem: Problem, fixed):
+    """Call ``run(problem, fixed)``, on every device of the mesh with its share of the bank."""
+    if plan.mesh is None:
+        return run(problem, fixed)
+    candidates, log_prior = problem.candidates, problem.log_prior
+    missing = -candidates.shape[0] % plan.mesh.shape[plan.axis]
+    if missing:
+        zeros = jnp.zeros((missing, *candidates.shape[1:]), candidates.dtype)
+        candidates = jnp.concatenate([candidates, zeros])
+        log_prior = jnp.concatenate([log_prior, jnp.full((missing,), -jnp.inf, log_prior.dtype)])
+
+    def local(bank: Bank, rest: Problem, fixed):
+        return run(rest._replace(candidates=bank[0], log_prior=bank[1]), fixed)
+
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        local,
+        mesh=plan.mesh,
+        in_specs=(PartitionSpec(plan.axis), everywhere, everywhere),
+        out_specs=everywhere,
+        axis_names={plan.axis},
+    )((candidates, log_prior), problem._replace(candidates=None, log_prior=None), fixed)
+
+
+def _begin(plan: Plan, state):
+    """Let every device of a mesh have its own state."""
+    if plan.mesh is None:
+        return state
+    return jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
+
+
+def _leading(plan: Plan, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the leading axes of scores."""
+    rows, columns = plan.query_shape(shape)
+    if plan.positions == "same":
+        return rows, columns, 1
+    return (rows, columns) if plan.part in ("rows", "columns") else (rows * columns,)
+
+
+def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> Anchor:
+    """Compute the posterior by a streaming softmax."""
+    leading, dtype = _leading(plan, problem.x.shape), problem.x.dtype
+
+    def run(problem: Problem, _fixed) -> _State:
+        noise = _noise(plan, accurate, problem.x, problem.sigma, problem.largest)
+
+        def consume(state: _State | None, scores: softmax.Scores, values: Array) -> _State:
+            top = softmax.start(leading, dtype) if state is None else state.top
+            top, log_kept, logits = softmax.advance(top, scores, noise.inverse)
+            weights = jnp.exp(logits)
+            table = jnp.concatenate([jnp.ones_like(values[..., :1]), values], axis=-1)
+            sums, tilt = matmul(weights, table), None
+            if plan.with_entropy:
+                tilt = jnp.sum(weights * jnp.maximum(logits, -1e4), axis=-1)
+            if state is None:
+                return _State(top, sums, tilt)
+            old = _relative_to(top, state, log_kept)
+            return _State(top, old.sums + sums, None if tilt is None else old.tilt + tilt)
+
+        num_read = problem.x.shape[-1] * (plan.size**2 if plan.readout == "average" else 1)
+        nothing = jnp.zeros(leading, dtype)
+        state = _State(
+            softmax.start(leading, dtype),
+            jnp.zeros((*leading, 1 + num_read), dtype),
+            nothing if plan.with_entropy else None,
         )
-    return local(x, sigma, _rows(plan, bank), fixed, scales, split)
+        state = _over_blocks(plan, route, noise, problem, _begin(plan, state), consume)
+        if plan.mesh is None:
+            return state
+        top, log_kept = softmax.join(state.top, plan.axis, noise.inverse)
+        state = _relative_to(top, state, log_kept)
+        return _State(top, *lax.psum((state.sums, state.tilt), plan.axis))
+
+    state = _among_devices(plan, run, problem, None)
+    # With every candidate excluded there is no posterior: NaN, not the mean of what was excluded.
+    total = jnp.where(jnp.any(jnp.isfinite(problem.log_prior)), state.sums[..., :1], jnp.nan)
+    log_total = jnp.log(total[..., 0])
+    entropy = None if state.tilt is None else log_total - state.tilt / total[..., 0]
+    return Anchor(Estimate(state.sums[..., 1:] / total, entropy), state.top, log_total)
 
 
-def _shapes(plan: Plan, x: Array) -> tuple[tuple[int, int], int]:
-    """Return the grid of windows and 1 + R, the number of running sums a window."""
-    return query_shape(plan, x.shape), 1 + x.shape[-1] * (plan.size**2 if plan.readout == "average" else 1)
+def _relative_to(top: softmax.Top, state: _State, log_kept: Array) -> _State:
+    kept = jnp.exp(log_kept)
+    tilt = None if state.tilt is None else kept * (state.tilt + log_kept * state.sums[..., 0])
+    return _State(top, kept[..., None] * state.sums, tilt)
+
+
+def _second_pass(plan: Plan, route: Route, problem: Problem, anchor: Anchor) -> tuple[Array, Array]:
+    """Sum weights, and weights times what is read out relative to its mean, at a known posterior.
+
+    Also returns a function of the noisy image that has been subtracted from all logits; its value, not its derivative,
+    has been added again.
+    """
+
+    def run(problem: Problem, anchor: Anchor) -> Array:
+        noise = _noise(plan, True, problem.x, problem.sigma, problem.largest)
+        mean, _ = anchor.estimate
+        drift = _drift(plan, problem, mean)
+        drift = drift - lax.stop_gradient(drift)
+
+        def consume(state: Array | None, scores: softmax.Scores, values: Array) -> Array:
+            logits = softmax.logits_below(anchor.top, scores, noise.inverse)
+            # A weight of less than exp(-1e4) is zero, and so is its derivative, which could not be computed.
+            logits = jnp.maximum(logits - (anchor.log_total + drift)[..., None], -1e4)
+            if plan.readout == "average":
+                # All that centring leaves of the derivative of a logit whose candidate has all the weight is rounding.
+                alone = (anchor.log_total < 2 * jnp.finfo(logits.dtype).eps)[..., None] & (logits > -8)
+                logits = jnp.where(alone, lax.stop_gradient(logits), logits)
+            weights = jnp.exp(logits)
+            total = jnp.sum(weights, axis=-1)
+            if plan.readout == "average":
+                centred = matmul(weights, values) - mean * total[..., None]
+                parts = [total[..., None], centred]
+            else:
+                parts = [total[..., None]]
+                for channel in range(values.shape[-1]):
+                    deviation = values[..., None, :, channel] - mean[..., channel, None]
+                    parts.append(jnp.sum(weights * deviation, axis=-1, keepdims=True))
+            if plan.with_entropy:
+                parts.append(-jnp.sum(weights * logits, axis=-1, keepdims=True))
+            sums = jnp.concatenate(parts, axis=-1)
+            return sums if state is None else state + sums
+
+        num_sums = 1 + mean.shape[-1] + plan.with_entropy
+        state = jnp.zeros((*mean.shape[:-1], num_sums), mean.dtype)
+        state = _over_blocks(plan, route, noise, problem, _begin(plan, state), consume)
+        return state if plan.mesh is None else lax.psum(state, plan.axis)
+
+    return _among_devices(plan, run, problem, anchor), _drift(plan, problem, anchor.estimate.mean)
+
+
+def _drift(plan: Plan, problem: Problem, mean: Array) -> Array:
+    """Return the correlation of windows with their mean patch: subtracted, it centres the derivatives of logits.
+
+    For whole patches only: the centre is centred pair by pair.
+    """
+    if plan.readout != "average":
+        return jnp.zeros(mean.shape[:-1], mean.dtype)
+    windows = unfold(pad(problem.x, plan.size, plan.query_pad, axes=(0, 1)), plan.size)
+    product = jnp.sum(windows.reshape(mean.shape) * lax.stop_gradient(mean), axis=-1)
+    return product / problem.sigma / problem.sigma
+
+
+# ---- the posterior and its derivatives
+def _on_each_platform(plan: Plan, problem: Problem, run, derivative: bool, *fixed):
+    """Call ``run(route, problem, *fixed)`` with the route of the platform that the program will run on."""
+    shapes = problem.x.shape, problem.candidates.shape, problem.x.dtype
+    cpu, other = (plan.route(*shapes, platform, derivative) for platform in ("cpu", "other"))
+    if cpu == other:
+        return run(cpu, problem, *fixed)
+    by_platform = {"cpu": functools.partial(run, cpu), "default": functools.partial(run, other)}
+    return lax.platform_dependent(problem, *fixed, **by_platform)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def posterior(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> Posterior:
-    """Compute the posterior at every window of ``x`` (H, W, C) over ``bank`` = (candidates, log_prior)."""
-    evaluate = functools.partial(_evaluate, plan)
-    return (in_turn(evaluate) if plan.on_cpu else evaluate)(x, sigma, *bank)
+def posterior(plan: Plan, problem: Problem) -> Estimate:
+    """Compute the posterior at every window."""
+
+    def run(route: Route, problem: Problem) -> Estimate:
+        def at(accurate: bool):
+            return lambda problem: _first_pass(plan, route, accurate, problem).estimate
+
+        if plan.always_accurate:
+            return at(True)(problem)
+        limit = plan.factor(route.method, problem.x.dtype) * problem.x.shape[-1] * problem.largest**2
+        return lax.cond(problem.sigma**2 < limit, at(True), at(False), problem)
+
+    def evaluate(*leaves: Array) -> Estimate:
+        return _on_each_platform(plan, Problem(*leaves), run, False)
+
+    # A list of patches may be too short to keep a processor busy with one image; images are not.
+    found = in_turn(evaluate, plan.kind == "images", Problem._fields.index("sigma"))(*problem)
+    return _shaped(plan, problem, found)
 
 
-def _evaluate(plan: Plan, x: Array, sigma: Array, candidates: Array, log_prior: Array) -> Posterior:
-    shape, num_sums = _shapes(plan, x)
-
-    def start(split) -> _Running:
-        nothing = jnp.zeros(shape, x.dtype)
-        lowest = jnp.full_like(nothing, excluded_logit(x.dtype))
-        none = jnp.zeros((*shape, num_sums), x.dtype)
-        if split is None:
-            return _Running(nothing, lowest, none)
-        return _Running(jnp.where(split, EXCLUDED_SCORE, nothing), jnp.where(split, 0, lowest), none)
-
-    def reduce(sigma, _fixed, scores, allowed, contract) -> _Running:
-        return _softmax(sigma, scores, allowed, contract)
-
-    bank = candidates, log_prior
-    running = _over_bank(plan, x, sigma, bank, None, start, reduce, _combine, _combine_devices)
-    # With every candidate excluded there is no posterior: NaN, not the mean of what was excluded.
-    total = jnp.where(jnp.any(jnp.isfinite(log_prior)), running.sums[..., :1], jnp.nan)
-    log_normaliser = running.top + jnp.log(total[..., 0])
-    return Posterior(running.reference, log_normaliser, running.sums[..., 1:] / total)
+def _shaped(plan: Plan, problem: Problem, found):
+    shape, leading = plan.query_shape(problem.x.shape), len(_leading(plan, problem.x.shape))
+    return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[leading:]), found)
 
 
-def _sum_over_bank(plan: Plan, x, sigma, bank, fixed: Posterior, num_sums: int, term) -> Array:
-    """Sum ``term(log_weights, contract)`` over the bank, at a posterior that is already known.
-
-    Reverse mode would store the sums that "box" carries from row to row, so here every row starts afresh. Many tangents
-    share the scores of a pass, and scores are compensated on every processor.
-    """
-    plan = dataclasses.replace(plan, on_cpu=False, block=plan.derivative_block)
-    if plan.kind == "images" and plan.positions != "same":
-        plan = dataclasses.replace(plan, method="product", strip=plan.size)
-
-    def start(_split) -> Array:
-        return jnp.zeros((*_shapes(plan, x)[0], num_sums), x.dtype)
-
-    def reduce(sigma, fixed: Posterior, scores, allowed, contract) -> Array:
-        logits = _logits(sigma, scores, fixed.reference, allowed)
-        return term(logits - fixed.log_normaliser[..., None], contract)
-
-    def combine(_sigma, a: Array, b: Array) -> Array:
-        return a + b
-
-    def join(plan: Plan, _sigma, part: Array) -> Array:
-        return lax.psum(part, plan.axis)
-
-    return _over_bank(plan, x, sigma, bank, fixed, start, reduce, combine, join)
-
-
-@posterior.defjvp
+@functools.partial(posterior.defjvp, symbolic_zeros=True)
 def _posterior_jvp(plan: Plan, primals, tangents):
-    value = posterior(plan, *primals)
-
-    def moments(x, sigma, bank):
-        num_sums = _shapes(plan, x)[1]
-        return _sum_over_bank(
-            plan, x, sigma, bank, value, num_sums, lambda logw, contract: contract(jnp.exp(logw))
-        )
-
-    _, sums = jax.jvp(moments, primals, tangents)
-    change = Posterior(
-        jnp.zeros_like(value.reference), sums[..., 0], sums[..., 1:] - value.mean * sums[..., :1]
-    )
-    return value, change
+    problem, rest = _active(primals[0], tangents[0])
+    value, change = jax.jvp(lambda *a: _anchored(plan, problem(*a)), *rest)
+    return tuple(_shaped(plan, primals[0], anchor.estimate) for anchor in (value, change))
 
 
-def entropy(plan: Plan, x: Array, sigma: Array, bank: tuple[Array, Array]) -> Array:
-    """Compute the entropy of the posterior weights at every window, in nats, by a second pass."""
-    value = posterior(plan, x, sigma, bank)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _anchored(plan: Plan, problem: Problem) -> Anchor:
+    """Compute the posterior in the way that its derivatives do: accurate, all members of a batch together."""
 
-    def term(log_weights: Array, _contract) -> Array:
-        weights = jnp.exp(log_weights)
-        terms = jnp.where(weights > 0, weights * jnp.where(weights > 0, log_weights, 0), 0)
-        return jnp.stack([jnp.sum(weights, axis=-1), -jnp.sum(terms, axis=-1)], axis=-1)
+    def run(route: Route, problem: Problem) -> Anchor:
+        return _first_pass(plan, route, True, problem)
 
-    sums = _sum_over_bank(plan, x, sigma, bank, value, 2, term)
-    # At very low noise the two passes round logits differently, and weights do not quite add up to one.
-    return sums[..., 1] / sums[..., 0] + jnp.log(sums[..., 0])
+    return _on_each_platform(plan, problem, run, True)
+
+
+@functools.partial(_anchored.defjvp, symbolic_zeros=True)
+def _anchored_jvp(plan: Plan, primals, tangents):
+    anchor = _anchored(plan, primals[0])
+    problem, rest = _active(primals[0], tangents[0])
+
+    def moments(*arguments):
+        def run(route: Route, problem: Problem, anchor: Anchor):
+            return _second_pass(plan, route, problem, anchor)
+
+        return _on_each_platform(plan, problem(*arguments), run, True, anchor)
+
+    (sums, _), (changes, drift) = jax.jvp(moments, *rest)
+    total, change = sums[..., :1], changes[..., :1] / sums[..., :1]
+    read, entropy = slice(1, sums.shape[-1] - plan.with_entropy), None
+    mean = changes[..., read] / total - sums[..., read] / total * change
+    if plan.with_entropy:  # of S/T + log T, with S and T the sums of -w log w and of w
+        spread = sums[..., -1:] / total
+        entropy = (changes[..., -1:] / total - spread * change + change)[..., 0]
+    top = jax.tree.map(jnp.zeros_like, anchor.top)
+    return anchor, Anchor(Estimate(mean, entropy), top, change[..., 0] + drift)
+
+
+def _active(problem: Problem, tangents: Problem):
+    """Return the problem as a function of what is differentiated, its values, and its tangents."""
+    zero = jax.custom_derivatives.SymbolicZero
+    active = [name for name in Problem._fields if not isinstance(getattr(tangents, name), zero)]
+
+    def rebuilt(*values: Array) -> Problem:
+        return problem._replace(**dict(zip(active, values, strict=True)))
+
+    values, directions = (tuple(getattr(p, name) for name in active) for p in (problem, tangents))
+    return rebuilt, (values, directions)

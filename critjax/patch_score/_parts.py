@@ -1,0 +1,50 @@
+"""From a plan and plain arrays to the posterior at every pixel: units, and the parts of noiseless padding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from critjax._typing import Array
+from critjax.patch_score._plan import Plan
+from critjax.patch_score._posterior import Estimate, Problem, posterior
+from critjax.patch_score._scores import grid_step
+
+
+def estimate(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Estimate:
+    """Compute the posterior at every window of ``x`` (H, W, C), in the dtype of sigma."""
+    x, candidates, log_prior = (a.astype(sigma.dtype) for a in (x, candidates, log_prior))
+    largest = lax.stop_gradient(jnp.max(jnp.abs(candidates)))
+    unit = jnp.where(largest > 0, grid_step(largest, 0), 1)
+    problem = Problem(x / unit, sigma / unit, unit, largest / unit, candidates, log_prior)
+    found = _by_parts(plan, problem) if plan.has_parts else posterior(plan, problem)
+    return found._replace(mean=found.mean * unit)
+
+
+def _by_parts(plan: Plan, problem: Problem) -> Estimate:
+    """Put together what the windows inside and those that reach over the border find."""
+    height, width = problem.x.shape[:2]
+    rows, columns = plan.border(height), plan.border(width)
+    inside = [np.setdiff1d(np.arange(n), border) for n, border in ((height, rows), (width, columns))]
+    found = None
+
+    def put(part: str, where, turned: bool = False) -> None:
+        nonlocal found
+        piece = posterior(dataclasses.replace(plan, part=part), problem)
+        if turned:
+            piece = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), piece)
+        if found is None:
+            found = jax.tree.map(lambda a: jnp.zeros((height, width, *a.shape[2:]), a.dtype), piece)
+        found = jax.tree.map(lambda whole, a: whole.at[where].set(a), found, piece)
+
+    if len(inside[0]) and len(inside[1]):
+        put("inside", np.ix_(*inside))
+    if len(inside[0]) and len(columns):
+        put("columns", np.ix_(np.arange(height), columns), turned=True)
+    if len(rows):
+        put("rows", rows)
+    return found

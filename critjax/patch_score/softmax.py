@@ -1,0 +1,74 @@
+r"""The streaming softmax: weights relative to the largest logit so far, with sums that follow when it rises.
+
+Scores come in an exact part and a small rest (`Scores`), and the largest one is kept in the same two parts (`Top`), so
+that the difference of two scores is right to within the rounding of the rest, however small it is. A block of
+candidates is handled by `advance`, a second device by `join`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from critjax._typing import Array
+
+
+class Scores(NamedTuple):
+    """Scores of the candidates on the last axis; logits are scores times ``inverse`` squared."""
+
+    high: Array  # (..., B); exact, or the whole score where ``low`` is None
+    low: Array | None = None
+
+
+class Top(NamedTuple):
+    """The largest score: ``reference + rest``."""
+
+    reference: Array
+    rest: Array
+
+
+def lowest(dtype) -> float:
+    """Stand for a score of -inf where the arithmetic needs a finite number; no allowed score comes near it."""
+    return -0.25 * float(jnp.finfo(dtype).max)
+
+
+def start(shape: tuple[int, ...], dtype) -> Top:
+    """Return the top of no candidates."""
+    return Top(jnp.full(shape, lowest(dtype), dtype), jnp.zeros(shape, dtype))
+
+
+def logits_below(top: Top, scores: Scores, inverse: Array | None) -> Array:
+    """Return logits relative to the top: at most zero if the top covers these scores."""
+    relative = scores.high - top.reference[..., None]
+    if scores.low is not None:
+        relative = (relative + scores.low) - top.rest[..., None]
+    return relative if inverse is None else relative * inverse * inverse
+
+
+def advance(top: Top, scores: Scores, inverse: Array | None = None) -> tuple[Top, Array, Array]:
+    """Take in one block: return the new top, the logarithm by which old sums change, and logits relative to it.
+
+    The top is a constant for differentiation. An ``inverse`` of None stands for one.
+    """
+    reference = jnp.maximum(top.reference, lax.stop_gradient(jnp.max(scores.high, axis=-1)))
+    rest = top.rest
+    if scores.low is not None:
+        relative = lax.stop_gradient((scores.high - reference[..., None]) + scores.low)
+        rest = jnp.maximum(top.rest + (top.reference - reference), jnp.max(relative, axis=-1))
+    new = Top(reference, rest)
+    return new, _change(top, new, inverse), logits_below(new, scores, inverse)
+
+
+def join(top: Top, axis: str, inverse: Array | None) -> tuple[Top, Array]:
+    """Return the top of all devices of a mesh axis, and the logarithm by which this device's sums change."""
+    reference = lax.pmax(top.reference, axis)
+    new = Top(reference, lax.pmax(top.rest + (top.reference - reference), axis))
+    return new, _change(top, new, inverse)
+
+
+def _change(old: Top, new: Top, inverse: Array | None) -> Array:
+    change = (old.reference - new.reference) + (old.rest - new.rest)
+    change = change if inverse is None else change * inverse * inverse
+    return jnp.maximum(change, -1e4)  # its exponential is zero, and finite times zero is zero
