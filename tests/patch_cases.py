@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import reference
 
-import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
 
@@ -127,17 +125,6 @@ def with_methods(cases: list[Case], slow: Callable[..., bool] = lambda *_: False
     return _marked([(case, method) for case in cases for method in methods_of(case)], slow)
 
 
-def with_platforms(cases: list[Case], slow: Callable[..., bool] = lambda *_: False) -> list:
-    """Return (case, method, platform) triples for `pytest.mark.parametrize`, marked as by `with_methods`."""
-    triples = [
-        (case, method, platform)
-        for case in cases
-        for method in methods_of(case)
-        for platform in platforms_of(case.kind, case.positions)
-    ]
-    return _marked(triples, slow)
-
-
 def _marked(rows: list[tuple], slow: Callable[..., bool]) -> list:
     return [
         pytest.param(*row, id="-".join((row[0].id, *row[1:])), marks=pytest.mark.slow if slow(*row) else ())
@@ -149,17 +136,13 @@ def case_id(case: Case) -> str:
     return case.id
 
 
-@contextlib.contextmanager
-def written_for(platform: str):
-    """Make denoisers choose the arithmetic of a "cpu" or of another platform."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(critjax.patch_score._denoiser, "_on_cpu", lambda: platform == "cpu")
-        yield
-
-
-def platforms_of(kind: str, positions: str | None) -> tuple[str, ...]:
-    """List the platforms whose programs differ."""
-    return ("cpu", "other") if kind == "images" and positions != "same" else ("cpu",)
+def budget(case: Case, rows: int = 3, dtype=np.float64) -> int:
+    """Return what blocks of three patches may take, or of ``rows`` rows of windows of one training image."""
+    candidates = 3 if case.kind == "patches" else rows * (case.image_grid or case.grid)[1]
+    numbers = case.size**2 * case.channels
+    if case.positions == "same":
+        candidates, numbers = 3, numbers * case.grid[0] * case.grid[1]
+    return candidates * np.dtype(dtype).itemsize * (4 * case.grid[0] * case.grid[1] + 3 * numbers)
 
 
 #: Problems of one shape that `evaluate` puts through one program.
@@ -174,35 +157,34 @@ _one = jax.jit(_both)
 _batch = jax.jit(jax.vmap(_both))
 
 
-def _built(bank, case, method, platform, block_size):
-    with written_for(platform):
-        options = {**case.model, "method": method, "block_size": block_size}
-        return patch_denoiser(bank, **options), effective_patches(bank, **options)
+def _built(bank, case, method, memory_budget):
+    options = {**case.model, "method": method, "memory_budget": memory_budget}
+    return patch_denoiser(bank, **options), effective_patches(bank, **options)
 
 
-def evaluate_one(case, bank, x, sigma, method="auto", *, platform="cpu", block_size=None):
+def evaluate_one(case, bank, x, sigma, method="auto", *, memory_budget=None):
     """Return (denoised, effective): one program a variant, route and shape."""
-    return _one(*_built(bank, case, method, platform, block_size), x, sigma)
+    return _one(*_built(bank, case, method, memory_budget), x, sigma)
 
 
-def evaluate(case, problems, method="auto", *, platform="cpu", block_size=3):
+def evaluate(case, problems, method="auto", *, rows=3):
     """Return [(denoised, effective)] of (x, sigma, data, log_prior), up to `BATCH`, by one program a variant and route.
 
     Images, noise levels and banks are mapped over; each bank is visited in blocks, the last of which overlaps.
     """
     padded = [problems[min(i, len(problems) - 1)] for i in range(BATCH)]
     xs, sigmas, data, log_priors = (np.stack([np.asarray(p[i]) for p in padded]) for i in range(4))
-    built = _built(case.bank(data[0], log_priors[0]), case, method, platform, block_size)
+    memory = budget(case, rows, xs.dtype)
+    built = _built(case.bank(data[0], log_priors[0]), case, method, memory)
     stacked = [jax.tree.unflatten(jax.tree.structure(fn), [data, log_priors]) for fn in built]
     found = jax.tree.map(np.asarray, _batch(*stacked, xs, sigmas.astype(xs.dtype)))
     return [(found[0][i], found[1][i]) for i in range(len(problems))]
 
 
-def optimised_denoiser(boundary: str, readout: str, method="auto", platform="cpu"):
+def optimised_denoiser(boundary: str, readout: str, method="auto"):
     """Return ``(bank, x, sigma) -> denoised``, compiled as users compile it."""
 
     def denoise(bank, x, sigma):
-        with written_for(platform):
-            return patch_denoiser(bank, boundary=boundary, readout=readout, method=method)(x, sigma)
+        return patch_denoiser(bank, boundary=boundary, readout=readout, method=method)(x, sigma)
 
     return denoise

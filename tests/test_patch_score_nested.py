@@ -45,11 +45,11 @@ def nested(images, sizes, positions="all", boundary="zero", log_prior=None, **op
     return patch_denoisers(bank, sizes, boundary=boundary, **options)
 
 
-def compiled(sizes, positions, boundary, block_size=None):
+def compiled(sizes, positions, boundary, memory_budget=None):
     """Return ``(images, log_prior, x, sigma) -> (denoised, effective)``."""
 
     def both(images, log_prior, x, sigma):
-        options = {"with_effective": True, "block_size": block_size}
+        options = {"with_effective": True, "memory_budget": memory_budget}
         fn = nested(images, sizes, positions, boundary, log_prior, **options)
         return jax.tree.map(np.asarray, _call(fn, x, np.asarray(sigma, x.dtype)))
 
@@ -127,7 +127,7 @@ def test_agrees_with_one_denoiser_a_size(positions, boundary):
 
 def test_defaults_are_those_of_one_denoiser():
     images, x, _ = problem()
-    found = _call(patch_denoisers(ImageBank(images, 1), SIZES, block_size=2), x, 0.9)
+    found = _call(patch_denoisers(ImageBank(images, 1), SIZES, memory_budget=2), x, 0.9)
     expected = compiled(SIZES, "all", "periodic", 2)(images, None, x, 0.9)
     np.testing.assert_allclose(found, expected.denoised, rtol=1e-12, atol=1e-14)
 
@@ -162,7 +162,7 @@ def test_shifting_a_periodic_image_shifts_the_result():
 
 def test_with_every_image_excluded_there_is_no_posterior():
     images, x, log_prior = problem()
-    fn = nested(images, SIZES, log_prior=log_prior, with_effective=True, block_size=2)
+    fn = nested(images, SIZES, log_prior=log_prior, with_effective=True, memory_budget=2)
     leaves, structure = jax.tree.flatten(fn)
     found = _call(jax.tree.unflatten(structure, [leaves[0], np.full_like(log_prior, -np.inf)]), x, 0.7)
     assert np.all(np.isnan(found[0])) and np.all(np.isnan(found[1]))
@@ -210,7 +210,7 @@ def test_forward_derivatives_are_those_of_one_denoiser_a_size(positions, boundar
     if (positions, boundary) == VARIANTS[0]:
         images, x = np.sign(images), 0 * x
     direction = np.random.default_rng(2).normal(size=x.shape)
-    many = nested(images, (3, 5), positions, boundary, log_prior, block_size=2)
+    many = nested(images, (3, 5), positions, boundary, log_prior, memory_budget=2)
     options = {"positions": positions, "log_prior": log_prior}
     each = [patch_denoiser(ImageBank(images, size, **options), boundary=boundary) for size in (3, 5)]
 
@@ -272,7 +272,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
         x = jax.ShapeDtypeStruct((12, 11, 1), np.float32)
 
         def fn(images, x, sigma):
-            return nested(images, (3, 7), block_size=8)(x, sigma)
+            return nested(images, (3, 7), memory_budget=8)(x, sigma)
 
         program = jax.jit(fn).lower(images, x, jax.ShapeDtypeStruct((), np.float32)).compile()
         return program.memory_analysis().temp_size_in_bytes
@@ -303,8 +303,8 @@ def test_memory_does_not_grow_with_the_number_of_images():
             ValueError,
             r"boundary: expected 'periodic' with positions='interior', .*; ",
         ),
-        ({"block_size": 0}, ValueError, r"block_size: expected an integer >= 1, got 0; "),
-        ({"block_size": True}, ValueError, r"block_size: expected an integer >= 1, got True; "),
+        ({"memory_budget": 0}, ValueError, r"memory_budget: expected an integer >= 1, got 0; "),
+        ({"memory_budget": True}, ValueError, r"memory_budget: expected an integer >= 1, got True; "),
     ],
 )
 def test_what_is_wrong_when_it_is_built(change, error, text):
@@ -317,9 +317,7 @@ def test_what_is_wrong_when_it_is_built(change, error, text):
 def test_what_is_wrong_when_it_is_called():
     images, x, _ = problem()
     fn = nested(images, (3,))
-    with pytest.raises(
-        ValueError, match=r"x: expected shape \(9, 7, 1\) of the training images, got .*; resize"
-    ):
+    with pytest.raises(ValueError, match=r"x: expected height and width \(9, 7\) of the .*, got .*; resize"):
         fn(x[:-1], 1.0)
     with pytest.raises(ValueError, match=r"x: expected shape \(H, W, C\), got .*; add"):
         fn(x[..., 0], 1.0)

@@ -1,6 +1,5 @@
 """Patch scores against the brute-force oracle, exact identities and limits: every legal row, every route."""
 
-import dataclasses
 import zlib
 
 import hypothesis
@@ -22,16 +21,14 @@ from patch_cases import (
     evaluate_one,
     methods_of,
     optimised_denoiser,
-    platforms_of,
     with_methods,
-    with_platforms,
 )
 
 import critjax
 import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank, extract_patches, select, two_pattern_bank
 from critjax.data import embedded_fashion_mnist
-from critjax.patch_score import _images, available_methods, effective_patches, patch_denoiser
+from critjax.patch_score import available_methods, effective_patches, patch_denoiser
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -89,14 +86,14 @@ def test_the_package_offers_the_two_functions():
 
 
 def test_each_bank_offers_the_promised_routes():
-    """Product except for "same", convolution for lists of patches, box sums for images read at the centre."""
+    """Product except for "same", convolution for lists of patches, window sums for periodic images."""
     for row in LEGAL:
-        kind, positions, boundary, readout = row
+        kind, positions, boundary, _ = row
         found = methods_of(Case(*row))
         wanted = {"product"} if positions != "same" else {"box"}
         if kind == "patches":
             wanted |= {"convolution"}
-        elif boundary == "periodic" and readout == "centre":
+        elif boundary == "periodic":
             wanted |= {"box"}
         assert set(found) == wanted and len(found) == len(wanted)
 
@@ -112,14 +109,14 @@ def test_routes_that_a_bank_lacks_raise():
 
 
 # ---- agreement, everywhere
-@pytest.mark.parametrize(("case", "method", "platform"), with_platforms(base_cases()))
-def test_agrees_with_the_oracle(case, method, platform):
+@pytest.mark.parametrize(("case", "method"), with_methods(base_cases()))
+def test_agrees_with_the_oracle(case, method):
     """Mapped over banks, images and noise levels, in blocks that overlap, with all candidates and without one."""
     problems = []
     for seed, prior in enumerate(("random", "excluded", "uniform")):
         x, data, log_prior = case._replace(prior=prior).arrays(seed)
         problems += [(x, case.sigma(fraction), data, log_prior) for fraction in (0.5, 0.2)]
-    found = evaluate(case, problems, method, platform=platform)
+    found = evaluate(case, problems, method)
     for one, (x, sigma, data, log_prior) in zip(found, problems, strict=True):
         _check(one, case.reference(x, sigma, data, log_prior))
 
@@ -170,66 +167,6 @@ def test_images_of_more_rows_than_one_segment_of_box_sums(case):
     _check_alone(case, "box")
 
 
-STRIPS = [  # case, width of the strips: one to three of them, with and without a rest
-    (Case("images", "all", "periodic", "centre", 3, (9, 5), 1, 3), 2),
-    (Case("images", "all", "periodic", "centre", 5, (14, 6), 2, 3, prior="excluded"), 2),
-    (Case("images", "all", "periodic", "centre", 3, (9, 4), 3, 3, (5, 6)), 1),
-    (Case("images", "interior", "periodic", "centre", 7, (8, 9), 1, 2), 3),
-    (Case("images", "interior", "periodic", "centre", 5, (6, 7), 1, 3, (18, 8), prior="excluded"), 2),
-]
-
-
-@pytest.mark.parametrize(
-    ("case", "width", "platform"),
-    [
-        pytest.param(
-            case,
-            width,
-            platform,
-            id=f"{case.id}-strips{width}-{platform}",
-            marks=() if platform == "cpu" and case in (STRIPS[2][0], STRIPS[3][0]) else pytest.mark.slow,
-        )
-        for case, width in STRIPS
-        for platform in platforms_of(case.kind, case.positions)
-    ],
-)
-def test_short_strips_change_nothing(case, width, platform):
-    """In float64, in plain float32, and where float32 would show rounding. Other platforms keep whole strips."""
-
-    def evaluated(bank, x, sigma):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(critjax.patch_score._denoiser, "strip_width", lambda *_: width)
-            return evaluate_one(case, bank, x, sigma, "box", platform=platform)
-
-    x, data, log_prior = case.arrays()
-    found = evaluated(case.bank(data, log_prior), x, case.sigma())
-    _check(found, case.reference(x, case.sigma(), data, log_prior))
-    x, data, log_prior = case.arrays(dtype=np.float32)
-    limit = np.sqrt(5.5e-3 * case.size**2 * case.channels) * np.abs(data).max()
-    for sigma in np.float32([1.05 * limit, 0.95 * limit, 0.2 * limit]):
-        found = evaluated(case.bank(data, log_prior), x, sigma)
-        assert found[0].dtype == np.float32
-        _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("case", "width"), STRIPS)
-def test_strips_cover_each_column_of_the_window_once(case, width):
-    plan = critjax.patch_score._denoiser._make_plan(
-        case.bank(case.arrays()[1]), "periodic", "centre", "box", None, None, None
-    )
-    parts = _images.covers(dataclasses.replace(plan, strip=width))
-    columns = [part.first + shift + k for part in parts for shift in part.shifts for k in range(part.width)]
-    assert columns == list(range(case.size))
-
-
-def test_strips_are_short_where_products_are_long():
-    """Whole strips of small grey windows; with colour, or p = 15, at most a third of the window."""
-    assert [_images.strip_width(p, 1, 28) for p in (3, 7, 11)] == [3, 7, 11]
-    assert _images.strip_width(15, 1, 28) <= 5 and _images.strip_width(15, 3, 32) <= 5
-    # A single column of windows shares nothing with a neighbour: short strips would need four more columns.
-    assert _images.strip_width(5, 1, 1) == 5
-
-
 OTHER_GRIDS = [
     Case("images", positions, "periodic", readout, 3, (6, 4), 1, 2, (3, 5))
     for positions, readout in (("all", "centre"), ("interior", "centre"), ("interior", "average"))
@@ -260,7 +197,7 @@ def test_agrees_with_the_oracle_at_drawn_shapes(data):
 @pytest.mark.parametrize(("case", "method"), with_methods(base_cases()))
 def test_blocks_of_one_change_nothing(case, method):
     x, data, log_prior = case.arrays()
-    (found,) = evaluate(case, [(x, case.sigma(), data, log_prior)], method, block_size=1)
+    (found,) = evaluate(case, [(x, case.sigma(), data, log_prior)], method, rows=1)
     _check(found, case.reference(x, case.sigma(), data, log_prior))
 
 
@@ -377,14 +314,12 @@ def test_little_noise_memorises(case, method):
         np.testing.assert_allclose(effective, 1.0, rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("case", "method", "platform"), with_platforms(base_cases(), lambda *triple: triple[2] == "other")
-)
-def test_float32_survives_extreme_noise_levels(case, method, platform):
+@pytest.mark.parametrize(("case", "method"), with_methods(base_cases()))
+def test_float32_survives_extreme_noise_levels(case, method):
     x, data, log_prior = case.arrays(dtype=np.float32)
     levels = (1.0, 1e-3), (1.0, 1e3), (1e3, 1e3)  # much noise makes a large image, too
     problems = [(np.float32(scale) * x, np.float32(sigma), data, log_prior) for scale, sigma in levels]
-    every = evaluate(case, problems, method, platform=platform)
+    every = evaluate(case, problems, method)
     for found, (scale, sigma) in zip(every, levels, strict=True):
         assert found[0].dtype == np.float32 and found[1].dtype == np.float32
         _check(found, case.reference(scale * x, sigma, data, log_prior), rtol=2e-4, atol=2e-4)
@@ -402,8 +337,8 @@ def test_float32_far_below_the_noise_of_any_ladder():
             np.testing.assert_allclose(found[1], 1.0, rtol=3e-5)
 
 
-@pytest.mark.parametrize(("case", "method", "platform"), with_platforms(base_cases()))
-def test_float32_ties_at_little_noise_follow_the_prior(case, method, platform):
+@pytest.mark.parametrize(("case", "method"), with_methods(base_cases()))
+def test_float32_ties_at_little_noise_follow_the_prior(case, method):
     """Half-way between two candidates the prior alone decides, whatever the noise level."""
     _, data, log_prior = case.arrays(dtype=np.float32)
     data[1] = data[0] + np.float32(0.25) * data[1]  # two that are alike: no third one comes between
@@ -413,7 +348,7 @@ def test_float32_ties_at_little_noise_follow_the_prior(case, method, platform):
         x = np.tile(x, (3, 2, 1))[: case.grid[0], : case.grid[1]]
         pixel = (1, 1)
     sigma = np.float32(0.003)
-    (found,) = evaluate(case, [(x, sigma, data, log_prior)], method, platform=platform)
+    (found,) = evaluate(case, [(x, sigma, data, log_prior)], method)
     _check(found, case.reference(x, sigma, data, log_prior), rtol=1e-3, atol=1e-3)
     if case.readout == "centre":
         share = np.exp(log_prior[:2]) / np.exp(log_prior[:2]).sum()
@@ -491,14 +426,12 @@ def _cloth_images(count: int, side: int = 28) -> np.ndarray:
     return images[:, start : start + side, start : start + side]
 
 
-def _check_float32(bank, x, sigma, patches, limit, everywhere=True):
+def _check_float32(bank, x, sigma, patches, limit):
     truth = reference.denoise_large(x, np.float32(sigma), patches)
-    kind, positions = ("images", bank.positions) if isinstance(bank, ImageBank) else ("patches", None)
     for method in available_methods(bank):
-        for platform in platforms_of(kind, positions)[: 2 if everywhere else 1]:
-            found = optimised_denoiser("periodic", "centre", method, platform)(bank, x, np.float32(sigma))
-            assert found.dtype == np.float32
-            assert np.max(np.abs(found - truth)) < limit * RANGE, (method, platform, sigma)
+        found = optimised_denoiser("periodic", "centre", method)(bank, x, np.float32(sigma))
+        assert found.dtype == np.float32
+        assert np.max(np.abs(found - truth)) < limit * RANGE, (method, sigma)
 
 
 @pytest.mark.usefixtures("full_optimisation")
@@ -523,9 +456,7 @@ def test_float32_on_noised_pictures(size, num_images, levels):
     for sigma in levels:
         clean = images[0] if sigma == 0.02 else images[-1]
         x = (clean + sigma * rng.normal(size=clean.shape)).astype(np.float32)
-        # The arithmetic of other platforms is checked at every fourth level of a dense ladder.
-        everywhere = len(levels) < 10 or sigma in levels[::4]
-        _check_float32(bank, x, sigma, patches, 2e-5 if sigma >= 0.05 else 5e-5, everywhere)
+        _check_float32(bank, x, sigma, patches, 2e-5 if sigma >= 0.05 else 5e-5)
 
 
 @pytest.mark.usefixtures("full_optimisation")
@@ -571,10 +502,9 @@ def test_float32_of_every_image_bank_on_a_noised_picture(row, channels, size):
         truth = case.reference(x, sigma, images[:-1]).denoised
         assert np.std(truth) > 0.05
         for method in methods_of(case):
-            for platform in platforms_of(case.kind, case.positions):
-                found = optimised_denoiser(case.boundary, case.readout, method, platform)(bank, x, sigma)
-                assert found.dtype == np.float32
-                assert np.max(np.abs(found - truth)) < 2e-5 * RANGE, (method, platform, sigma)
+            found = optimised_denoiser(case.boundary, case.readout, method)(bank, x, sigma)
+            assert found.dtype == np.float32
+            assert np.max(np.abs(found - truth)) < 2e-5 * RANGE, (method, sigma)
 
 
 def _halfway_windows(patches, num_pairs):
@@ -618,10 +548,9 @@ def test_float32_half_way_between_two_patches(kind):
         truth = weights @ patches[:, pixel, pixel, 0] / weights.sum(axis=1)
         assert np.mean((weights / weights.sum(axis=1, keepdims=True)).max(axis=1) < 0.75) > 0.5
         for method in available_methods(bank):
-            for platform in platforms_of(kind, "all"):
-                fn = optimised_denoiser("periodic", "centre", method, platform)
-                found = np.array([np.asarray(fn(bank, x, sigma))[pixel, pixel, 0] for x in xs])
-                assert np.max(np.abs(found - truth)) < limit * RANGE, (method, platform, sigma)
+            fn = optimised_denoiser("periodic", "centre", method)
+            found = np.array([np.asarray(fn(bank, x, sigma))[pixel, pixel, 0] for x in xs])
+            assert np.max(np.abs(found - truth)) < limit * RANGE, (method, sigma)
 
 
 # ---- what must raise
@@ -724,7 +653,7 @@ def test_a_mesh_has_the_axis(axis):
         ({"boundary": "reflect"}, r"boundary: expected 'periodic' or 'zero', got 'reflect'"),
         ({"readout": "center"}, r"readout: expected 'centre' or 'average', got 'center'"),
         ({"method": "fft"}, r"method: expected .*, got 'fft'"),
-        ({"block_size": 0}, r"block_size: expected .*, got 0"),
+        ({"memory_budget": 0}, r"memory_budget: expected .*, got 0"),
     ],
 )
 def test_unknown_options_raise(options, pattern):

@@ -192,9 +192,8 @@ def test_seeds_decide(monkeypatch):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_accelerators_get_convolutions_of_the_whole_batch(platform, monkeypatch):
+def test_accelerators_get_convolutions_of_the_whole_batch(platform):
     """Two 3 x 3 convolutions, each with two gradients; on CPUs products of rows of windows, 18 numbers each."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     x, sigma = np.zeros((8, 8, 8, 1), np.float32), np.ones(8, np.float32)
     gradient = jax.jit(lambda params, batch: GRADIENT(LOCAL, params, batch))
     params = jax.eval_shape(lambda: init(LOCAL, jax.random.key(0)))

@@ -175,20 +175,23 @@ def summed_gradient(
 ) -> tuple[Array, Parameters]:
     """Mean loss ``loss_fn(params, *batch)`` and its gradient, on CPUs summed over parts that fit into the cache."""
     count = batch[0].shape[0]
-    small = jax.default_backend() == "cpu"
-    part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0) if small else count
+    part = next(n for n in range(min(_CPU_PART, count), 0, -1) if count % n == 0)
 
-    def one(batch: Any) -> tuple[Array, Parameters]:
+    def whole(params: Parameters, batch: Any) -> tuple[Array, Parameters]:
         return jax.value_and_grad(lambda p: loss_fn(p, *batch))(params)
 
+    def in_parts(params: Parameters, batch: Any) -> tuple[Array, Parameters]:
+        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), batch)
+
+        def add(total: Any, batch: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, whole(params, batch)), None
+
+        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros((), batch[0].dtype), params))
+        return jax.tree.map(lambda a: a * (part / count), jax.lax.scan(add, zero, parts)[0])
+
     if part == count:
-        return one(batch)
-    parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), batch)
-    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
-    total, _ = jax.lax.scan(
-        lambda total, batch: (jax.tree.map(jnp.add, total, one(batch)), None), zero, parts
-    )
-    return jax.tree.map(lambda a: a * (part / count), total)
+        return whole(params, batch)
+    return jax.lax.platform_dependent(params, batch, cpu=in_parts, default=whole)
 
 
 def _gradient(config: NetworkConfig, params: Parameters, batch: Any) -> tuple[Array, Parameters]:

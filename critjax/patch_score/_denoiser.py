@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import (
@@ -234,16 +233,18 @@ def patch_denoiser(
 
     Notes
     -----
-    Exact, at every noise level. With M candidates and image windows, cost O(H W M p^2 C) for "product" and "convolution",
-    O(H W M p C) for "box"; with zero padding the windows inside meet each other alone, (H - p + 1)(W - p + 1) of each
-    image. "auto" takes "box" for images on a CPU and "product" on accelerators, chosen where the program runs.
-    Derivatives cost two passes by "product". Memory O(H W) times a block, independent of M, also in forward and reverse
-    mode.
-    Scores are plain sums where their rounding cannot show, and split into an exact and a small part at lower noise
-    (`_scores`), which resolves logits to about 1e-10 P/sigma^2 in float32, with images in [-1, 1]. Half-precision images
-    are computed in float32, and the result is rounded to their dtype. Below 1e-15 of the range values are those of that
-    noise level. `jax.vmap` evaluates image banks one image after the other, because one keeps a processor busy; share a
-    batch among devices by `critjax.sweeps.sweep` or `jax.shard_map`.
+    Exact, at every noise level. With M candidates and H W windows of the image, "product" and "convolution" cost
+    O(H W M p^2 C), "box" O(H W M p C). With zero padding the windows inside meet each other alone,
+    (H - p + 1)(W - p + 1) of each image. "auto" takes "box" for periodic images on a CPU and "product" on
+    accelerators, chosen where the program runs. Derivatives cost two passes by "product". Memory O(H W) times a block,
+    independent of M, also in forward and reverse mode.
+    Scores are plain sums where their rounding cannot show, and split into an exact and a small part at lower noise. The
+    rounding of that part is about ``r^2 = 2^-23 p C^(1/2) 2^-b`` in float32, in units of the largest candidate squared,
+    with b = (22 - log2 p^2 C)/2 bits of head: candidates whose scores differ by less than that are not told apart, and
+    sigma counts as at least r (6e-5 at p = 7, 5e-4 at p = 45 with three channels).
+    Half-precision images are computed in float32, and the result is rounded to their dtype.
+    `jax.vmap` evaluates image banks one image after the other, because one keeps a processor busy; share a batch among
+    devices by `critjax.sweeps.sweep` or `jax.shard_map`.
     Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.
@@ -381,8 +382,7 @@ def patch_denoisers(
         repr(boundary),
         "choose positions='all' for noiseless padding",
     )
-    count, height, width, _ = bank.images.shape[-4:]
-    sizes = _check_sizes(sizes, (height, width))
+    sizes = _check_sizes(sizes, bank.images.shape[-3:-1])
     plans = tuple(
         _make_plan(
             bank.replace(size=size),

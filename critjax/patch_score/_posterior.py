@@ -187,7 +187,7 @@ def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> A
             table = jnp.concatenate([jnp.ones_like(values[..., :1]), values], axis=-1)
             sums, tilt = matmul(weights, table), None
             if plan.with_entropy:
-                tilt = jnp.sum(weights * jnp.maximum(logits, -1e4), axis=-1)
+                tilt = jnp.sum(weights * jnp.maximum(logits, softmax.NEVER), axis=-1)
             if state is None:
                 return _State(top, sums, tilt)
             old = _relative_to(top, state, log_kept)
@@ -235,9 +235,10 @@ def _second_pass(plan: Plan, route: Route, problem: Problem, anchor: Anchor) -> 
         drift = drift - lax.stop_gradient(drift)
 
         def consume(state: Array | None, scores: softmax.Scores, values: Array) -> Array:
-            logits = softmax.logits_below(anchor.top, scores, noise.inverse)
-            # A weight of less than exp(-1e4) is zero, and so is its derivative, which could not be computed.
-            logits = jnp.maximum(logits - (anchor.log_total + drift)[..., None], -1e4)
+            # What has no weight has no derivative, either, and none that could be computed.
+            least = softmax.NEVER * lax.stop_gradient(noise.sigma) ** 2
+            relative = jnp.maximum(softmax.below(anchor.top, scores), least)
+            logits = softmax.logits_of(relative, noise.inverse) - (anchor.log_total + drift)[..., None]
             if plan.readout == "average":
                 # All that centring leaves of the derivative of a logit whose candidate has all the weight is rounding.
                 alone = (anchor.log_total < 2 * jnp.finfo(logits.dtype).eps)[..., None] & (logits > -8)

@@ -3,9 +3,9 @@ r"""Scores of candidates, plain or accurate, by anything that multiplies windows
 The score of candidate mu at pixel i is ``s = x_i . phi_mu - |phi_mu|^2 / 2``, its logit ``s / sigma^2 + log pi_mu``.
 At noise sigma the softmax needs differences of scores to within a small fraction of sigma^2, while the scores
 themselves are of order ``p^2 C``. *Accurate* scores therefore split every factor into a head on a coarse power-of-two
-grid and a tail. Sums of products of heads are exact in floating point: all partial sums are integers below 2^24 in units
-of the grid (2^53 in float64). So their differences are exact, too, and only the small remainder is rounded. The split
-is the error-free transformation of Ozaki, Ogita, Oishi & Rump 2012 (Numer. Algorithms 59, 95), with one head.
+grid and a tail. Sums of products of heads are exact in floating point: all partial sums are integers below 2^24 in
+units of the grid (2^53 in float64). So their differences are exact, too, and only the small remainder is rounded. The
+split is the error-free transformation of Ozaki, Ogita, Oishi & Rump 2012 (Numer. Algorithms 59, 95), with one head.
 
 Everything here is in units in which the largest candidate is between one half and one.
 """

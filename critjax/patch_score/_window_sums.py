@@ -4,9 +4,10 @@ r"""Scores of training images by sums over windows: what neighbouring windows sh
 
     s(i + 1, j + 1) = s(i, j) + x_strip[i + p] . strip[j + p] - x_strip[i] . strip[j] - (their half squares),
 
-where ``strip[j]`` holds, for every column, the ``p C`` values of row j from that column on. So a step is one product over
-``2 p C`` numbers a pair instead of ``p^2 C``. The sums live in slots: during step t, slot s holds the noisy windows of
-row s + t. Sums of heads are exact; plain sums start afresh after about two windows, so that rounding does not pile up.
+where ``strip[j]`` holds, for every column, the ``p C`` values of row j from that column on. So a step is one product
+over ``2 p C`` numbers a pair instead of ``p^2 C``. The sums live in slots: during step t, slot s holds the noisy
+windows of row s + t. Sums of heads are exact; plain sums start afresh after about two windows, so that rounding does
+not pile up.
 
 *The patch at the same position* (`same`): box sums of squared differences.
 """
@@ -88,12 +89,15 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
         bank = with_offsets(_cut(rows, row, size), add(Scores(*own), prior), 0)
         return multiply(matmul, windows, bank)
 
-    # From each row to the next: what enters and what leaves. Beyond the last row nothing is allowed.
-    pairs = tuple(jnp.concatenate([a[size:], a[:-size]], axis=1) for a in rows)
-    changes = [a[size:] - a[:-size] for a in of_rows if a is not None]
-    beyond = jnp.arange(len(changes[0]))[:, None] == num_rows - 1
-    changes[0] = changes[0] + jnp.where(beyond, lowest(strips.dtype), 0)
-    pairs = with_offsets(pairs, Scores(*changes), 1)
+    def between_rows() -> tuple[Array, ...]:
+        """Return what enters and what leaves from each row to the next; beyond the last row nothing is allowed."""
+        pairs = tuple(jnp.concatenate([a[size:], a[:-size]], axis=1) for a in rows)
+        changes = [a[size:] - a[:-size] for a in of_rows if a is not None]
+        beyond = jnp.arange(len(changes[0]))[:, None] == num_rows - 1
+        changes[0] = changes[0] + jnp.where(beyond, lowest(strips.dtype), 0)
+        return with_offsets(pairs, Scores(*changes), 1)
+
+    pairs = between_rows() if length > 1 else ()
 
     def advance(carry, step):
         scores, state, row = carry
@@ -107,6 +111,8 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
         row = number * length
         scores = full(row)
         state = consume(state, scores, values(row))
+        if length == 1:
+            return state, None
         (_, state, _), _ = lax.scan(advance, (scores, state, row), jnp.arange(length - 1))
         return jax.tree.map(lambda a: jnp.roll(a, (length - 1) * width, axis=0), state), None
 

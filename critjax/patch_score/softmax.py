@@ -14,6 +14,9 @@ from jax import lax
 
 from critjax._typing import Array
 
+#: The exponential of this logit is zero in any arithmetic.
+NEVER = -1e4
+
 
 class Scores(NamedTuple):
     """Scores of the candidates on the last axis; logits are scores times ``inverse`` squared."""
@@ -39,18 +42,21 @@ def start(shape: tuple[int, ...], dtype) -> Top:
     return Top(jnp.full(shape, lowest(dtype), dtype), jnp.zeros(shape, dtype))
 
 
-def logits_below(top: Top, scores: Scores, inverse: Array | None) -> Array:
-    """Return logits relative to the top: at most zero if the top covers these scores."""
+def below(top: Top, scores: Scores) -> Array:
+    """Return scores relative to the top: at most zero if the top covers them."""
     relative = scores.high - top.reference[..., None]
-    if scores.low is not None:
-        relative = (relative + scores.low) - top.rest[..., None]
+    return relative if scores.low is None else (relative + scores.low) - top.rest[..., None]
+
+
+def logits_of(relative: Array, inverse: Array | None) -> Array:
+    """Return the logits of relative scores; an ``inverse`` of None stands for one."""
     return relative if inverse is None else relative * inverse * inverse
 
 
 def advance(top: Top, scores: Scores, inverse: Array | None = None) -> tuple[Top, Array, Array]:
     """Take in one block: return the new top, the logarithm by which old sums change, and logits relative to it.
 
-    The top is a constant for differentiation. An ``inverse`` of None stands for one.
+    The top is a constant for differentiation.
     """
     reference = jnp.maximum(top.reference, lax.stop_gradient(jnp.max(scores.high, axis=-1)))
     rest = top.rest
@@ -58,7 +64,7 @@ def advance(top: Top, scores: Scores, inverse: Array | None = None) -> tuple[Top
         relative = lax.stop_gradient((scores.high - reference[..., None]) + scores.low)
         rest = jnp.maximum(top.rest + (top.reference - reference), jnp.max(relative, axis=-1))
     new = Top(reference, rest)
-    return new, _change(top, new, inverse), logits_below(new, scores, inverse)
+    return new, _change(top, new, inverse), logits_of(below(new, scores), inverse)
 
 
 def join(top: Top, axis: str, inverse: Array | None) -> tuple[Top, Array]:
@@ -70,5 +76,6 @@ def join(top: Top, axis: str, inverse: Array | None) -> tuple[Top, Array]:
 
 def _change(old: Top, new: Top, inverse: Array | None) -> Array:
     change = (old.reference - new.reference) + (old.rest - new.rest)
-    change = change if inverse is None else change * inverse * inverse
-    return jnp.maximum(change, -1e4)  # its exponential is zero, and finite times zero is zero
+    return jnp.maximum(
+        logits_of(change, inverse), NEVER
+    )  # its exponential is zero, and finite times zero is zero

@@ -26,6 +26,7 @@ import numpy as np
 from critjax._checks import check, check_option, is_concrete
 from critjax._typing import Array, ArrayLike
 from critjax.banks import ImageBank, PatchBank
+from critjax.patch_score import softmax
 from critjax.spectra._blocks import (
     EXACT,
     block_length,
@@ -177,13 +178,14 @@ def posterior_moments(
     pixels = bank.size**2
     length = block_length(bank, readout, uniform, block_size)
 
-    def block_moments(data: Array, log_prior: Array, top: Array) -> tuple[Array, Array, Moments]:
+    def block_moments(
+        data: Array, log_prior: Array, top: softmax.Top
+    ) -> tuple[softmax.Top, Array, Array, Moments]:
         block = make_block(bank, readout, uniform, data, log_prior)
         distance = block.spread + pixels * jnp.sum((block.mean - state[:, None]) ** 2, axis=0)
         exponent = block.log_prior if prior_only else block.log_prior - inverse * distance
-        top = jnp.maximum(top, jax.lax.stop_gradient(jnp.max(exponent)))
-        # An offset of zero where nothing has weight yet: -inf minus -inf would be NaN.
-        weights = jnp.exp(exponent - jnp.where(top > -jnp.inf, top, 0))
+        top, log_kept, logits = softmax.advance(top, softmax.Scores(exponent))
+        weights = jnp.exp(logits)
         total = jnp.sum(weights)
         scale = 1 / jnp.where(total == 0, 1, total)
         first = scale * jnp.sum(weights * block.features, axis=1)
@@ -197,12 +199,13 @@ def posterior_moments(
         # patch.
         residue = scale * jnp.sum(rows[1:], axis=1)
         covariance = products[1:] - residue[:, None] * products[0]
-        return top, total, Moments(jnp.zeros((), dtype), first, products[0], covariance)
+        moments = Moments(jnp.zeros((), dtype), first, products[0], covariance)
+        return top, jnp.exp(log_kept), total, moments
 
-    def merge(carry: tuple[Array, Array, Moments], data: tuple[Array, Array]) -> tuple[Array, Array, Moments]:
-        old_top, old_weight, old = carry
-        top, total, new = block_moments(*data, old_top)
-        old_weight = old_weight * jnp.exp(old_top - jnp.where(top > -jnp.inf, top, 0))
+    def merge(carry: tuple[softmax.Top, Array, Moments], data: tuple[Array, Array]):
+        top, old_weight, old = carry
+        top, kept, total, new = block_moments(*data, top)
+        old_weight = old_weight * kept
         weight = old_weight + total
         share = total / jnp.where(weight == 0, 1, weight)
         first, second = new.first - old.first, new.second - old.second
@@ -216,7 +219,7 @@ def posterior_moments(
     num_features = pixels * bank.channels if readout == "average" and not uniform else bank.channels
     num_entries = 2 * bank.channels + 1 if uniform else pixels * bank.channels
     zeros = (jnp.zeros(s, dtype) for s in ((), (num_features,), (num_entries,), (num_features, num_entries)))
-    carry = (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype), Moments(*zeros))
+    carry = (softmax.start((), dtype), jnp.zeros((), dtype), Moments(*zeros))
     top, weight, moments = fold(merge, carry, bank, length)
-    moments = moments._replace(log_evidence=top + jnp.log(weight))
+    moments = moments._replace(log_evidence=top.reference + jnp.log(weight))
     return jax.tree.map(lambda a: jnp.where(weight > 0, a, jnp.nan), moments)

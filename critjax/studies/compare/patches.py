@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax.tree_util import Partial
 
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank
@@ -36,8 +35,6 @@ MODELS = {"all": "ELS", "same": "LS"}
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 #: Fields at which the Jacobian of the nearest patch model is probed: it costs far more than a network's.
 PATCH_FIELDS = 3
-#: Window from which window sums of squared differences are faster than products of windows (benchmarks/nested.py).
-NESTED_FROM = 9
 
 
 def compare_patches(problem: Problem, settings: ResolvedCompare, report: Progress) -> xr.Dataset:
@@ -157,14 +154,8 @@ def _errors(rows: dict[str, np.ndarray], clean: np.ndarray, sizes: tuple[int, ..
 
 
 def els_denoiser(bank: Array, size: int) -> DenoiseFn:
-    """Build the ELS model of one window size by the faster route, for values and Jacobian-vector products."""
-    if size < NESTED_FROM:
-        return patch_denoiser(ImageBank(bank, size, positions="all"), boundary="zero")
-    return Partial(_only, patch_denoisers(ImageBank(bank, size), (size,), boundary="zero"))
-
-
-def _only(nested: Any, x: Array, sigma: Array) -> Array:
-    return nested(x, sigma)[0]
+    """Build the ELS model of one window size."""
+    return patch_denoiser(ImageBank(bank, size, positions="all"), boundary="zero")
 
 
 @jax.jit
