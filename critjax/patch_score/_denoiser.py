@@ -244,7 +244,7 @@ def patch_denoiser(
     sigma counts as at least r (6e-5 at p = 7, 5e-4 at p = 45 with three channels).
     Half-precision images are computed in float32, and the result is rounded to their dtype.
     `jax.vmap` evaluates image banks one image after the other, because one keeps a processor busy; share a batch among
-    devices by `critjax.sweeps.sweep` or `jax.shard_map`.
+    devices by `critjax.sweeps.sweep`.
     Derivatives with respect to image, sigma, patches and prior are exact and nest.
     Source: Kamb & Ganguli 2024, arXiv:2412.20292; Niedoba et al. 2024, arXiv:2411.19339 (average readout);
     THEORY section 2.

@@ -67,6 +67,11 @@ class Plan:
         return self.part == "all" and self.boundary == "zero" and self.positions == "all"
 
     @property
+    def is_border(self) -> bool:
+        """Tell whether this part is rows, or columns, that meet themselves alone."""
+        return self.part in ("rows", "columns")
+
+    @property
     def always_accurate(self) -> bool:
         """Tell whether plain scores would save next to nothing."""
         return self.positions == "same" or self.part != "all"
@@ -90,7 +95,7 @@ class Plan:
 
     def query_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return how many windows the noisy image has along each axis; border columns come as rows."""
-        if self.part in ("rows", "columns"):
+        if self.is_border:
             height, width = shape[:2] if self.part == "rows" else shape[1::-1]
             return len(self.border(height)), width
         lost = self.size - 1 if self.query_pad == "none" else 0
@@ -100,7 +105,7 @@ class Plan:
         """Return how many rows and columns of windows a training image has, from the shape of the candidates."""
         if self.kind == "patches":
             return 1, 1
-        if self.part in ("rows", "columns"):
+        if self.is_border:
             return 1, shape[2] if self.part == "rows" else shape[1]
         lost = self.size - 1 if self.bank_pad == "none" else 0
         return shape[1] - lost, shape[2] - lost
@@ -123,8 +128,9 @@ class Plan:
             read = numbers if self.readout == "average" else channels
             images = max(1, budget // (np.finfo(dtype).bits // 8 * math.prod(shape) * (4 + read)))
             return Route(method, least_overlap(count, images), 1)
-        groups = shape[0] if self.part in ("rows", "columns") else 1
-        one = np.finfo(dtype).bits // 8 * (4 * math.prod(shape) + 3 * groups * numbers)
+        if self.is_border:
+            numbers = shape[0] * self.size * channels
+        one = np.finfo(dtype).bits // 8 * (4 * math.prod(shape) + 3 * numbers)
         candidates = max(1, budget // one)
         if self.kind == "patches":
             if self.budget is None and platform == "cpu":

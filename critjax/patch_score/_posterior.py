@@ -170,7 +170,7 @@ def _leading(plan: Plan, shape: tuple[int, ...]) -> tuple[int, ...]:
     rows, columns = plan.query_shape(shape)
     if plan.positions == "same":
         return rows, columns, 1
-    return (rows, columns) if plan.part in ("rows", "columns") else (rows * columns,)
+    return (rows, columns) if plan.is_border else (rows * columns,)
 
 
 def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> Anchor:

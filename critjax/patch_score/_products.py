@@ -2,7 +2,8 @@
 
 A list of patches is multiplied as it is, by one convolution if ``method`` says so; training images are unfolded into
 patches block by block. Leading axes of scores are (Q,), all windows, or for border rows (G, Q): the rows, each with its
-own candidates, and the windows of a row.
+own candidates, and the windows of a row. A border row meets itself alone, so there products of columns of p pixels are
+summed along the row: few windows share the candidates of a row, and unfolding them would cost more.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from critjax.patch_score._scores import (
     with_offsets,
     with_one,
 )
-from critjax.patch_score._windows import pad, unfold
+from critjax.patch_score._windows import pad, run_sum, unfold
 from critjax.patch_score.softmax import Scores, lowest
 
 
 class Candidates(NamedTuple):
     """A block of candidates."""
 
-    windows: Array  # (B, K), one table a group, or patches (B, p, p, C)
+    numbers: (
+        Array  # (B, K) windows, or (B, p, p, C) patches, or (G, W + p - 1, b, p C) columns of border rows
+    )
+    values: Array  # (B, R), or for border rows (G, B, R): what is read out
     log_prior: Array  # (B,)
     allowed: np.ndarray | None = None  # (Q, B), of border rows
 
@@ -45,33 +49,34 @@ def lay_out(plan: Plan, route: Route, noise: Noise, x: Array) -> tuple[Array, ..
     padded = pad(x, plan.size, plan.query_pad, axes=(0, 1))
     if route.method == "convolution":
         return parts_of(noise, padded, 0)
-    if plan.part in ("rows", "columns"):
-        windows = _border_rows(plan, padded[None], x.shape[0])[:, 0]
+    if plan.is_border:
+        windows = _border_columns(plan, padded[None], x.shape[0])[:, :, 0]
     else:
         windows = unfold(padded, plan.size)
         windows = windows.reshape(-1, windows.shape[-1])
     return with_one(parts_of(noise, windows, 0))
 
 
-def _border_rows(plan: Plan, padded: Array, length: int) -> Array:
-    """Unfold the windows of border rows only: (b, H', W', C) to (rows, b, W, K)."""
+def _border_columns(plan: Plan, padded: Array, length: int) -> Array:
+    """Cut columns of p pixels along border rows: (b, H', W', C) to (rows, W', b, p C)."""
     rows = plan.border(length)[:, None] + np.arange(plan.size)
-    strips = jnp.moveaxis(padded[:, rows], 1, 0)
-    return unfold(strips, plan.size)[:, :, 0]
+    columns = jnp.transpose(padded[:, rows], (1, 3, 0, 2, 4))
+    return columns.reshape(*columns.shape[:3], -1)
 
 
 def candidates(plan: Plan, route: Route, row_block, block: Array, log_prior: Array) -> Candidates:
-    """Unfold a block of images (b, H, W, C), or some of their rows; patches are candidates already."""
+    """Lay out a block of images (b, H, W, C), or some of their rows; patches are candidates already."""
     if plan.kind == "patches":
-        return Candidates(block, log_prior)
-    if plan.part in ("rows", "columns"):
+        flat = block.reshape(len(block), -1)
+        return Candidates(block if route.method == "convolution" else flat, _read(plan, flat), log_prior)
+    if plan.is_border:
         block = jnp.swapaxes(block, 1, 2) if plan.part == "columns" else block
-        count, length, width = block.shape[:3]
-        windows = _border_rows(plan, pad(block, plan.size, plan.bank_pad, axes=(1, 2)), length)
-        windows = windows.reshape(windows.shape[0], -1, windows.shape[-1])
-        return Candidates(
-            windows, jnp.repeat(log_prior, width), np.tile(_meeting_columns(plan, width), (1, count))
-        )
+        count, length, width, channels = block.shape
+        columns = _border_columns(plan, pad(block, plan.size, plan.bank_pad, axes=(1, 2)), length)
+        values = jnp.transpose(block[:, plan.border(length)], (1, 2, 0, 3))
+        allowed = np.repeat(_meeting_columns(plan, width), count, axis=1)
+        values = values.reshape(len(values), -1, channels)
+        return Candidates(columns, values, jnp.tile(log_prior, width), allowed)
     rows, columns = plan.bank_shape(block.shape)
     padded = pad(block, plan.size, plan.bank_pad, axes=(1, 2))
     log_prior = jnp.broadcast_to(log_prior[:, None, None], (len(block), route.rows, columns))
@@ -82,7 +87,17 @@ def candidates(plan: Plan, route: Route, row_block, block: Array, log_prior: Arr
         fresh = first + jnp.arange(route.rows) >= begin
         log_prior = jnp.where(fresh[:, None], log_prior, -jnp.inf)
     windows = unfold(padded, plan.size)
-    return Candidates(windows.reshape(-1, windows.shape[-1]), log_prior.reshape(-1))
+    windows = windows.reshape(-1, windows.shape[-1])
+    return Candidates(windows, _read(plan, windows), log_prior.reshape(-1))
+
+
+def _read(plan: Plan, windows: Array) -> Array:
+    """Return what is read out of windows (B, K): their centre, or all of them."""
+    if plan.readout == "average":
+        return windows
+    channels = windows.shape[-1] // plan.size**2
+    middle = plan.size**2 // 2 * channels
+    return windows[:, middle : middle + channels]
 
 
 def _meeting_columns(plan: Plan, length: int) -> np.ndarray:
@@ -92,48 +107,40 @@ def _meeting_columns(plan: Plan, length: int) -> np.ndarray:
 
 
 def scored(plan: Plan, route: Route, noise: Noise, layout, block: Candidates) -> tuple[Scores, Array]:
-    """Return scores (..., Q, B) and what is read out (B, R), or one table a group."""
-    bank, count = parts_of(noise, block.windows, 1), block.windows.shape[0]
-
-    def correlate(a: Array, b: Array) -> Array:
-        result = lax.conv_general_dilated(
-            a[None],
-            jnp.moveaxis(b, 0, -1),
-            window_strides=(1, 1),
-            padding="VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,
-        )
-        return result.reshape(-1, count)
-
-    def product(a: Array, b: Array) -> Array:
-        return matmul(a, jnp.swapaxes(b, -1, -2))
-
+    """Return scores (..., Q, B) and what is read out."""
+    bank, prior = parts_of(noise, block.numbers, 1), priors(noise, block.log_prior)
     if route.method == "convolution":
-        added = add(energies(bank, (1, 2, 3)), priors(noise, block.log_prior))
-        scores = add(multiply(correlate, layout, bank), added)
-    else:
-        if plan.kind == "patches":
-            bank = tuple(part.reshape(count, -1) for part in bank)
+        scores = multiply(_correlate, layout, bank)
+        return add(scores, energies(bank, (1, 2, 3)), prior), block.values
+    if not plan.is_border:
         own = energies(bank, (-1,))
-        added = add(
-            own,
-            Scores(
-                *(
-                    jnp.broadcast_to(a, own.high.shape)
-                    for a in priors(noise, block.log_prior)
-                    if a is not None
-                )
-            ),
-        )
-        scores = multiply(product, layout, with_offsets(bank, added, -1))
-    if block.allowed is not None:
-        scores = scores._replace(high=jnp.where(block.allowed, scores.high, lowest(scores.high.dtype)))
-    values = block.windows
-    if plan.kind == "patches":
-        values = values.reshape(count, -1)
-    if plan.readout == "centre":
-        channels = values.shape[-1] // plan.size**2
-        middle = plan.size**2 // 2 * channels
-        values = values[..., middle : middle + channels]
-    return scores, values
+        return multiply(_product, layout, with_offsets(bank, add(own, prior), -1)), block.values
+    bank = tuple(part.reshape(len(part), -1, part.shape[-1]) for part in bank)
+    columns = multiply(_product, layout, with_offsets(bank, energies(bank, (-1,)), -1))
+    count = block.numbers.shape[2]
+
+    def along_rows(scores: Array) -> Array:
+        groups, width = scores.shape[:2]
+        sums = run_sum(scores.reshape(groups, width, width, count), plan.size, (1, 2))
+        return sums.reshape(*sums.shape[:2], -1)
+
+    scores = add(Scores(*map(along_rows, columns)), prior)
+    return scores._replace(
+        high=jnp.where(block.allowed, scores.high, lowest(scores.high.dtype))
+    ), block.values
+
+
+def _product(windows: Array, candidates: Array) -> Array:
+    return matmul(windows, jnp.swapaxes(candidates, -1, -2))
+
+
+def _correlate(image: Array, patches: Array) -> Array:
+    result = lax.conv_general_dilated(
+        image[None],
+        jnp.moveaxis(patches, 0, -1),
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+    return result.reshape(-1, len(patches))

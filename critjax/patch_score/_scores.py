@@ -12,6 +12,7 @@ Everything here is in units in which the largest candidate is between one half a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -100,16 +101,16 @@ def priors(noise: Noise, log_prior: Array) -> Scores:
     kept = jnp.isfinite(log_prior)
     if not noise.accurate:
         return Scores(jnp.where(kept, log_prior, lowest(log_prior.dtype)))
-    excluded = jnp.where(kept, 0, lowest(log_prior.dtype)).astype(log_prior.dtype)
+    excluded = jnp.where(kept, jnp.zeros_like(log_prior), lowest(log_prior.dtype))
     return Scores(excluded, jnp.where(kept, log_prior, 0) * noise.sigma**2)
 
 
 def add(*terms: Scores) -> Scores:
-    """Add scores of one kind."""
-    high = sum((term.high for term in terms[1:]), terms[0].high)
-    if terms[0].low is None:
-        return Scores(high)
-    return Scores(high, sum((term.low for term in terms[1:]), terms[0].low))
+    """Add scores of one kind, or of candidates to those of pairs."""
+    high = functools.reduce(jnp.add, [term.high for term in terms])
+    return Scores(
+        high, None if terms[0].low is None else functools.reduce(jnp.add, [term.low for term in terms])
+    )
 
 
 def matmul(a: Array, b: Array) -> Array:

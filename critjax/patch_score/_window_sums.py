@@ -94,7 +94,7 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
         pairs = tuple(jnp.concatenate([a[size:], a[:-size]], axis=1) for a in rows)
         changes = [a[size:] - a[:-size] for a in of_rows if a is not None]
         beyond = jnp.arange(len(changes[0]))[:, None] == num_rows - 1
-        changes[0] = changes[0] + jnp.where(beyond, lowest(strips.dtype), 0)
+        changes[0] = changes[0] + jnp.where(beyond, lowest(strips.dtype), jnp.zeros_like(changes[0]))
         return with_offsets(pairs, Scores(*changes), 1)
 
     pairs = between_rows() if length > 1 else ()

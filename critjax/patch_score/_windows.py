@@ -21,16 +21,18 @@ def pad(image: Array, size: int, mode: str, *, axes: tuple[int, int]) -> Array:
 def box_sum(array: Array, size: int, *, axes: tuple[int, int]) -> Array:
     """Sum over every ``size`` x ``size`` window of a padded array by doubling, O(log size) additions per axis."""
     for axis in axes:
-        array = _run_sum(array, size, axis)
+        array = run_sum(array, size, (axis,))
     return array
 
 
-def _run_sum(array: Array, size: int, axis: int) -> Array:
-    length = array.shape[axis] - size + 1
+def run_sum(array: Array, size: int, axes: tuple[int, ...]) -> Array:
+    """Sum over runs of ``size`` entries along an axis, or along the diagonal of several axes of one length."""
+    length = array.shape[axes[0]] - size + 1
 
     def cut(values: Array, start: int, count: int) -> Array:
         index = [slice(None)] * values.ndim
-        index[axis] = slice(start, start + count)
+        for axis in axes:
+            index[axis] = slice(start, start + count)
         return values[tuple(index)]
 
     total, offset = jnp.zeros_like(cut(array, 0, length)), 0
@@ -40,7 +42,7 @@ def _run_sum(array: Array, size: int, axis: int) -> Array:
             total = total + cut(power, offset, length)
             offset += width
         if 2 * width <= size:
-            count = power.shape[axis] - width
+            count = power.shape[axes[0]] - width
             power = cut(power, 0, count) + cut(power, width, count)
         width *= 2
     return total
