@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 
 from critjax.banks import ImageBank  # noqa: E402
 from critjax.data import embedded_fashion_mnist  # noqa: E402
-from critjax.patch_score import _denoiser, patch_denoiser  # noqa: E402
+from critjax.patch_score import _plan, patch_denoiser  # noqa: E402
 
 
 def halfway_inputs(images: np.ndarray, size: int, num_pairs: int, seed: int = 0) -> np.ndarray:
@@ -81,11 +81,12 @@ def main() -> None:
     arguments = parser.parse_args()
     data = cloth_images(arguments.num_images + arguments.num_held_out, arguments.colour)
     sigmas = [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]
-    chosen = dict(_denoiser.SPLIT_FACTORS)
+    chosen = dict(_plan.FACTORS)
     for size in arguments.sizes:
         for method in ("product", "box"):
             for factor in (0.0, chosen[method]):
-                _denoiser.SPLIT_FACTORS[method] = factor
+                _plan.FACTORS[method] = factor
+                jax.clear_caches()  # programs depend on it
                 limit = (chosen[method] * data.shape[-1]) ** 0.5 * size
                 name = f"accurate below sigma = {limit:.2f}" if factor else "plain"
                 print(f"p = {size}, {method}, {name}\n  sigma   noised images   half-way")

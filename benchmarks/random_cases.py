@@ -1,23 +1,25 @@
-"""Patch scores of random problems against float64 brute force: what rounding does, whatever the bank and the noise.
+"""Patch scores of random problems against float64 brute force: rounding, whatever the bank and the noise.
 
-Every legal variant and every method of `patch_denoiser`, in float32 and, for a smaller share, in float64: denoised
-images, effective numbers of patches, Jacobian-vector products J v and gradients u.J. The exact answer is computed here
-in NumPy, in float64, from the same (rounded) inputs and from the definitions of THEORY section 2 alone. Claimed, in
-units of the range of the images (2 for images in [-1, 1], 255 for images in 0..255), for noise from 1e-6 to 1e3 of it:
+Every legal variant and every method of `patch_denoiser`, in float32 and, for a smaller share, in float64:
+denoised images, effective numbers of patches, Jacobian-vector products J v and gradients u.J. The exact answer
+is computed here in NumPy, in float64, from the same (rounded) inputs and from the definitions of THEORY
+section 2 alone. Claimed, in units of the range of the images (2 for images in [-1, 1], 255 for images in
+0..255), for noise from 1e-6 to 1e3 of it:
 
 - all results are finite;
-- denoised values err by at most 2e-5 for a picture plus noise of that level, be it of the bank or held out; for pictures
-  half-way between two candidates, a coin toss that rounding decides, by at most 1e-4 at noise of at least 0.05;
+- denoised values err by at most 2e-5 for a picture, of the bank or held out, plus noise of that level; for
+  pictures half-way between two candidates, a coin toss that rounding decides, by at most 1e-4 at noise of at
+  least 0.05;
 - effective numbers of patches err by at most 1e-3 of themselves at noise of at least 0.05;
-- derivatives err by at most 2 per cent of the largest entry of the exact one, plus 1e-3, except for half-way pictures at
-  noise below 0.05, whose derivatives are as large as the noise is small;
-- in float64 values err by at most 1e-9, effective numbers by 1e-8 of themselves, derivatives by 1e-8 of the largest
-  entry plus 1e-9, under the same conditions.
+- derivatives err by at most 2 per cent of the largest entry of the exact one, plus 1e-3, except for half-way
+  pictures at noise below 0.05;
+- in float64 values err by at most 1e-9, effective numbers by 1e-8 of themselves, derivatives by 1e-8 of the
+  largest entry plus 1e-9, with the same exceptions.
 
-Prints a table of the largest error of a case (median over cases, and worst), every case that fails with what it takes
-to run it again (``--case PROGRAM.CASE``), and a verdict; the exit code is 1 if any case fails. Problems are small,
-because brute force is slow. Averages over windows of more than 15 pixels take minutes to compile, and are left out
-without ``--all-windows`` except for one of 25.
+Prints a table of the largest error of a case (median over cases, and worst), every case that fails with what
+it takes to run it again (``--case PROGRAM.CASE``), and a verdict; the exit code is 1 if any case fails.
+Problems are small, because brute force is slow. Averages over windows of more than 15 pixels take minutes to
+compile, and are left out without ``--all-windows``, except for one of 25.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from critjax.patch_score._plan import LEGAL, Plan
 
 BANKS = ("uniform", "smooth", "ties", "near-ties", "prior")
 PICTURES = ("member", "held-out", "half-way")
-#: Effective numbers, and everything at half-way pictures, are judged from this noise level on, in units of the range.
+#: Effective numbers, and everything at half-way pictures, are judged from this level on, in units of the range.
 JUDGED_FROM = 0.05
 #: Weights of less than exp(-60) of the largest one do not count.
 NEGLIGIBLE = 60.0
@@ -229,7 +231,7 @@ def make_case(program: Program, number: int, seed: int) -> Case:
     """Draw one case."""
     rng = np.random.default_rng([seed, program.number, number])
     bank_kind, picture = rng.choice(BANKS), rng.choice(PICTURES)
-    # Two ends, then two in three cases over all levels and one where candidates compete and arithmetic changes.
+    # Two ends; then two in three over all levels, and one where candidates compete and arithmetic changes.
     level = 10.0 ** rng.uniform(-6, 3)
     if number % 3 == 2:
         level = 10.0 ** rng.uniform(-2, 0) * program.size * program.channels**0.5
@@ -339,7 +341,8 @@ def groups(program: Program, data: np.ndarray, log_prior: np.ndarray) -> Iterato
 def posterior(seen: np.ndarray, group: Group, sigma: float, tolerance: float) -> np.ndarray:
     """Return the weights (G, Q, K) of windows (G, Q, n).
 
-    By products; where their rounding might change logits by more than the tolerance, pair by pair, relative to the best.
+    By products; where their rounding might change logits by more than the tolerance, pair by pair against the
+    best.
     """
     bank, prior = group.table, group.log_prior
     mine, theirs = np.sum(seen**2, -1), np.sum(bank**2, -1)
@@ -398,16 +401,17 @@ def brute_force(program: Program, case: Case) -> Answer:
             flat[4][where] = covariance(weights, flat[1][where] @ bank.swapaxes(1, 2), values) / sigma**2
             flat[5][where] = covariance(weights, flat[2][where] @ values.swapaxes(1, 2), bank) / sigma**2
     if whole:
-        mean, forward = (fold(a, size, x.shape, mode) / cover for a in (mean, forward))
-    reverse = fold(reverse, size, x.shape, mode)
+        mean = fold(mean, size, x.shape, mode) / cover
     if not program.derivatives:
         return Answer(mean, np.exp(entropy), None, None)
-    return Answer(mean, np.exp(entropy), forward, reverse)
+    if whole:
+        forward = fold(forward, size, x.shape, mode) / cover
+    return Answer(mean, np.exp(entropy), forward, fold(reverse, size, x.shape, mode))
 
 
 # ---- the library
 def functions(program: Program) -> tuple[Any, Any]:
-    """Return ``(bank, x, sigma) -> values`` and ``(bank, x, sigma, u, v) -> derivatives``, compiled at the first call."""
+    """Return ``(bank, x, sigma) -> values`` and ``(bank, x, sigma, u, v) -> derivatives``."""
     options = {"boundary": program.boundary, "readout": program.readout}
     options |= {"method": program.method, "memory_budget": program.budget}
 

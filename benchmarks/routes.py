@@ -1,4 +1,4 @@
-"""Time every evaluation method over window sizes and bank sizes: the crossovers that method="auto" follows."""
+"""Time every evaluation method over window sizes and bank sizes: the crossovers that method="auto" follows on a CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from _timing import compiled, interleaved, machine, table
 
 from critjax import ImageBank, PatchBank, available_methods, patch_denoiser
-from critjax.patch_score._denoiser import _choose_method
+from critjax.patch_score._denoiser import _make_plan
 
 
 def compare(bank, x, sigma: float = 1.0) -> list[object]:
@@ -18,7 +18,9 @@ def compare(bank, x, sigma: float = 1.0) -> list[object]:
         for m in names
     }
     seconds = interleaved(functions)
-    chosen = _choose_method(bank, names)
+    candidates = bank.patches if isinstance(bank, PatchBank) else bank.images
+    plan = _make_plan(bank, "periodic", "centre", "auto", None)
+    chosen = plan.route(x.shape[1:], candidates.shape, x.dtype, "cpu").method
     return [", ".join(f"{m} {1e3 * seconds[m]:.1f}{' (auto)' if m == chosen else ''}" for m in names)]
 
 

@@ -369,6 +369,50 @@ def test_transformations_compose(row):
             np.testing.assert_allclose(one, two, rtol=0, atol=3e-4 * np.max(np.abs(two)), err_msg=name)
 
 
+def _both_modes(readout, x, sigma, v, images):
+    """Return J v and v.J for images with windows of three pixels."""
+    denoise = patch_denoiser(ImageBank(images, 3), readout=readout)
+    return jax.jvp(lambda y: denoise(y, sigma), (x,), (v,))[1], jax.vjp(lambda y: denoise(y, sigma), x)[1](v)[
+        0
+    ]
+
+
+_both_modes = jax.jit(_both_modes, static_argnums=0)
+
+
+@pytest.mark.parametrize("readout", ["centre", "average"])
+def test_a_condensed_posterior_has_no_derivative(readout):
+    """Where one candidate has all the weight, round-off must not be divided by sigma^2."""
+    rng = np.random.default_rng(0)
+    images, v = (
+        rng.uniform(-1, 1, (4, 8, 6, 1)).astype(np.float32),
+        rng.normal(size=(8, 6, 1)).astype(np.float32),
+    )
+    for sigma in np.float32([2e-3, 1e-3, 1e-4, 1e-6]):
+        x = images[0] + sigma * rng.normal(size=v.shape).astype(np.float32)
+        for product in _both_modes(readout, x, sigma, v, images):
+            assert np.max(np.abs(product)) < 1e-30, sigma
+
+
+@pytest.mark.parametrize("readout", ["centre", "average"])
+def test_derivatives_of_a_nearly_condensed_posterior(readout):
+    """Second weights from a half down to 1e-12, at a noise far below the images: each pixel against the oracle."""
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, (4, 8, 6, 1)).astype(np.float32)
+    v = rng.normal(size=(8, 6, 1)).astype(np.float32)
+    for sigma in np.float32([3e-2, 3e-3]):
+        # Beside the first image one that differs from it by a tenth to two and a half times the noise.
+        images[1] = images[0] + sigma * np.linspace(0.1, 2.5, 48, dtype=np.float32).reshape(8, 6, 1)
+        x = images[0] + sigma * 0.3 * rng.normal(size=v.shape).astype(np.float32)
+        options = {"size": 3, "positions": "all", "boundary": "periodic", "readout": readout}
+        matrix = reference.jacobian(x, sigma, images, np.zeros(4), **options)
+        expected = np.tensordot(matrix, v, 3), np.tensordot(v, matrix, 3)
+        for product, truth in zip(_both_modes(readout, x, sigma, v, images), expected, strict=True):
+            size = np.abs(truth)
+            assert size.max() > 0.03 and np.median(size) < 0.05 * size.max()
+            np.testing.assert_allclose(product, truth, rtol=1e-3, atol=2e-5 * size.max())
+
+
 def test_gradients_reach_every_member_of_a_stack_of_banks():
     case = CASES[0]
     problems = [case.arrays(seed) for seed in range(2)]

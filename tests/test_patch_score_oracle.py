@@ -337,6 +337,38 @@ def test_float32_far_below_the_noise_of_any_ladder():
             np.testing.assert_allclose(found[1], 1.0, rtol=3e-5)
 
 
+def test_noise_levels_below_any_ladder_give_the_nearest_patch():
+    """Large windows in colour, images in 0..255: what one candidate says, to round-off."""
+    rng = np.random.default_rng(0)
+    for size, low, high, levels in ((11, -1, 1, (5e-4, 1e-6)), (7, 0, 255, (0.1, 1e-3))):
+        patches = rng.uniform(low, high, (12, size, size, 3)).astype(np.float32)
+        for sigma in np.float32(levels):
+            x = patches[0] + sigma * rng.normal(size=patches[0].shape).astype(np.float32)
+            options = {"size": size, "positions": None, "boundary": "periodic", "readout": "centre"}
+            expected = reference.denoise(x, sigma, patches, **options).denoised
+            for method in ("product", "convolution"):
+                found = patch_denoiser(PatchBank(patches), method=method)(x, sigma)
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * (high - low))
+
+
+def test_sampling_goes_down_to_little_noise():
+    levels = critjax.geometric_sigmas(5.0, 3e-4, 30)
+    denoise = patch_denoiser(two_pattern_bank(9))
+    x = critjax.sample(denoise, jax.random.key(0), (12, 12, 1), levels).x[-1]
+    denoised = np.asarray(denoise(x, np.float32(3e-4)))
+    np.testing.assert_array_equal(np.abs(denoised), 1.0)  # domains of either pattern
+
+
+@pytest.mark.parametrize("dtype", [np.float16, "bfloat16"])
+def test_half_precision_is_computed_in_float32(dtype):
+    case = Case(*LEGAL[2])
+    x, data, log_prior = (np.asarray(a, jnp.dtype(dtype)) for a in case.arrays())
+    found = patch_denoiser(case.bank(data, log_prior))(x, 0.7)
+    assert found.dtype == jnp.dtype(dtype)
+    expected = case.reference(x, 0.7, data, log_prior).denoised
+    np.testing.assert_array_equal(found, expected.astype(np.float32).astype(found.dtype))
+
+
 @pytest.mark.parametrize(("case", "method"), with_methods(base_cases()))
 def test_float32_ties_at_little_noise_follow_the_prior(case, method):
     """Half-way between two candidates the prior alone decides, whatever the noise level."""
