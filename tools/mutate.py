@@ -449,8 +449,8 @@ MUTATIONS = [
     Mutation(
         "border columns are turned back",
         PARTS,
-        'put("columns", np.ix_(np.arange(height), columns), turned=True)',
-        'put("rows", rows)',
+        'add("columns", np.ix_(np.arange(height), columns), turned=True)',
+        'add("rows", rows)',
         (ORACLE, f"{AGREES} and all-zero-centre and p3"),
     ),
     # Window sums

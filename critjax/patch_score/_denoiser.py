@@ -382,7 +382,8 @@ def patch_denoisers(
         repr(boundary),
         "choose positions='all' for noiseless padding",
     )
-    sizes = _check_sizes(sizes, bank.images.shape[-3:-1])
+    height, width = bank.images.shape[-3:-1]
+    sizes = _check_sizes(sizes, (height, width))
     plans = tuple(
         _make_plan(
             bank.replace(size=size),

@@ -30,21 +30,19 @@ def _by_parts(plan: Plan, problem: Problem) -> Estimate:
     height, width = problem.x.shape[:2]
     rows, columns = plan.border(height), plan.border(width)
     inside = [np.setdiff1d(np.arange(n), border) for n, border in ((height, rows), (width, columns))]
-    found = None
+    pieces = []
 
-    def put(part: str, where, turned: bool = False) -> None:
-        nonlocal found
+    def add(part: str, where, turned: bool = False) -> None:
         piece = posterior(dataclasses.replace(plan, part=part), problem)
-        if turned:
-            piece = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), piece)
-        if found is None:
-            found = jax.tree.map(lambda a: jnp.zeros((height, width, *a.shape[2:]), a.dtype), piece)
-        found = jax.tree.map(lambda whole, a: whole.at[where].set(a), found, piece)
+        pieces.append((where, jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), piece) if turned else piece))
 
     if len(inside[0]) and len(inside[1]):
-        put("inside", np.ix_(*inside))
+        add("inside", np.ix_(*inside))
     if len(inside[0]) and len(columns):
-        put("columns", np.ix_(np.arange(height), columns), turned=True)
+        add("columns", np.ix_(np.arange(height), columns), turned=True)
     if len(rows):
-        put("rows", rows)
+        add("rows", rows)
+    found = jax.tree.map(lambda a: jnp.zeros((height, width, *a.shape[2:]), a.dtype), pieces[0][1])
+    for where, piece in pieces:
+        found = jax.tree.map(lambda whole, a, where=where: whole.at[where].set(a), found, piece)
     return found

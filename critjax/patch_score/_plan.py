@@ -55,7 +55,7 @@ class Plan:
     method: str = "auto"
     budget: int | None = None  # bytes a block
     mesh: Any = None
-    axis: str | None = None
+    axis: Any = None  # str
     with_entropy: bool = False
     #: Which pixels: "all", or with zero padding and positions "all" those "inside" and those of the border "rows" and
     #: "columns". A border row meets itself alone, so each of the three is a problem of its own.

@@ -14,7 +14,7 @@ itself written with differentiable outputs, so it nests.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ class Problem(NamedTuple):
     sigma: Array  # ()
     unit: Array  # (), a power of two; a constant for differentiation
     largest: Array  # (), the largest candidate in this unit, between one half and one
-    candidates: Array
-    log_prior: Array
+    candidates: Any  # Array, None outside devices that share it
+    log_prior: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class Estimate(NamedTuple):
     """What is known of every window; `posterior` returns (H, W), inside there are the axes of scores."""
 
     mean: Array  # (H, W, R), R = C for the centre readout and p^2 C for whole patches
-    entropy: Array | None  # (H, W), of the weights, in nats
+    entropy: Any  # (H, W), of the weights, in nats; None if it is not asked for
 
 
 class Anchor(NamedTuple):
@@ -68,7 +68,7 @@ class _State(NamedTuple):
 
     top: softmax.Top
     sums: Array  # (..., 1 + R): of the weights, and of weights times what is read out
-    tilt: Array | None  # of weights times logits
+    tilt: Any  # of weights times logits, or None
 
 
 # ---- passes over the bank
@@ -93,8 +93,8 @@ def _noise(plan: Plan, accurate: bool, x: Array, sigma: Array, largest: Array) -
 def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state, consume):
     """Feed every block of the bank through ``consume(state, scores, values)``.
 
-    For a single block the state is None, which stands for nothing yet: XLA then fuses scores, softmax and readout into
-    one loop.
+    For a single block of products the state is None, which stands for nothing yet: XLA then fuses scores, softmax and
+    readout into one loop.
     """
     x, unit, bank = problem.x, problem.unit, (problem.candidates, problem.log_prior)
     shape = (bank[0].shape[0], *problem.shape)
@@ -106,32 +106,26 @@ def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state
         flat, log_prior = bank if count == 1 else cut_block(bank, number, route.images)
         return flat.reshape(route.images, *shape[1:]) / unit, log_prior
 
-    if route.method == "box" and plan.positions != "same":
-        layout = _window_sums.lay_out(plan, noise, x)
+    def walk(state, number):
+        return _window_sums.walk(plan, noise, layout, x.shape[1], *block(number), state, consume)
 
-        def body(state, number):
-            return _window_sums.walk(plan, noise, layout, x.shape[1], *block(number), state, consume)
+    def same(state, number):
+        return consume(state, *_window_sums.same(plan, noise, x, *block(number)))
 
-        return lax.scan(lambda s, n: (body(s, n), None), state, jnp.arange(count))[0]
+    def product(state, number):
+        candidates = _products.candidates(plan, route, number % row_blocks, *block(number // row_blocks))
+        return consume(state, *_products.scored(plan, route, noise, layout, candidates))
 
-    if plan.positions == "same":
-        row_blocks = 1
-
-        def body(state, number):
-            return consume(state, *_window_sums.same(plan, noise, x, *block(number)))
-
-    else:
-        layout = _products.lay_out(plan, route, noise, x)
+    layout, row_blocks, visit = None, 1, same
+    if plan.positions != "same" and route.method == "box":
+        layout, visit = _window_sums.lay_out(plan, noise, x), walk
+    elif plan.positions != "same":
+        layout, visit = _products.lay_out(plan, route, noise, x), product
         row_blocks = -(-plan.bank_shape(shape)[0] // route.rows)
-
-        def body(state, number):
-            candidates = _products.candidates(plan, route, number % row_blocks, *block(number // row_blocks))
-            return consume(state, *_products.scored(plan, route, noise, layout, candidates))
-
-    if count * row_blocks == 1:
-        return jax.checkpoint(body)(None, 0)
-    step = jax.checkpoint(body)
-    return lax.scan(lambda s, n: (step(s, n), None), state, jnp.arange(count * row_blocks))[0]
+    visit = jax.checkpoint(visit)
+    if count * row_blocks == 1 and route.method != "box":
+        return visit(None, 0)
+    return lax.scan(lambda s, n: (visit(s, n), None), state, jnp.arange(count * row_blocks))[0]
 
 
 def _among_devices(plan: Plan, run, problem: Problem, fixed):

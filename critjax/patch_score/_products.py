@@ -8,7 +8,7 @@ summed along the row: few windows share the candidates of a row, and unfolding t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +39,7 @@ class Candidates(NamedTuple):
     )
     values: Array  # (B, R), or for border rows (G, B, R): what is read out
     log_prior: Array  # (B,)
-    allowed: np.ndarray | None = None  # (Q, B), of border rows
+    allowed: Any = None  # (Q, B), of border rows
 
 
 def lay_out(plan: Plan, route: Route, noise: Noise, x: Array) -> tuple[Array, ...]:

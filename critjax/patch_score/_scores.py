@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,7 +29,7 @@ class Noise(NamedTuple):
 
     sigma: Array
     inverse: Array | None  # 1/sigma where scores are accurate, None where they are logits already
-    steps: tuple[Array, Array] | None  # of the grids for the noisy image and for candidates
+    steps: Any  # (Array, Array): of the grids for the noisy image and for candidates, or None
 
     @property
     def accurate(self) -> bool:

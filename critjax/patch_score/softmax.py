@@ -7,7 +7,7 @@ candidates is handled by `advance`, a second device by `join`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -22,7 +22,7 @@ class Scores(NamedTuple):
     """Scores of the candidates on the last axis; logits are scores times ``inverse`` squared."""
 
     high: Array  # (..., B); exact, or the whole score where ``low`` is None
-    low: Array | None = None
+    low: Any = None  # an array, or None
 
 
 class Top(NamedTuple):
