@@ -269,7 +269,7 @@ def _drift(plan: Plan, problem: Problem, mean: Array) -> Array:
         return jnp.zeros(mean.shape[:-1], mean.dtype)
     windows = unfold(pad(problem.x, plan.size, plan.query_pad, axes=(0, 1)), plan.size)
     product = jnp.sum(windows.reshape(mean.shape) * lax.stop_gradient(mean), axis=-1)
-    return product / problem.sigma / problem.sigma
+    return product / lax.stop_gradient(problem.sigma) ** 2
 
 
 # ---- the posterior and its derivatives
