@@ -186,7 +186,7 @@ def summed_gradient(
         def add(total: Any, batch: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, whole(params, batch)), None
 
-        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros((), batch[0].dtype), params))
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(whole, params, batch))
         return jax.tree.map(lambda a: a * (part / count), jax.lax.scan(add, zero, parts)[0])
 
     if part == count:
