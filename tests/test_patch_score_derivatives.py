@@ -11,6 +11,7 @@ from patch_cases import LEGAL, Case, budget, with_methods
 
 from critjax.banks import ImageBank
 from critjax.patch_score import effective_patches, patch_denoiser
+from critjax.patch_score._plan import FACTORS
 
 SIGMA = 0.9
 #: Noise levels of float32: as in float64, one where one candidate is left, one where the prior alone is.
@@ -303,7 +304,7 @@ def test_float32_derivatives_in_compensated_sums_are_those_of_float64(case, meth
         for dtype in (np.float32, np.float64)
     )
     sizes = wide[2]
-    assert np.abs(point[2]).max() * np.sqrt(2.2e-3 * 9) > 0.1  # sums are compensated
+    assert np.ptp(point[2]) / 2 * np.sqrt(FACTORS["product"] * 9) > 0.1  # sums are compensated
     for i, name in enumerate(NAMES):
         # What may remain is the round-off of a covariance of values near one, along x divided by sigma^2.
         rest = {"x": 8 / 0.1**2, "log_prior": 2.0}.get(name, 0.0) * np.finfo(np.float32).eps
@@ -388,10 +389,33 @@ def test_a_condensed_posterior_has_no_derivative(readout):
         rng.uniform(-1, 1, (4, 8, 6, 1)).astype(np.float32),
         rng.normal(size=(8, 6, 1)).astype(np.float32),
     )
+    # The product of weights with whole patches is rounded, to some eps^2 / r^2 with r the least noise level.
+    limit = {"centre": 1e-30, "average": 1e-4}[readout]
     for sigma in np.float32([2e-3, 1e-3, 1e-4, 1e-6]):
         x = images[0] + sigma * rng.normal(size=v.shape).astype(np.float32)
         for product in _both_modes(readout, x, sigma, v, images):
-            assert np.max(np.abs(product)) < 1e-30, sigma
+            assert np.max(np.abs(product)) < limit, sigma
+
+
+@pytest.mark.parametrize("row", [LEGAL[1], LEGAL[4], LEGAL[8]], ids=str)
+def test_candidates_that_are_alike_have_no_derivative(row):
+    """Three times the same: weights are shared, and round-off of values must not be divided by sigma^2."""
+    rng = np.random.default_rng(0)
+    case = Case(*row, 9, (9, 14), 3)
+    data = np.tile(rng.uniform(0, 255, (1, 9, 9 if case.kind == "patches" else 14, 3)), (3, 1, 1, 1))
+    data, v = data.astype(np.float32), rng.normal(size=(9, 14, 3)).astype(np.float32)
+
+    @jax.jit
+    def both(x, sigma, data):
+        def fn(x):
+            return patch_denoiser(case.bank(data), **case.model)(x, sigma)
+
+        return jax.jvp(fn, (x,), (v,))[1], jax.vjp(fn, x)[1](v)[0]
+
+    for sigma in np.float32([0.3, 0.1, 3e-4]):
+        x = np.tile(data[0], (1, 2, 1))[:, :14] + sigma * rng.normal(size=v.shape).astype(np.float32)
+        for product in both(x, sigma, data):
+            assert np.max(np.abs(product)) < 1e-3, sigma
 
 
 @pytest.mark.parametrize("readout", ["centre", "average"])

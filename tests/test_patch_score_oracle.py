@@ -29,6 +29,7 @@ import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank, extract_patches, select, two_pattern_bank
 from critjax.data import embedded_fashion_mnist
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+from critjax.patch_score._plan import FACTORS
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -351,6 +352,19 @@ def test_noise_levels_below_any_ladder_give_the_nearest_patch():
                 np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * (high - low))
 
 
+def test_the_origin_of_images_does_not_matter():
+    """Numbers near 128 resolve what numbers near zero do; these are exact in both."""
+    rng = np.random.default_rng(3)
+    images = np.round(rng.uniform(-1, 1, (4, 9, 8, 1)) * 1024).astype(np.float32) / 1024
+    images[1] = images[0] + np.linspace(0, 8, 72).round().reshape(9, 8, 1).astype(np.float32) / 1024
+    x = images[0] + np.round(rng.normal(0, 3, images[0].shape)).astype(np.float32) / 1024
+    for sigma in np.float32([0.003, 0.3]):
+        expected = reference.denoise(x, sigma, images, **Case(*LEGAL[2]).oracle_options).denoised
+        for origin in np.float32([0, 128]):
+            found = evaluate_one(Case(*LEGAL[2]), ImageBank(images + origin, 3), x + origin, sigma)[0]
+            np.testing.assert_allclose(found - origin, expected, rtol=0, atol=2e-5 if origin else 2e-6)
+
+
 def test_sampling_goes_down_to_little_noise():
     levels = critjax.geometric_sigmas(5.0, 3e-4, 30)
     denoise = patch_denoiser(two_pattern_bank(9))
@@ -527,8 +541,9 @@ def test_float32_of_every_image_bank_on_a_noised_picture(row, channels, size):
     images = np.moveaxis(pictures, 1, -1)
     case = Case(*row, size, (side, side), channels, count)
     bank, rng = case.bank(images[:-1]), np.random.default_rng(size)
-    top = np.max(np.abs(images[:-1]))
-    above = [1.01 * np.sqrt(factor * size**2 * channels) * top for factor in (2.2e-3, 5.5e-3)]
+    half_range = np.ptp(images[:-1]) / 2
+    factors = sorted(set(FACTORS.values()))
+    above = [1.01 * np.sqrt(factor * size**2 * channels) * half_range for factor in factors]
     for sigma in np.float32([0.05, 0.15, *above]):
         x = (images[-1] + sigma * rng.normal(size=images[-1].shape)).astype(np.float32)
         truth = case.reference(x, sigma, images[:-1]).denoised

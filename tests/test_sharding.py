@@ -42,14 +42,16 @@ for name, (bank, options) in banks.items():
         tolerance = 1e-6 if kind == "float32" else 1e-11
         for a, b in zip(jax.tree.leaves(alone[kind]), jax.tree.leaves(shared[kind]), strict=True):
             np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance, err_msg=f"{name} {kind}")
-    narrow = [jnp.asarray(a, jnp.float32) for a in (jnp.stack([x, v]), 0.05)]
+    narrow = jnp.stack([x, v]).astype(jnp.float32)
     with jax.enable_x64(False):  # as for most users
         low = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a, bank)
         alone, shared = (
-            jax.jit(jax.vmap(patch_denoiser(low, **options, **extra), (0, None)))(*narrow)
+            jax.jit(jax.vmap(patch_denoiser(low, **options, **extra), (0, None)))
             for extra in ({}, {"mesh": mesh, "axis": "bank"})
         )
-    np.testing.assert_allclose(shared, alone, rtol=1e-6, atol=1e-6, err_msg=name)
+        for sigma in jnp.asarray([0.05, 2e-4], jnp.float32):
+            tolerance = {"rtol": 1e-6, "atol": 1e-6, "err_msg": f"{name} {sigma}"}
+            np.testing.assert_allclose(shared(narrow, sigma), alone(narrow, sigma), **tolerance)
     print(name, "agrees")
 """
 

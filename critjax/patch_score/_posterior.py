@@ -33,11 +33,12 @@ Bank = tuple[Array, Array]  # candidates, log_prior
 
 
 class Problem(NamedTuple):
-    """A noisy image and a bank; the image and sigma are in units of ``unit``, candidates are not."""
+    """A noisy image and a bank; the image and sigma are in units of ``unit`` from ``origin`` on, candidates are not."""
 
     x: Array  # (H, W, C)
     sigma: Array  # ()
-    unit: Array  # (), a power of two; a constant for differentiation
+    origin: Array  # (), a constant for differentiation, like the next two
+    unit: Array  # (), a power of two
     largest: Array  # (), the largest candidate in this unit, between one half and one
     candidates: Any  # Array, None outside devices that share it
     log_prior: Any
@@ -82,10 +83,10 @@ def _noise(plan: Plan, accurate: bool, x: Array, sigma: Array, largest: Array) -
         steps = (grid_step(reach + largest, bits),) * 2
     else:
         steps = grid_step(jnp.maximum(reach, largest), bits), grid_step(largest, bits)
-    # Where rounding of the small parts is as large as sigma^2, two passes might disagree about which candidate is best.
-    rounding = (
-        jnp.finfo(x.dtype).eps * plan.size * x.shape[-1] ** 0.5 * steps[1] * jnp.maximum(reach, largest)
-    )
+    # About the root mean square of the rounding of scores (benchmarks/README.md). Far below it, two passes might disagree
+    # about which candidate is best.
+    num_terms = plan.size**2 * x.shape[-1]
+    rounding = jnp.finfo(x.dtype).eps * num_terms**0.75 / 8 * steps[1] * jnp.maximum(reach, largest)
     sigma = jnp.maximum(sigma, jnp.sqrt(rounding))
     return Noise(sigma, 1 / sigma, steps)
 
@@ -96,7 +97,7 @@ def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state
     For a single block of products the state is None, which stands for nothing yet: XLA then fuses scores, softmax and
     readout into one loop.
     """
-    x, unit, bank = problem.x, problem.unit, (problem.candidates, problem.log_prior)
+    x, bank = problem.x, (problem.candidates, problem.log_prior)
     shape = (bank[0].shape[0], *problem.shape)
     # Flat rows: with the trailing axes of size one, XLA would choose another layout and copy the whole bank.
     bank = bank[0].reshape(shape[0], -1), bank[1]
@@ -104,7 +105,7 @@ def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state
 
     def block(number) -> Bank:
         flat, log_prior = bank if count == 1 else cut_block(bank, number, route.images)
-        return flat.reshape(route.images, *shape[1:]) / unit, log_prior
+        return (flat.reshape(route.images, *shape[1:]) - problem.origin) / problem.unit, log_prior
 
     def walk(state, number):
         return _window_sums.walk(plan, noise, layout, x.shape[1], *block(number), state, consume)
@@ -206,7 +207,10 @@ def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> A
     total = jnp.where(jnp.any(jnp.isfinite(problem.log_prior)), state.sums[..., :1], jnp.nan)
     log_total = jnp.log(total[..., 0])
     entropy = None if state.tilt is None else log_total - state.tilt / total[..., 0]
-    return Anchor(Estimate(state.sums[..., 1:] / total, entropy), state.top, log_total)
+    # Between its bounds the mean has been rounded: a compiler that fuses `values - sums / total` into one rounding would
+    # let two uses of it differ, and the rules of derivatives rely on one.
+    mean = jnp.clip(state.sums[..., 1:] / total, -problem.largest, problem.largest)
+    return Anchor(Estimate(mean, entropy), state.top, log_total)
 
 
 def _relative_to(top: softmax.Top, state: _State, log_kept: Array) -> _State:
@@ -233,10 +237,6 @@ def _second_pass(plan: Plan, route: Route, problem: Problem, anchor: Anchor) -> 
             least = softmax.NEVER * lax.stop_gradient(noise.sigma) ** 2
             relative = jnp.maximum(softmax.below(anchor.top, scores), least)
             logits = softmax.logits_of(relative, noise.inverse) - (anchor.log_total + drift)[..., None]
-            if plan.readout == "average":
-                # All that centring leaves of the derivative of a logit whose candidate has all the weight is rounding.
-                alone = (anchor.log_total < 2 * jnp.finfo(logits.dtype).eps)[..., None] & (logits > -8)
-                logits = jnp.where(alone, lax.stop_gradient(logits), logits)
             weights = jnp.exp(logits)
             total = jnp.sum(weights, axis=-1)
             if plan.readout == "average":
@@ -261,15 +261,17 @@ def _second_pass(plan: Plan, route: Route, problem: Problem, anchor: Anchor) -> 
 
 
 def _drift(plan: Plan, problem: Problem, mean: Array) -> Array:
-    """Return the correlation of windows with their mean patch: subtracted, it centres the derivatives of logits.
+    """Return the logits of the mean patch: subtracted, they centre the derivatives of logits by the noisy image.
 
     For whole patches only: the centre is centred pair by pair.
     """
     if plan.readout != "average":
         return jnp.zeros(mean.shape[:-1], mean.dtype)
     windows = unfold(pad(problem.x, plan.size, plan.query_pad, axes=(0, 1)), plan.size)
-    product = jnp.sum(windows.reshape(mean.shape) * lax.stop_gradient(mean), axis=-1)
-    return product / lax.stop_gradient(problem.sigma) ** 2
+    windows, mean = windows.reshape(mean.shape), lax.stop_gradient(mean)
+    scores = -0.5 * (windows - mean) ** 2 if plan.positions == "same" else windows * mean
+    sigma = _noise(plan, True, problem.x, problem.sigma, problem.largest).sigma
+    return jnp.sum(scores, axis=-1) / lax.stop_gradient(sigma) ** 2
 
 
 # ---- the posterior and its derivatives
