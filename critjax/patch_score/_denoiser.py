@@ -238,8 +238,8 @@ def patch_denoiser(
     (H - p + 1)(W - p + 1) of each image. "auto" takes "box" for periodic images on a CPU and "product" on
     accelerators, chosen where the program runs. Derivatives cost two passes by "product". Memory O(H W) times a block,
     independent of M, also in forward and reverse mode.
-    Scores are plain sums where their rounding cannot show, and split into an exact and a small part at lower noise. The
-    rounding of that part is about ``r^2 = 2^-26 (p^2 C)^(3/4) 2^-b`` in float32, in units of half the range squared, with
+    Scores are plain sums where their rounding cannot show, and split into an exact and a small part at lower noise. In
+    float32 that part is rounded by about ``r^2 = 2^-26 (p^2 C)^(3/4) 2^-b``, in units of half the range squared, with
     b = (22 - log2 p^2 C)/2 bits of head: candidates whose scores differ by less than that are not told apart, and sigma
     counts as at least r (3e-5 at p = 7, 8e-4 at p = 45 with three channels).
     Half-precision images are computed in float32, and the result is rounded to their dtype.

@@ -28,8 +28,8 @@ LEGAL: dict[tuple[str, str | None, str, str], tuple[str, ...]] = {
 CPU_BUDGET, BUDGET = 16_000_000, 256_000_000
 #: Up to this many patches, convolution; with the default budget a CPU takes so many in a block (benchmarks/README.md).
 FEW_PATCHES = 512
-#: In float32 scores are accurate below sigma^2 = factor * p^2 C * (range / 2)^2. Above, plain sums err on noised images by
-#: at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums it carries.
+#: In float32 scores are accurate below sigma^2 = factor * p^2 C * (range / 2)^2. Above, plain sums err on noised images
+#: by at most some 1e-5 of the range, with colour 2e-5 (benchmarks/README.md). "box" also rounds the sums it carries.
 FACTORS = {"convolution": 3e-3, "product": 3e-3, "box": 5.5e-3}
 #: The same for float64, where plain sums then err by at most some 1e-9.
 FACTOR_64 = 4e-8

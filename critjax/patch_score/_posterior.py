@@ -83,8 +83,8 @@ def _noise(plan: Plan, accurate: bool, x: Array, sigma: Array, largest: Array) -
         steps = (grid_step(reach + largest, bits),) * 2
     else:
         steps = grid_step(jnp.maximum(reach, largest), bits), grid_step(largest, bits)
-    # About the root mean square of the rounding of scores (benchmarks/README.md). Far below it, two passes might disagree
-    # about which candidate is best.
+    # About the root mean square of the rounding of scores (benchmarks/README.md). Far below it, two passes might
+    # disagree about which candidate is best.
     num_terms = plan.size**2 * x.shape[-1]
     rounding = jnp.finfo(x.dtype).eps * num_terms**0.75 / 8 * steps[1] * jnp.maximum(reach, largest)
     sigma = jnp.maximum(sigma, jnp.sqrt(rounding))
@@ -207,8 +207,8 @@ def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> A
     total = jnp.where(jnp.any(jnp.isfinite(problem.log_prior)), state.sums[..., :1], jnp.nan)
     log_total = jnp.log(total[..., 0])
     entropy = None if state.tilt is None else log_total - state.tilt / total[..., 0]
-    # Between its bounds the mean has been rounded: a compiler that fuses `values - sums / total` into one rounding would
-    # let two uses of it differ, and the rules of derivatives rely on one.
+    # Between its bounds the mean has been rounded: a compiler that fuses `values - sums / total` into one rounding
+    # would let two uses of it differ, and the rules of derivatives rely on one.
     mean = jnp.clip(state.sums[..., 1:] / total, -problem.largest, problem.largest)
     return Anchor(Estimate(mean, entropy), state.top, log_total)
 
