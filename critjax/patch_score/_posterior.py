@@ -160,17 +160,17 @@ def _begin(plan: Plan, state):
     return jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
 
 
-def _leading(plan: Plan, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the leading axes of scores."""
+def _leading(plan: Plan, route: Route, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the leading axes of scores; flat where rows wander through them, else XLA fuses less."""
     rows, columns = plan.query_shape(shape)
     if plan.positions == "same":
         return rows, columns, 1
-    return (rows, columns) if plan.is_border else (rows * columns,)
+    return (rows * columns,) if route.method == "box" else (rows, columns)
 
 
 def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> Anchor:
     """Compute the posterior by a streaming softmax."""
-    leading, dtype = _leading(plan, problem.x.shape), problem.x.dtype
+    leading, dtype = _leading(plan, route, problem.x.shape), problem.x.dtype
 
     def run(problem: Problem, _fixed) -> _State:
         noise = _noise(plan, accurate, problem.x, problem.sigma, problem.largest)
@@ -291,7 +291,7 @@ def posterior(plan: Plan, problem: Problem) -> Estimate:
 
     def run(route: Route, problem: Problem) -> Estimate:
         def at(accurate: bool):
-            return lambda problem: _first_pass(plan, route, accurate, problem).estimate
+            return lambda problem: _shaped(plan, problem, _first_pass(plan, route, accurate, problem).estimate)
 
         if plan.always_accurate:
             return at(True)(problem)
@@ -302,13 +302,13 @@ def posterior(plan: Plan, problem: Problem) -> Estimate:
         return _on_each_platform(plan, Problem(*leaves), run, False)
 
     # A list of patches may be too short to keep a processor busy with one image; images are not.
-    found = in_turn(evaluate, plan.kind == "images", Problem._fields.index("sigma"))(*problem)
-    return _shaped(plan, problem, found)
+    return in_turn(evaluate, plan.kind == "images", Problem._fields.index("sigma"))(*problem)
 
 
-def _shaped(plan: Plan, problem: Problem, found):
-    shape, leading = plan.query_shape(problem.x.shape), len(_leading(plan, problem.x.shape))
-    return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[leading:]), found)
+def _shaped(plan: Plan, problem: Problem, found: Estimate) -> Estimate:
+    """Give the axes of windows to what has those of scores."""
+    shape, (mean, entropy) = plan.query_shape(problem.x.shape), found
+    return Estimate(mean.reshape(*shape, -1), None if entropy is None else entropy.reshape(shape))
 
 
 @functools.partial(posterior.defjvp, symbolic_zeros=True)

@@ -1,9 +1,9 @@
 """Scores by matrix products: windows of the noisy image times a block of candidates.
 
 A list of patches is multiplied as it is, by one convolution if ``method`` says so; training images are unfolded into
-patches block by block. Leading axes of scores are (Q,), all windows, or for border rows (G, Q): the rows, each with its
-own candidates, and the windows of a row. A border row meets itself alone, so there products of columns of p pixels are
-summed along the row: few windows share the candidates of a row, and unfolding them would cost more.
+patches block by block. Leading axes of scores are those of the windows. A border row meets itself alone, so there
+products of columns of p pixels are summed along the row: few windows share the candidates of a row, and unfolding them
+would cost more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def lay_out(plan: Plan, route: Route, noise: Noise, x: Array) -> tuple[Array, ..
         windows = _border_columns(plan, padded[None], x.shape[0])[:, :, 0]
     else:
         windows = unfold(padded, plan.size)
-        windows = windows.reshape(-1, windows.shape[-1])
     return with_one(parts_of(noise, windows, 0))
 
 
@@ -107,11 +106,11 @@ def _meeting_columns(plan: Plan, length: int) -> np.ndarray:
 
 
 def scored(plan: Plan, route: Route, noise: Noise, layout, block: Candidates) -> tuple[Scores, Array]:
-    """Return scores (..., Q, B) and what is read out."""
+    """Return scores (rows, columns, B) and what is read out."""
     bank, prior = parts_of(noise, block.numbers, 1), priors(noise, block.log_prior)
     if route.method == "convolution":
-        scores = multiply(_correlate, layout, bank)
-        return add(scores, energies(bank, (1, 2, 3)), prior), block.values
+        own = add(energies(bank, (1, 2, 3)), prior)
+        return add(multiply(_correlate, layout, bank), own), block.values
     if not plan.is_border:
         own = energies(bank, (-1,))
         return multiply(_product, layout, with_offsets(bank, add(own, prior), -1)), block.values
@@ -143,4 +142,4 @@ def _correlate(image: Array, patches: Array) -> Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
     )
-    return result.reshape(-1, len(patches))
+    return result[0]
