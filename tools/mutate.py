@@ -371,7 +371,7 @@ MUTATIONS = [
     Mutation(
         "plain where accurate is due",
         PLAN,
-        '"product": 2.2e-3, "box": 5.5e-3',
+        '"product": 3e-3, "box": 5.5e-3',
         '"product": 0.0, "box": 0.0',
         (ORACLE, "float32_on_noised_pictures"),
     ),
@@ -499,8 +499,8 @@ MUTATIONS = [
     Mutation(
         "turning of the slots",
         SUMS,
-        "jnp.roll(a, -width, axis=0)",
-        "jnp.roll(a, width, axis=0)",
+        "jnp.roll(a, -1, axis=0)",
+        "jnp.roll(a, 1, axis=0)",
         (ORACLE, f"{AGREES} and all-periodic-centre and p3 and box"),
     ),
     Mutation(
@@ -561,11 +561,32 @@ MUTATIONS = [
         (DERIVATIVES, "condensed"),
     ),
     Mutation(
-        "derivative of what has all the weight",
+        "derivatives of distances, not centred",
         POSTERIOR,
-        "jnp.where(alone, lax.stop_gradient(logits), logits)",
-        "logits",
-        (DERIVATIVES, "condensed"),
+        '-0.5 * (windows - mean) ** 2 if plan.positions == "same" else windows * mean',
+        "windows * mean",
+        (DERIVATIVES, "alike"),
+    ),
+    Mutation(
+        "centring at the noise asked for",
+        POSTERIOR,
+        "problem.sigma, problem.largest).sigma",
+        "problem.sigma, problem.largest).sigma * 0 + problem.sigma",
+        (DERIVATIVES, "alike"),
+    ),
+    Mutation(
+        "a mean that two uses round differently",
+        POSTERIOR,
+        "jnp.clip(state.sums[..., 1:] / total, -problem.largest, problem.largest)",
+        "state.sums[..., 1:] / total",
+        (DERIVATIVES, "alike"),
+    ),
+    Mutation(
+        "origin of scores",
+        PARTS,
+        "jnp.round((low + high) / 2 / quarter) * quarter",
+        "0 * quarter",
+        (ORACLE, "origin"),
     ),
     Mutation(
         "overlap of the last block counts twice",

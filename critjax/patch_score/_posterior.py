@@ -108,7 +108,7 @@ def _over_blocks(plan: Plan, route: Route, noise: Noise, problem: Problem, state
         return (flat.reshape(route.images, *shape[1:]) - problem.origin) / problem.unit, log_prior
 
     def walk(state, number):
-        return _window_sums.walk(plan, noise, layout, x.shape[1], *block(number), state, consume)
+        return _window_sums.walk(plan, noise, layout, *block(number), state, consume)
 
     def same(state, number):
         return consume(state, *_window_sums.same(plan, noise, x, *block(number)))
@@ -160,17 +160,14 @@ def _begin(plan: Plan, state):
     return jax.tree.map(lambda a: lax.pcast(a, plan.axis, to="varying"), state)
 
 
-def _leading(plan: Plan, route: Route, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the leading axes of scores; flat where rows wander through them, else XLA fuses less."""
-    rows, columns = plan.query_shape(shape)
-    if plan.positions == "same":
-        return rows, columns, 1
-    return (rows * columns,) if route.method == "box" else (rows, columns)
+def _leading(plan: Plan, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the leading axes of scores: those of windows, which XLA fuses better than one flat axis."""
+    return (*plan.query_shape(shape), 1) if plan.positions == "same" else plan.query_shape(shape)
 
 
 def _first_pass(plan: Plan, route: Route, accurate: bool, problem: Problem) -> Anchor:
     """Compute the posterior by a streaming softmax."""
-    leading, dtype = _leading(plan, route, problem.x.shape), problem.x.dtype
+    leading, dtype = _leading(plan, problem.x.shape), problem.x.dtype
 
     def run(problem: Problem, _fixed) -> _State:
         noise = _noise(plan, accurate, problem.x, problem.sigma, problem.largest)
@@ -291,7 +288,9 @@ def posterior(plan: Plan, problem: Problem) -> Estimate:
 
     def run(route: Route, problem: Problem) -> Estimate:
         def at(accurate: bool):
-            return lambda problem: _shaped(plan, problem, _first_pass(plan, route, accurate, problem).estimate)
+            return lambda problem: _shaped(
+                plan, problem, _first_pass(plan, route, accurate, problem).estimate
+            )
 
         if plan.always_accurate:
             return at(True)(problem)
@@ -315,7 +314,7 @@ def _shaped(plan: Plan, problem: Problem, found: Estimate) -> Estimate:
 def _posterior_jvp(plan: Plan, primals, tangents):
     problem, rest = _active(primals[0], tangents[0])
     value, change = jax.jvp(lambda *a: _anchored(plan, problem(*a)), *rest)
-    return tuple(_shaped(plan, primals[0], anchor.estimate) for anchor in (value, change))
+    return _shaped(plan, primals[0], value.estimate), _shaped(plan, primals[0], change.estimate)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

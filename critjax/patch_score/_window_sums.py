@@ -37,7 +37,7 @@ from critjax.patch_score.softmax import Scores, lowest
 
 
 def lay_out(plan: Plan, noise: Noise, x: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Lay out the noisy image (H, W, C) once: whole windows (H W, K), and (2 H, W, 2 p C) what enters and leaves.
+    """Lay out the noisy image (H, W, C) once: whole windows (H, W, K), and (2 H, W, 2 p C) what enters and leaves.
 
     Entry i of the latter, which come twice, leads from row i to row i + 1.
     """
@@ -48,24 +48,24 @@ def lay_out(plan: Plan, noise: Noise, x: Array) -> tuple[tuple[Array, ...], tupl
     # Below the windows of the last row lies strip number H - 1 + p, which is p - 1.
     entering = jnp.concatenate([strips[size:], strips[size - 1][None]])
     moves = jnp.concatenate([entering, -strips[: x.shape[0]]], axis=-1)
-    windows = parts_of(noise, windows.reshape(-1, windows.shape[-1]), 0)
-    return with_one(windows), with_one(parts_of(noise, jnp.concatenate([moves, moves]), 0))
+    return with_one(parts_of(noise, windows, 0)), with_one(
+        parts_of(noise, jnp.concatenate([moves, moves]), 0)
+    )
 
 
 def _cut(arrays: tuple[Array, ...], first, count: int) -> tuple[Array, ...]:
-    """Cut rows out of each array; two leading axes become one."""
-    rows = [lax.dynamic_slice_in_dim(a, first, count) for a in arrays]
-    return tuple(a.reshape(-1, a.shape[-1]) for a in rows)
+    """Cut rows out of each array."""
+    return tuple(lax.dynamic_slice_in_dim(a, first, count) for a in arrays)
 
 
-def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior: Array, state, consume):
+def walk(plan: Plan, noise: Noise, layout, images: Array, log_prior: Array, state, consume):
     """Feed all windows of a block of images (b, H', W', C) through ``consume``, training row by training row.
 
-    ``consume(state, scores (H W, B), values (B, R))`` with the state's leading axis H W; returns the state.
+    ``consume(state, scores (H, W, B), values (B, R))`` with the state's leading axes H and W; returns the state.
     """
     size, channels = plan.size, images.shape[-1]
     windows, moves = layout
-    height = windows[0].shape[0] // width
+    height = windows[0].shape[0]
     padded = pad(images, size, plan.bank_pad, axes=(1, 2))
     strips = jnp.transpose(unfold_rows(padded, size), (1, 3, 2, 0))
     strips = strips.reshape(*strips.shape[:2], -1)  # (rows of pixels, p C, columns b)
@@ -86,7 +86,8 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
 
     def full(row) -> Scores:
         own = [lax.dynamic_slice_in_dim(a, row, size).sum(0) for a in of_rows if a is not None]
-        bank = with_offsets(_cut(rows, row, size), add(Scores(*own), prior), 0)
+        strip = tuple(a.reshape(-1, a.shape[-1]) for a in _cut(rows, row, size))
+        bank = with_offsets(strip, add(Scores(*own), prior), 0)
         return multiply(matmul, windows, bank)
 
     def between_rows() -> tuple[Array, ...]:
@@ -102,7 +103,7 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
     def advance(carry, step):
         scores, state, row = carry
         # The state follows its rows through the slots.
-        state = jax.tree.map(lambda a: jnp.roll(a, -width, axis=0), state)
+        state = jax.tree.map(lambda a: jnp.roll(a, -1, axis=0), state)
         pair = tuple(a[row] for a in pairs)
         scores = add(scores, multiply(matmul, _cut(moves, step % height, height), pair))
         return (scores, consume(state, scores, values(row + 1)), row + 1), None
@@ -114,7 +115,7 @@ def walk(plan: Plan, noise: Noise, layout, width: int, images: Array, log_prior:
         if length == 1:
             return state, None
         (_, state, _), _ = lax.scan(advance, (scores, state, row), jnp.arange(length - 1))
-        return jax.tree.map(lambda a: jnp.roll(a, (length - 1) * width, axis=0), state), None
+        return jax.tree.map(lambda a: jnp.roll(a, length - 1, axis=0), state), None
 
     return lax.scan(segment, state, jnp.arange(-(-num_rows // length)))[0]
 
