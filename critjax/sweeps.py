@@ -6,13 +6,13 @@ A sweep that is interrupted goes on where it stopped if it was given a folder.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from critjax import __version__
 from critjax._checks import check, check_count, message
 from critjax._programs import as_pytree
+from critjax.store import digest, locked, seal, unseal, visible, write_file
 
 __all__ = ["grid_points", "sweep"]
 
@@ -119,7 +120,7 @@ def sweep(
     ValueError
         Before anything is evaluated: if points have no shared leading axis, or none at all; on a batch size
         that is no positive integer, a mesh without its axis or an axis without its mesh; if ``fn`` returns no
-        arrays; if the folder is a file, cannot be written, or belongs to something else (which stays).
+        arrays; if the folder is a file, cannot be written, is in use, or belongs to something else (which stays).
 
     Notes
     -----
@@ -133,8 +134,8 @@ def sweep(
     and versions. A folder where any of these differ is refused. The mesh may differ, unless the program
     depends on the number of devices, as that of `patch_denoiser` does. The digest misses what the program
     does not show, such as Python called back from it: after such a change take a new folder. Files appear
-    complete or not at all. A batch file that was damaged later is evaluated again, with a warning. One sweep
-    at a time may use a folder.
+    complete or not at all. A batch file that was damaged later, or is of another sweep, is evaluated again, with a
+    warning. One sweep at a time may use a folder; a second one is refused.
 
     Example
     -------
@@ -162,40 +163,42 @@ def sweep(
     check(not keys, "fn", "results that are numbers", f"keys in {keys}", "return jax.random.key_data of them")
 
     batches = np.split(np.arange(num_points), range(size, num_points, size))
-    files: list[Path | None] = [None] * len(batches)
-    if folder is not None:
-        identity = {
-            "points": _digest(layout.kinds, names, leaves),
-            "fn": _digest_of_program(traced, fn),
-            "num_points": num_points,
-            "batch_size": size,
-            "results": {name: f"{o.dtype} {o.shape}" for name, o in zip(fields, outputs, strict=True)},
-            "versions": {"critjax": __version__, "jax": jax.__version__},
-        }
-        _open(Path(folder), identity)
-        files = [Path(folder) / f"batch-{number:05d}.npz" for number in range(len(batches))]
-
     results = [np.empty((num_points, *output.shape), output.dtype) for output in outputs]
-    missing = []
-    for rows, file in zip(batches, files, strict=True):
-        if file is None or not _load(file, results, rows):
-            missing.append((rows, file))
-    num_done = num_points - sum(len(rows) for rows, _ in missing)
-    if progress is not None and num_done:
-        progress(num_done, num_points)
-    sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(axis))
-    for rows, file in missing:
-        padded = np.pad(rows, (0, size - len(rows)), mode="edge")
-        batch = jax.device_put([leaf[padded] for leaf in leaves], sharding)
-        found = jax.device_get(jax.tree.leaves(_at_points(layout, mesh, axis, fn, batch)))
-        values = [value[: len(rows)] for value in found]
-        if file is not None:
-            _write(file, lambda stream, values=values: np.savez(stream, *values))
-        for result, value in zip(results, values, strict=True):
-            result[rows] = value
-        num_done += len(rows)
-        if progress is not None:
+    with contextlib.ExitStack() as held:
+        saved = None
+        if folder is not None:
+            identity = {
+                "points": _digest(layout.kinds, names, leaves),
+                "fn": _digest_of_program(traced, fn),
+                "num_points": num_points,
+                "batch_size": size,
+                "results": {name: f"{o.dtype} {o.shape}" for name, o in zip(fields, outputs, strict=True)},
+                "versions": {"critjax": __version__, "jax": jax.__version__},
+            }
+            held.enter_context(locked(Path(folder), "folder"))
+            saved = _Saved(Path(folder), identity)
+        missing = [
+            number
+            for number, rows in enumerate(batches)
+            if saved is None or not saved.load(number, results, rows)
+        ]
+        num_done = num_points - sum(len(batches[number]) for number in missing)
+        if progress is not None and num_done:
             progress(num_done, num_points)
+        sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(axis))
+        for number in missing:
+            rows = batches[number]
+            padded = np.pad(rows, (0, size - len(rows)), mode="edge")
+            batch = jax.device_put([leaf[padded] for leaf in leaves], sharding)
+            found = jax.device_get(jax.tree.leaves(_at_points(layout, mesh, axis, fn, batch)))
+            values = [value[: len(rows)] for value in found]
+            if saved is not None:
+                saved.save(number, values)
+            for result, value in zip(results, values, strict=True):
+                result[rows] = value
+            num_done += len(rows)
+            if progress is not None:
+                progress(num_done, num_points)
     return jax.tree.unflatten(structure, results)
 
 
@@ -299,12 +302,19 @@ def _digest_of_program(traced: Any, fn: Any) -> str:
     return hashlib.sha256((text + _digest(kinds, names, arrays)).encode()).hexdigest()
 
 
-def _open(folder: Path, identity: dict[str, Any]) -> None:
-    """Prepare a folder that is new, empty or of the same sweep; raise before another is touched."""
-    advice = "choose another folder"
-    check(not folder.exists() or folder.is_dir(), "folder", "a folder", f"the file {folder}", advice)
-    record = folder / "sweep.json"
-    if record.exists():
+class _Saved:
+    """The finished batches of a sweep in a folder that is new, empty or of the same sweep; another is not touched."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder = folder
+        self.sweep = digest(json.dumps(identity, sort_keys=True).encode())
+        advice, record = "choose another folder", folder / "sweep.json"
+        if not record.exists():
+            content = visible(folder)
+            got = f"{folder} with {', '.join(content[:4])}"
+            check(not content, "folder", "a new or empty folder, or one of this sweep", got, advice)
+            write_file(record, json.dumps(identity, indent=1))
+            return
         try:
             stored = dict(json.loads(record.read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
@@ -315,48 +325,33 @@ def _open(folder: Path, identity: dict[str, Any]) -> None:
         shown = (n if n in digests else f"{n} ({stored.get(n)} there, {identity[n]} here)" for n in differing)
         got = f"{folder} of a sweep that differs in {', '.join(shown)}"
         check(not differing, "folder", "one of this very sweep", got, f"{advice} or repeat that call")
-    elif folder.exists():
-        content = sorted(path.name for path in folder.iterdir() if path.suffix != ".tmp")
-        got = f"{folder} with {', '.join(content[:4])}"
-        check(not content, "folder", "a new or empty folder, or one of this sweep", got, advice)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if not record.exists():
-            _write(record, lambda file: file.write(json.dumps(identity, indent=1).encode()))
-    except OSError as error:
-        got = f"{folder} ({error.strerror or error})"
-        raise ValueError(message("folder", "a folder that can be written", got, advice)) from None
 
+    def _path(self, number: int) -> Path:
+        return self.folder / f"batch-{number:05d}.part"
 
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write a file that appears complete or not at all."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def save(self, number: int, values: list[np.ndarray]) -> None:
+        """Save the results of a batch, one array a leaf."""
+        file = io.BytesIO()
+        np.savez(file, *values)
+        write_file(self._path(number), seal(file.getvalue(), sweep=self.sweep, number=number))
 
+    def load(self, number: int, results: list[np.ndarray], rows: np.ndarray) -> bool:
+        """Fill in the results of a finished batch; return False if there are none that can be used.
 
-def _load(path: Path, results: list[np.ndarray], rows: np.ndarray) -> bool:
-    """Fill in the results of a finished batch; return False if there are none that can be used.
-
-    A damaged file is no reason to stop: points and function are those of the record, so evaluating them again
-    gives what the file held, and replaces it.
-    """
-    if not path.exists():
-        return False
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            for number, result in enumerate(results):
+        A damaged file is no reason to stop: points and function are those of the record, so evaluating them again
+        gives what the file held, and replaces it.
+        """
+        path = self._path(number)
+        if not path.exists():
+            return False
+        try:
+            content = unseal(path.read_bytes(), sweep=self.sweep, number=number)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path}: {error}", stacklevel=3)
+            return False
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            for index, result in enumerate(results):
                 # The view gives back dtypes that npz files do not know, such as bfloat16.
-                values = file[f"arr_{number}"].view(result.dtype)
+                values = file[f"arr_{index}"].view(result.dtype)
                 result[rows] = values.reshape(len(rows), *result.shape[1:])
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        got = f"a damaged one ({error})"
-        warnings.warn(message(str(path), "a batch file", got, "its points are evaluated again"), stacklevel=3)
-        return False
-    return True
+        return True

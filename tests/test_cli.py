@@ -242,16 +242,20 @@ def test_other_images_at_the_same_path_are_another_run(tmp_path, kind):
     ):
         write(0)
         folder = tmp_path / f"run{number}"
-        open_store(folder, settings, overwrite=False, resume=False)
-        open_store(folder, settings, overwrite=False, resume=True)
+        with open_store(folder, settings, overwrite=False, resume=False) as store:
+            store.save("batch-0000", {"sum": np.ones(2)})
+        with open_store(folder, settings, overwrite=False, resume=True) as store:
+            assert store.num_saved == 1
         write(255)
-        with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
-            open_store(folder, settings, overwrite=False, resume=True)
+        refused = pytest.raises(ValueError, match="--resume: expected an interrupted run")
+        with refused, open_store(folder, settings, overwrite=False, resume=True):
+            pass
         if kind == "folder":
             write(0)
             write(0, "b")
-            with pytest.raises(ValueError, match="--out: expected a new or empty folder"):
-                open_store(folder, settings, overwrite=False, resume=False)
+            refused = pytest.raises(ValueError, match="--out: expected a new or empty folder")
+            with refused, open_store(folder, settings, overwrite=False, resume=False):
+                pass
             (tmp_path / "data" / "b.png").unlink()
 
 
@@ -471,7 +475,7 @@ def test_control_c_in_a_real_process(tmp_path):
     partial = tmp_path / "run" / "partial"
     deadline = time.monotonic() + 240
     try:
-        while time.monotonic() < deadline and len(list(partial.glob("batch-*.npz"))) < 3:
+        while time.monotonic() < deadline and len(list(partial.glob("batch-*.part"))) < 3:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

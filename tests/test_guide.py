@@ -699,7 +699,7 @@ def test_exact_models_need_no_network_library_and_networks_say_that_they_do(tmp_
         "from critjax.studies.guide.settings import GuideSettings\n"
         "from critjax.studies._engine.storage import open_store\n"
         "from pathlib import Path\n"
-        f"open_store(Path({str(tmp_path / 'a')!r}), GuideSettings(), overwrite=False, resume=False)\n"
+        f"open_store(Path({str(tmp_path / 'a')!r}), GuideSettings(), overwrite=False, resume=False).__enter__()\n"
         f"sys.exit(main(['guide', 'unet-classes', '--no-progress', '--out', {str(tmp_path / 'b')!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -27,6 +27,7 @@ ROWS = [
     ("fluctuations",),
     ("guidance",),
     ("eigenmodes",),
+    ("store",),
     ("data", "sweeps"),
     ("networks",),
     ("plotting",),

@@ -523,20 +523,6 @@ def test_names_from_outside_are_escaped():
     assert "<script>" not in report.render(dataset, content(dataset), {})
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-
-    def fails(path):
-        path.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        report.write_atomically(target, fails)
-    assert target.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
 def test_dataset_survives_storage(tmp_path):
     dataset = study()
     path = report.save_dataset(dataset, tmp_path / "results.nc")

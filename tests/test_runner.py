@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from critjax._stored import Stored
 from critjax.plotting import FigureKind
-from critjax.report import Content, Row, labels, save_dataset
+from critjax.report import Content, Row, files, labels, save_dataset
 from critjax.studies._engine.results import attributes, stored_values
 from critjax.studies._engine.run import Run
 from critjax.studies._engine.runner import Interrupted, execute
@@ -170,17 +170,71 @@ def test_a_part_that_cannot_be_read_is_computed_again(tmp_path, capsys):
     partial = folder / "partial"
     assert {p.name for p in partial.iterdir()} == {
         "settings.json",
-        "table.nc",
-        *(f"square-{i}.npz" for i in range(4)),
+        "table.part",
+        *(f"square-{i}.part" for i in range(4)),
     }
-    (partial / "square-2.npz").write_bytes(b"not a zip file")
-    (partial / "table.nc").write_bytes(b"no netCDF either")
-    (partial / ".square-3.npz.half.npz").write_bytes(b"a temporary file is no part")
+    (partial / "square-1.part").write_bytes((partial / "square-3.part").read_bytes())  # a copy
+    flipped = bytearray((partial / "square-2.part").read_bytes())
+    flipped[-60] ^= 4
+    (partial / "square-2.part").write_bytes(flipped)
+    (partial / "table.part").write_bytes(b"")
+    (partial / ".critjax-half.part").write_bytes(b"of a killed process")
     CALLS.clear()
     whole = execute(TOY, ToySettings(), folder)
-    assert CALLS == ["square-2", "table"] and whole.dataset["square"].values.tolist() == [0, 1, 4, 9]
+    assert CALLS == ["square-1", "square-2", "table"] and whole.dataset["square"].values.tolist() == [
+        0,
+        1,
+        4,
+        9,
+    ]
     printed = capsys.readouterr().err
-    assert "square-2.npz cannot be read; that part is computed again" in printed and "table.nc" in printed
+    assert "square-1.part: part: expected one of this run, got another name; it is computed again" in printed
+    assert (
+        "square-2.part: part: expected what was saved, got damaged bytes" in printed
+        and "table.part" in printed
+    )
+
+
+def test_parts_of_another_run_are_not_mixed_in(tmp_path, capsys):
+    """Three squares of one run find their way into the folder of another."""
+    execute(TOY, ToySettings(tail=False), tmp_path / "other", progress=stop_at("squares", 3))
+    execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 1))
+    for path in (tmp_path / "other" / "partial").glob("*.part"):
+        (tmp_path / "run" / "partial" / path.name).write_bytes(path.read_bytes())
+    CALLS.clear()
+    execute(TOY, ToySettings(), tmp_path / "run")
+    assert [*(f"square-{i}" for i in range(4)), "table"] == CALLS
+    assert capsys.readouterr().err.count("got another run; it is computed again") == 3
+
+
+def test_a_folder_serves_one_run_at_a_time(tmp_path):
+    def second(name, done, total):
+        for options in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(
+                ValueError, match="--out: expected a folder that no other run uses, got .* writing"
+            ):
+                execute(TOY, ToySettings(count=5), tmp_path, **options)
+
+    assert execute(TOY, ToySettings(), tmp_path, progress=second).dataset["square"].values.tolist() == [
+        0,
+        1,
+        4,
+        9,
+    ]
+    assert {p.name for p in tmp_path.iterdir()} == {"results.nc", "report.html", "figures"}
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def full(path, content):
+            raise OSError(28, f"{path}: no room")
+
+        patch.setattr(files, "write_file", full)
+        with pytest.raises(OSError, match="results.nc: no room"):
+            execute(TOY, ToySettings(), tmp_path / "run")
+    CALLS.clear()
+    assert execute(TOY, ToySettings(), tmp_path / "run", resume=True).complete and CALLS == []
 
 
 def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path):
@@ -202,7 +256,7 @@ def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path):
     (folder / "partial" / "settings.json").write_text(json.dumps(identity))
     with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
         execute(TOY, settings, folder, resume=True)
-    assert len(list((folder / "partial").glob("*.npz"))) == 2
+    assert len(list((folder / "partial").glob("*.part"))) == 2
     with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got no interrupted run"):
         execute(TOY, settings, tmp_path / "elsewhere", resume=True)
 
@@ -227,8 +281,8 @@ def test_only_what_a_run_writes_is_overwritten(tmp_path):
 
 def test_overwriting_forgets_saved_parts(tmp_path):
     execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 2))
-    store = open_store(tmp_path / "run", ToySettings(), overwrite=True, resume=False)
-    assert store.num_saved == 0 and store.load() == {}
+    with open_store(tmp_path / "run", ToySettings(), overwrite=True, resume=False) as store:
+        assert store.num_saved == 0 and store.load() == {}
 
 
 def test_a_path_that_cannot_be_a_folder(tmp_path):

@@ -1,12 +1,12 @@
 """Sweeps agree with a plain loop, whatever the batches and devices, and go on where they were interrupted."""
 
+import io
 import itertools
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import pytest
 from programs import counting
 
 from critjax import PatchBank, patch_denoiser, random_pattern_bank, sweeps, symbol
+from critjax.store import LOCK
 from critjax.sweeps import grid_points, sweep
 
 X = np.arange(3.0)
@@ -161,18 +162,19 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     with pytest.raises(Stop):
         sweep(squares, points, batch_size=3, folder=folder, progress=stop_after(6))
     before = contents(folder)
-    assert list(before) == ["batch-00000.npz", "batch-00001.npz", "sweep.json"]
+    assert list(before) == ["batch-00000.part", "batch-00001.part", "sweep.json"]
 
-    (folder / "batch-00000.npz").rename(folder / "aside.tmp")  # a gap at the start
+    (folder / "batch-00000.part").rename(folder / "aside.tmp")  # a gap at the start
     done = []
     again = sweep(squares, points, batch_size=3, folder=folder, progress=lambda *a: done.append(a))
     assert done == [(3, 11), (6, 11), (9, 11), (11, 11)]
     assert_trees_equal(again, whole)
     (folder / "aside.tmp").unlink()
     after = contents(folder)
-    assert list(after) == [f"batch-{number:05d}.npz" for number in range(4)] + ["sweep.json"]
-    assert all(after[name] == before[name] for name in ("batch-00001.npz", "sweep.json"))
-    with np.load(folder / "batch-00003.npz") as file:  # the repetitions are not kept
+    assert list(after) == [f"batch-{number:05d}.part" for number in range(4)] + ["sweep.json"]
+    assert all(after[name] == before[name] for name in ("batch-00001.part", "sweep.json"))
+    content = (folder / "batch-00003.part").read_bytes().partition(b"\n")[2]
+    with np.load(io.BytesIO(content)) as file:  # the repetitions are not kept
         assert [file[name].shape for name in file.files] == [(2, 2), (2,)]
 
     def refuse(*arguments):
@@ -187,19 +189,32 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_crash_while_saving_leaves_no_half_file(tmp_path, monkeypatch):
-    def half(file, *values):
-        file.write(b"PK half a file")
-        raise OSError("disk full")
+    def full(handle):
+        raise OSError(28, "No space left on device")
 
     points = square_points()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(np, "savez", half)
-        sweep(squares, points, batch_size=4, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
-    (tmp_path / "batch-00000.tmp").write_bytes(b"of a killed process")
+    sweep(squares, points, batch_size=4, folder=tmp_path, progress=lambda done, total: None)
+    (tmp_path / "batch-00001.part").unlink()
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            OSError, match=r"batch-00001.part: expected a place for .* No space left on device"
+        ):
+            sweep(squares, points, batch_size=4, folder=tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / ".critjax-killed.part").write_bytes(b"of a killed process")
     got = sweep(squares, points, batch_size=4, folder=tmp_path)
     assert_trees_equal(got, sweep(squares, points, batch_size=4))
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".critjax*"))
+
+
+def test_a_folder_serves_one_sweep_at_a_time(tmp_path):
+    def again(done, total):
+        with pytest.raises(ValueError, match="folder: expected a folder that no other run uses"):
+            sweep(squares, square_points(), batch_size=4, folder=tmp_path)
+
+    sweep(squares, square_points(), batch_size=4, folder=tmp_path, progress=again)
 
 
 def shifted(constant):
@@ -297,29 +312,23 @@ def flip(path):
     path.write_bytes(data)
 
 
-def shorten(path):
-    with np.load(path) as file:
-        values = [file[name][:-1] for name in file.files]
-    np.savez(path, *values)
+def swap(path):
+    path.write_bytes(path.with_name("batch-00000.part").read_bytes())
 
 
-def drop(path):
-    np.savez(path, np.zeros((4, 2)))
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, shorten, drop, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("damage", [truncate, flip, swap, lambda path: path.write_bytes(b"")])
 def test_a_damaged_batch_is_evaluated_again(tmp_path, damage):
     points = square_points()
     whole = sweep(squares, points, batch_size=4, folder=tmp_path)
     before = contents(tmp_path)
-    damage(tmp_path / "batch-00001.npz")
+    damage(tmp_path / "batch-00001.part")
     done = []
-    with pytest.warns(UserWarning, match="batch-00001.npz: expected a batch file, got a damaged one"):
+    with pytest.warns(UserWarning, match="batch-00001.part: part: expected"):
         got = sweep(squares, points, batch_size=4, folder=tmp_path, progress=lambda k, n: done.append(k))
     assert done == [7, 11]
     assert_trees_equal(got, whole)
     after = contents(tmp_path)
-    for name in ("batch-00000.npz", "batch-00002.npz", "sweep.json"):
+    for name in ("batch-00000.part", "batch-00002.part", "sweep.json"):
         assert after[name] == before[name]
     assert_trees_equal(sweep(squares, points, batch_size=4, folder=tmp_path), whole)
 
@@ -375,10 +384,12 @@ def test_folders_that_cannot_be_used_are_refused_before_anything_is_evaluated(tm
     with pytest.raises(ValueError, match="cannot be read"):
         sweep(squares, square_points(), folder=str(broken))
 
-    def denied(**options):
-        raise PermissionError(13, "Permission denied")
+    def denied(path, *rest, opened=os.open, **options):
+        if LOCK in str(path):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *rest, **options)
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ValueError, match=r"a folder that can be written, got .*locked \(Permission denied\)"):
         sweep(squares, square_points(), folder=locked)
     assert file.read_text() == "mine"

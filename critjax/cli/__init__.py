@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from critjax.studies._engine.study import Study
 
 __all__ = ["build_parser", "configure_jax", "main"]
+
+#: Exit status of a process that was told to end, as a shell has it.
+TERMINATED = 128 + signal.SIGTERM
 
 
 def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
@@ -176,6 +180,12 @@ def _obey(words: list[str]) -> int:
     return getattr(importlib.import_module(module), function)(options, shlex.join(["critjax", *words]))
 
 
+def _terminate(number: int, frame: Any) -> None:
+    """End the run as an exception does: what was computed is saved, the folder set free; a second signal ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(TERMINATED)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -187,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 2 wrong input (one line on standard error says what), 130 interrupted.
+        0 done, 2 wrong input (one line on standard error says what), 130 interrupted, 143 terminated.
 
     Example
     -------
@@ -198,10 +208,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     words = sys.argv[1:] if arguments is None else list(arguments)
+    with contextlib.suppress(ValueError):  # outside of the main thread, which alone gets signals
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         with _naming_extra("networks" if words and words[0] in TRAINING else ""):
             return _obey(words)
     except SystemExit as stop:
+        if stop.code == TERMINATED:
+            print("critjax: terminated; what was saved is kept, the same command goes on", file=sys.stderr)
         return int(stop.code or 0)
     except (ValueError, TypeError, OSError, ImportError) as error:
         return fail(str(error))

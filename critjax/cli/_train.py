@@ -123,7 +123,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         save_network,
         train,
     )
-    from critjax.report import write_atomically
+    from critjax.store import write_file
 
     steps, eta, guidance = options.sample_steps, options.sample_eta, options.sample_guidance
     check(steps >= 1, "--sample-steps", "a number of steps >= 1", steps, "use 64")
@@ -225,11 +225,11 @@ def run_train(options: argparse.Namespace, command: str) -> int:
     if stored is not None:  # what the run started from has its own command, settings and log
         info["earlier"] = stored.info
     log = {**info, "config": json.loads(config.to_json())}
-    write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
+    write_file(folder / LOG, json.dumps(log, indent=1))
     seed = training.seed + 1
     how = {"num_steps": steps, "eta": eta, "guidance": guidance}
     samples = draw_samples(config, result.params, images.shape[1:], seed, **how)
-    write_atomically(folder / PICTURE, lambda path: write_picture(samples, path))
+    write_file(folder / PICTURE, picture(samples))
     # Last: weights in the folder say that the run is finished, and a finished run is not gone on with.
     save_network(folder / WEIGHTS, config, result.params, info)
     columns = ", then told the class" if conditional else ""
@@ -281,8 +281,10 @@ def draw_samples(
     return np.asarray(jax.jit(lambda pairs: jax.lax.map(draw, pairs, batch_size=12))((keys, classes)))
 
 
-def write_picture(samples: Any, path: Path) -> None:
-    """Write a grid of images (N, H, W, C) in [-1, 1] as PNG."""
+def picture(samples: Any) -> bytes:
+    """Draw a grid of images (N, H, W, C) in [-1, 1] as PNG."""
+    import io
+
     import numpy as np
     from PIL import Image
 
@@ -293,5 +295,6 @@ def write_picture(samples: Any, path: Path) -> None:
     grid = padded.reshape(count, count, height + 2, width + 2, channels).swapaxes(1, 2)
     grid = grid.reshape(count * (height + 2), count * (width + 2), channels)
     pixels = np.rint(127.5 * (grid + 1)).astype(np.uint8)
-    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    picture.resize((3 * picture.width, 3 * picture.height), Image.Resampling.NEAREST).save(path)
+    image, found = Image.fromarray(pixels[..., 0] if channels == 1 else pixels), io.BytesIO()
+    image.resize((3 * image.width, 3 * image.height), Image.Resampling.NEAREST).save(found, "PNG")
+    return found.getvalue()

@@ -66,7 +66,7 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
         save_classifier,
         train_classifier,
     )
-    from critjax.report import write_atomically
+    from critjax.store import write_file
 
     given = dict(vars(options))
     found, test = load_training_data(options)
@@ -130,7 +130,7 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
     }
     save_classifier(folder / WEIGHTS, judged._replace(info=info))
     log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
-    write_atomically(folder / LOG, lambda path: path.write_text(json.dumps(log, indent=1), encoding="utf-8"))
+    write_file(folder / LOG, json.dumps(log, indent=1))
     for name, row in values.items():
         print(
             f"{name:<9} {row['images']} images: accuracy {row['accuracy']:.4f} ± {row['accuracy_error']:.4f}, "

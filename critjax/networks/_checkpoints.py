@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from critjax._checks import check
+from critjax._checks import check, message
 from critjax.networks._architectures import NetworkConfig
 from critjax.networks._step import TrainingConfig, TrainingState, drawn_state
-from critjax.networks._weights import flatten, read, unflatten, weights_digest, write
+from critjax.networks._weights import Damaged, flatten, read, unflatten, weights_digest, write
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 
 
 def checkpoint_arrays(state: TrainingState, losses: list, recent: list) -> dict[str, np.ndarray]:
@@ -44,15 +46,38 @@ def digests(images: Any, labels: Any, start: str | None) -> dict[str, str]:
 
 
 def save_checkpoint(
-    path: Path,
+    folder: Path,
     config: NetworkConfig,
     training: TrainingConfig,
     arrays: dict[str, np.ndarray],
     data: dict[str, str],
 ) -> None:
-    """Write everything that the run needs to go on, ``data`` as of `digests`; the file appears whole or not at all."""
+    """Write everything that the run needs to go on, ``data`` as of `digests`; the checkpoint before stays beside it."""
     header = {"training": json.dumps(dataclasses.asdict(training)), "data": json.dumps(data)}
-    write(path, arrays, {"config": config.to_json(), **header})
+    if (folder / CHECKPOINT).exists():
+        os.replace(folder / CHECKPOINT, folder / PREVIOUS)
+    write(folder / CHECKPOINT, arrays, {"config": config.to_json(), **header})
+
+
+def newest_checkpoint(
+    folder: Path, config: NetworkConfig, training: TrainingConfig, data: dict[str, str]
+) -> tuple[TrainingState, list, list] | None:
+    """Read the newest checkpoint of a folder that is not damaged, with a warning if one is; None if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to other settings or data, or every checkpoint is damaged.
+    """
+    paths = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
+    for path in paths:
+        try:
+            return load_checkpoint(path, config, training, data)
+        except Damaged as error:
+            if path == paths[-1]:
+                raise
+            warnings.warn(f"{error}: going on from {paths[-1]}", stacklevel=3)
+    return None
 
 
 def load_checkpoint(
@@ -88,6 +113,11 @@ def load_checkpoint(
     advice = "it is of another version or damaged: remove it to train anew"
     check(not differing, "checkpoint", "exactly the arrays of the run", got, advice)
     tree = unflatten(arrays)
+    if not 0 <= int(tree["step"]) <= training.num_steps:
+        got = f"{int(tree['step'])} in {path}"
+        raise Damaged(
+            message("checkpoint", f"a step up to {training.num_steps}", got, "remove it to train anew")
+        )
     structure = jax.tree.structure(template.optimiser)
     memory = structure.unflatten([tree["optimiser"][str(i)] for i in range(structure.num_leaves)])
     state = TrainingState(tree["step"], tree["params"], tree["average"], memory)

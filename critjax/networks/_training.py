@@ -14,13 +14,13 @@ import numpy as np
 from critjax._checks import check, check_count, check_rank
 from critjax.networks._architectures import NetworkConfig, Parameters
 from critjax.networks._checkpoints import (
-    CHECKPOINT,
     checkpoint_arrays,
     digests,
-    load_checkpoint,
+    newest_checkpoint,
     save_checkpoint,
 )
 from critjax.networks._step import TrainingConfig, make_step, start_training
+from critjax.store import locked
 
 #: ``(step, steps, loss, seconds left)``; the seconds are nan after a run's first step, most of which is compilation.
 Progress = Callable[[int, int, float, float], None]
@@ -73,8 +73,8 @@ def train(
     labels : (N,) integer array, optional
         For a conditional network.
     folder : path, optional
-        Where ``checkpoint.safetensors`` is kept; a run goes on only with the images, labels and starting weights
-        that it began with.
+        Where ``checkpoint.safetensors`` and the one before are kept, also when the run is interrupted or terminated; a
+        run goes on only with the images, labels and starting weights that it began with. One run at a time.
     checkpoint_every, log_every : int
         Steps between checkpoints, and between entries of the log.
     progress : callable, optional
@@ -89,8 +89,8 @@ def train(
     Raises
     ------
     ValueError, FileNotFoundError
-        If images, labels or a checkpoint do not fit, or the loss or a parameter is no longer finite, which is noticed
-        at every entry of the log and before every checkpoint.
+        If images, labels or a checkpoint do not fit, another run uses the folder, or the loss or a parameter is no
+        longer finite, which is noticed at every entry of the log and before every checkpoint.
 
     Notes
     -----
@@ -127,34 +127,54 @@ def train(
             and int(labels.max()) < config.num_classes
         )
         check(good, "labels", f"one of 0 ... {config.num_classes - 1} for every image", span, "correct them")
-    path = None if folder is None else Path(folder) / CHECKPOINT
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    data = {} if path is None else digests(images, labels, training.start)
-    if path is not None and path.exists():
-        state, losses, recent = load_checkpoint(path, config, training, data)
-    else:
-        state, losses, recent = start_training(config, training), [], []
+    if folder is None:
+        return _run(config, training, images, labels, None, checkpoint_every, log_every, progress)
+    with locked(Path(folder), "folder"):
+        return _run(config, training, images, labels, Path(folder), checkpoint_every, log_every, progress)
+
+
+def _run(
+    config: NetworkConfig,
+    training: TrainingConfig,
+    images: Any,
+    labels: Any,
+    folder: Path | None,
+    checkpoint_every: int,
+    log_every: int,
+    progress: Any,
+) -> TrainedNetwork:
+    data = {} if folder is None else digests(images, labels, training.start)
+    found = None if folder is None else newest_checkpoint(folder, config, training, data)
+    # All that the run needs to go on, replaced as a whole: wherever a signal ends the run, it is of one step.
+    kept = found or (start_training(config, training), [], [])
     images, labels = jax.device_put((images, labels))
     step_fn, steps = make_step(config, training), training.num_steps
-    first, began = int(state.step) + 1, time.perf_counter()
-    for step in range(first, steps + 1):
-        state, value = step_fn(state, images, labels)
-        recent.append(value)
-        logged = step % log_every == 0 or step == steps
-        saved = step % checkpoint_every == 0 or step == steps
-        if logged or saved:  # only then is the device waited for
-            recent[:] = map(float, recent)
-            check_finite(recent, state.params, step)
-        if logged:
-            losses.append([step, float(np.mean(recent))])
-            recent = []
-        if step == first:
-            jax.block_until_ready(value)
-            began = time.perf_counter()
-        if progress is not None and (logged or step == first):
-            shown = losses[-1][1] if logged else float(value)
-            progress(step, steps, shown, seconds_left(began, step - first, steps - step))
-        if path is not None and saved:
-            save_checkpoint(path, config, training, checkpoint_arrays(state, losses, recent), data)
+    first, began = int(kept[0].step) + 1, time.perf_counter()
+    try:
+        for step in range(first, steps + 1):
+            state, losses, recent = kept
+            state, value = step_fn(state, images, labels)
+            recent = [*recent, value]
+            logged = step % log_every == 0 or step == steps
+            saved = step % checkpoint_every == 0 or step == steps
+            if logged or saved:  # only then is the device waited for
+                recent = [float(loss) for loss in recent]
+                check_finite(recent, state.params, step)
+            if logged:
+                losses, recent = [*losses, [step, float(np.mean(recent))]], []
+            kept = state, losses, recent
+            if step == first:
+                jax.block_until_ready(value)
+                began = time.perf_counter()
+            if progress is not None and (logged or step == first):
+                shown = losses[-1][1] if logged else float(value)
+                progress(step, steps, shown, seconds_left(began, step - first, steps - step))
+            if folder is not None and saved:
+                save_checkpoint(folder, config, training, checkpoint_arrays(*kept), data)
+    except (KeyboardInterrupt, SystemExit):
+        lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(kept[0]) if isinstance(leaf, jax.Array))
+        if folder is not None and not lost:  # given away to a step that was not finished
+            save_checkpoint(folder, config, training, checkpoint_arrays(*kept), data)
+        raise
+    state, losses, _ = kept
     return TrainedNetwork(state.average, np.asarray(losses, np.float64).reshape(-1, 2))

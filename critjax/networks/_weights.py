@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +14,13 @@ import numpy as np
 
 from critjax._checks import check, message
 from critjax.networks._architectures import NetworkConfig, Parameters, apply
+from critjax.store import digest, write_file
 
 SUFFIX = ".safetensors"
+
+
+class Damaged(ValueError):
+    """A file that does not hold what was written."""
 
 
 class StoredNetwork(NamedTuple):
@@ -52,17 +55,14 @@ def write(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str]) -> 
     """Write a safetensors file in one step: it appears whole or not at all."""
     from safetensors.numpy import save
 
-    payload = save({n: np.array(a, order="C") for n, a in arrays.items()}, metadata=header)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    arrays = {n: np.array(a, order="C") for n, a in arrays.items()}
+    write_file(path, save(arrays, metadata=header | {"digest": _digest(arrays, header)}))
+
+
+def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
+    """Return a digest of all that a file holds."""
+    texts = [f"{n} {a.dtype} {a.shape} {digest(np.ascontiguousarray(a).data)}" for n, a in arrays.items()]
+    return digest("\n".join(sorted(texts) + [f"{n} {header[n]}" for n in sorted(header)]).encode())
 
 
 def read(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -70,8 +70,8 @@ def read(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If there is no such file, or it is corrupt.
+    FileNotFoundError, Damaged
+        If there is no such file, or it is corrupt, or has numbers that are not finite.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -79,10 +79,19 @@ def read(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise FileNotFoundError(message(what, "a file of weights", f"no file {path}", "check the path"))
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         got = f"the unreadable {path} ({error})"
-        raise ValueError(message(what, "a whole safetensors file", got, "copy or train it again")) from None
+        raise Damaged(message(what, "a whole safetensors file", got, "copy or train it again")) from None
+    told = header.pop("digest", None)  # files of other programs and of earlier versions have none
+    if told is not None and told != _digest(arrays, header):
+        raise Damaged(message(what, "what was written", f"the damaged {path}", "copy or train it again"))
+    infinite = sorted(n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all())
+    if infinite:
+        got = f"others in {', '.join(infinite[:4])} of {path}"
+        raise Damaged(message(what, "finite numbers", got, "copy or train it again"))
+    return arrays, header
 
 
 def save_network(
@@ -105,6 +114,8 @@ def save_network(
 
     >>> from critjax.networks import init
     >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> import os
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_network(f"{folder}/a.safetensors", config, init(config, jax.random.key(0)))
     ...     os.listdir(folder)
@@ -157,6 +168,7 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
     -------
     >>> from critjax.networks import init
     >>> config = NetworkConfig(width=8, dilations=(1,))
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_network(f"{folder}/a.safetensors", config, init(config, jax.random.key(0)), {"seed": 0})
     ...     load_network(f"{folder}/a.safetensors").info

@@ -3,7 +3,7 @@
 Nothing here knows of a study: each chooses its sentences in its own folder.
 """
 
-from critjax.report.files import save_dataset, write_atomically
+from critjax.report.files import save_dataset
 from critjax.report.numbers import in_units, noise
 from critjax.report.page import Content, figure_png, labels, render
 from critjax.report.table import Row, format_table
@@ -18,5 +18,4 @@ __all__ = [
     "noise",
     "render",
     "save_dataset",
-    "write_atomically",
 ]

@@ -80,21 +80,16 @@ def execute(
         If the run was interrupted before there was anything to report.
     """
     started = time.perf_counter()
-    store = open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume)
-    try:
+    with open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume) as store:
         if on_open is not None:
             on_open(store)
-        dataset = study.run(settings, progress=progress, on_checkpoint=store.save, saved=store.load())
-    except KeyboardInterrupt:
-        kept = store.count()
-        store.discard()
-        raise Interrupted(kept) from None
-    except BaseException:
-        store.discard()
-        raise
-    result = save_dataset(dataset, folder / RESULT)
-    report = study.write_report(dataset, folder, progress=progress)
-    finished = Finished(dataset, result, report, time.perf_counter() - started)
-    if finished.complete:
-        store.clear()
-    return finished
+        try:
+            dataset = study.run(settings, progress=progress, on_checkpoint=store.save, saved=store.load())
+        except KeyboardInterrupt:
+            raise Interrupted(store.count()) from None
+        result = save_dataset(dataset, folder / RESULT)
+        report = study.write_report(dataset, folder, progress=progress)
+        finished = Finished(dataset, result, report, time.perf_counter() - started)
+        if finished.complete:
+            store.clear()
+        return finished

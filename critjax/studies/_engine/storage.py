@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import sys
-import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,9 +15,9 @@ import numpy as np
 
 from critjax import __version__
 from critjax._checks import check, message
-from critjax.report.files import write_atomically
+from critjax.store import digest, locked, seal, unseal, visible, write_file
 
-RESULT, REPORT, PARTIAL = "results.nc", "report.html", "partial"
+RESULT, REPORT, PARTIAL, SUFFIX = "results.nc", "report.html", "partial", ".part"
 
 
 @runtime_checkable
@@ -62,11 +61,12 @@ def read_settings(path: Path, kind: Any) -> Any:
 class Store:
     """Finished parts of one run in ``folder/partial``, one file each; `open_store` makes them.
 
-    A part is a dataset, or a dictionary of arrays such as the sums of one batch.
+    A part is a dataset, or a dictionary of arrays such as the sums of one batch. Its file tells of which run it is, and
+    from its digest damage can be seen.
     """
 
-    def __init__(self, folder: Path, num_saved: int) -> None:
-        self.folder, self.num_saved = folder, num_saved
+    def __init__(self, folder: Path, run: str, num_saved: int) -> None:
+        self.folder, self.run, self.num_saved = folder, run, num_saved
 
     @property
     def _partial(self) -> Path:
@@ -74,26 +74,26 @@ class Store:
 
     def save(self, name: str, part: Any) -> None:
         """Save one part; the file appears complete or not at all."""
-        if hasattr(part, "to_netcdf"):  # a dataset is a mapping, too
-            path = self._partial / f"{name}.nc"
-            write_atomically(path, lambda path: part.to_netcdf(path, engine="h5netcdf"))
-        else:
-            write_atomically(self._partial / f"{name}.npz", lambda path: _write_arrays(path, part))
+        is_table = hasattr(part, "to_netcdf")  # a dataset is a mapping, too
+        content = bytes(part.to_netcdf(engine="h5netcdf")) if is_table else _packed(part)
+        write_file(self._partial / f"{name}{SUFFIX}", seal(content, run=self.run, name=name))
 
     def load(self) -> dict[str, Any]:
-        """Read the parts that are there; one that cannot be read is computed again."""
+        """Read the parts that are there; one that is damaged, or of another run, is computed again."""
         import xarray as xr
 
         found: dict[str, Any] = {}
         for path in _parts(self._partial):
             try:
-                if path.suffix == ".npz":
-                    with np.load(path, allow_pickle=False) as arrays:
-                        found[path.stem] = dict(arrays)
-                else:
-                    found[path.stem] = xr.load_dataset(path, engine="h5netcdf")
-            except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
-                print(f"critjax: {path} cannot be read; that part is computed again", file=sys.stderr)
+                content = unseal(path.read_bytes(), run=self.run, name=path.stem)
+            except ValueError as error:
+                print(f"critjax: {path}: {error}", file=sys.stderr)
+                continue
+            if content.startswith(b"PK"):  # a zip file, as of NumPy
+                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                    found[path.stem] = dict(arrays)
+            else:
+                found[path.stem] = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
         return found
 
     def count(self) -> int:
@@ -104,8 +104,6 @@ class Store:
         """Undo the preparation of the folder if no part came of it."""
         if not self.count():
             self.clear()
-            with contextlib.suppress(OSError):  # not empty: there is something else in it
-                self.folder.rmdir()
 
     def clear(self) -> None:
         """Remove the saved parts: the result holds everything."""
@@ -113,13 +111,13 @@ class Store:
 
 
 def _parts(partial: Path) -> list[Path]:
-    found = [*partial.glob("*.npz"), *partial.glob("*.nc")]
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(partial / name for name in visible(partial) if name.endswith(SUFFIX))
 
 
-def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
@@ -134,24 +132,34 @@ def _identity(settings: Settings) -> dict[str, Any]:
     }
 
 
-def open_store(folder: Path, settings: Settings, *, overwrite: bool, resume: bool) -> Store:
-    """Prepare the output folder before anything heavy runs.
+@contextlib.contextmanager
+def open_store(folder: Path, settings: Settings, *, overwrite: bool, resume: bool) -> Iterator[Store]:
+    """Prepare the output folder before anything heavy runs, and keep other runs out of it.
 
-    An empty or new folder is used; one with batches of an identical, interrupted run is gone on with; any
-    other content is an error unless ``overwrite``.
+    An empty or new folder is used; one with parts of an identical, interrupted run is gone on with; any other content
+    is an error unless ``overwrite``. What is prepared disappears if nothing came of it.
 
     Raises
     ------
     ValueError, OSError
-        If the folder cannot be written, holds something else, or there is nothing to resume.
+        If the folder cannot be written, holds something else, another run writes to it, or there is nothing to resume.
     """
     check(not (overwrite and resume), "--overwrite", "no --resume beside it", "both", "choose one")
-    advice = "choose another --out"
-    check(not folder.exists() or folder.is_dir(), "--out", "a folder", f"the file {folder}", advice)
-    partial, identity = folder / PARTIAL, _identity(settings)
-    stored = partial / "settings.json"
-    content = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-    same = False
+    try:
+        with locked(folder, "--out", (PARTIAL, "figures")):
+            store = _prepared(folder, _identity(settings), overwrite=overwrite, resume=resume)
+            try:
+                yield store
+            finally:
+                store.discard()
+    finally:
+        with contextlib.suppress(OSError):  # not empty: something came of it
+            folder.rmdir()
+
+
+def _prepared(folder: Path, identity: dict[str, Any], *, overwrite: bool, resume: bool) -> Store:
+    partial = folder / PARTIAL
+    stored, content, same = partial / "settings.json", visible(folder), False
     if stored.exists():
         try:
             same = json.loads(stored.read_text(encoding="utf-8")) == identity
@@ -166,19 +174,16 @@ def open_store(folder: Path, settings: Settings, *, overwrite: bool, resume: boo
         shown = ", ".join(content[:4]) + (" ..." if len(content) > 4 else "")
         got = f"{folder} with {shown}"
         raise ValueError(message("--out", "a new or empty folder", got, "pass --overwrite or another --out"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        if overwrite:
-            # Only what a run writes is removed; anything else in the folder is not ours.
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(folder / "figures", ignore_errors=True)
-            for name in (RESULT, REPORT):
-                (folder / name).unlink(missing_ok=True)
-        partial.mkdir(exist_ok=True)
-        stored.write_text(json.dumps(identity), encoding="utf-8")
-    except OSError as error:
-        got = f"{folder} ({error.strerror or error})"
-        raise ValueError(message("--out", "a folder that can be written", got, advice)) from None
-    return Store(folder, len(_parts(partial)) if same and not overwrite else 0)
+    if overwrite:
+        # Only what a run writes is removed; anything else in the folder is not ours.
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder / "figures", ignore_errors=True)
+        for name in (RESULT, REPORT):
+            (folder / name).unlink(missing_ok=True)
+        same = False
+    partial.mkdir(exist_ok=True)
+    if not same:
+        write_file(stored, json.dumps(identity))
+    return Store(
+        folder, digest(json.dumps(identity, sort_keys=True).encode()), len(_parts(partial)) if same else 0
+    )

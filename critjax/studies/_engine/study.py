@@ -11,7 +11,8 @@ import xarray as xr
 
 from critjax._stored import Stored
 from critjax.plotting import FigureKind, available
-from critjax.report import Content, figure_png, render, write_atomically
+from critjax.report import Content, figure_png, render
+from critjax.store import write_file
 from critjax.studies._engine.results import stored_settings
 from critjax.studies._engine.run import Progress
 
@@ -90,9 +91,9 @@ class Study:
             if progress is not None:
                 progress("figures", done, len(kinds))
             png = figure_png(kind.draw(dataset))
-            write_atomically(folder / "figures" / f"{name}.png", lambda p, png=png: p.write_bytes(png))
+            write_file(folder / "figures" / f"{name}.png", png)
             pictures[name] = (png, kind.caption)
         if progress is not None:
             progress("figures", len(kinds), len(kinds))
         page = render(dataset, self.content(dataset), pictures)
-        return write_atomically(folder / "report.html", lambda p: p.write_text(page, encoding="utf-8"))
+        return write_file(folder / "report.html", page)
