@@ -450,40 +450,47 @@ def environment():
     return {**os.environ, "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", "")}
 
 
+def signalled(number, folder, batches):
+    """Run the tiny job until so many more batches are saved, send a signal, and return status, output and errors."""
+    # Jobs in the background ignore the signal, and their children inherit that.
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"import runpy, signal; {listen}; runpy.run_module('critjax', run_name='__main__')"
+    command = [sys.executable, "-c", program, *TINY[:-1], "--num-samples", "400000", "--out", str(folder)]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, env=environment())
+    deadline = time.monotonic() + 240
+
+    def count():
+        return len(list((folder / "partial").glob("batch-*.part")))
+
+    batches += count()
+    try:
+        while time.monotonic() < deadline and count() < batches:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+    finally:
+        process.kill()
+
+
 @pytest.mark.slow
 def test_control_c_in_a_real_process(tmp_path):
     """The signal arrives while batches are simulated: a labelled report, status 130."""
-    # Jobs in the background ignore the signal, and their children inherit that.
-    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [
-        sys.executable,
-        "-c",
-        f"import runpy, signal; {listen}; runpy.run_module('critjax', run_name='__main__')",
-        *TINY[:-1],
-        "--num-samples",
-        "400000",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    partial = tmp_path / "run" / "partial"
-    deadline = time.monotonic() + 240
-    try:
-        while time.monotonic() < deadline and len(list(partial.glob("batch-*.part"))) < 3:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
+    status, out, err = signalled(signal.SIGINT, tmp_path / "run", 3)
+    assert status == 130, err
     assert "Interrupted" in out
     with xr.open_dataset(tmp_path / "run" / "results.nc", engine="h5netcdf") as data:
         assert data.attrs["status"] == "interrupted"
         assert data.sigma.dtype == np.float64
+
+
+@pytest.mark.slow
+def test_a_terminated_process_ends_at_once_and_keeps_its_batches(tmp_path):
+    for begun in (False, True):  # the second process goes on with what the first has left
+        status, out, err = signalled(signal.SIGTERM, tmp_path / "run", 2)
+        assert status == 143 and not out, err
+        assert "critjax: terminated; what was saved is kept, the same command goes on" in err
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"partial"}
+        assert ("going on with" in err) == begun

@@ -32,7 +32,7 @@ from critjax.networks import (
 )
 from critjax.networks import _step as step_module
 from critjax.networks import _training as module
-from critjax.networks._checkpoints import CHECKPOINT, load_checkpoint
+from critjax.networks._checkpoints import CHECKPOINT, PREVIOUS, load_checkpoint
 from critjax.networks._step import TrainingState, make_step, start_training
 from critjax.networks._weights import read, write
 
@@ -245,6 +245,75 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
     np.testing.assert_array_equal(as_vector(whole.params), as_vector(rest.params))
     np.testing.assert_array_equal(whole.losses, rest.losses)
     np.testing.assert_array_equal(whole.losses[:, 0], [2, 4, 6])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_run_loses_no_step(tmp_path, stop):
+    images, labels = crops()
+    training = TrainingConfig(num_steps=6, batch_size=4, warmup_steps=2, seed=3)
+    often = {"checkpoint_every": 100, "log_every": 2}
+    whole = train(LABELLED, training, images, labels, folder=tmp_path / "whole", **often)
+
+    def interrupt(step, *rest):
+        if step == 4:
+            raise stop
+
+    part = tmp_path / "part"
+    with pytest.raises(stop):
+        train(LABELLED, training, images, labels, folder=part, progress=interrupt, **often)
+    assert int(load_checkpoint(part / CHECKPOINT, LABELLED, training)[0].step) == 4
+    rest = train(LABELLED, training, images, labels, folder=part, **often)
+    np.testing.assert_array_equal(as_vector(whole.params), as_vector(rest.params))
+    np.testing.assert_array_equal(whole.losses, rest.losses)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def with_step_999(path):
+    arrays, header = read(path, "checkpoint")
+    write(path, {**arrays, "step": np.int32(999)}, header)
+
+
+def with_a_nan(path):
+    arrays, header = read(path, "checkpoint")
+    name = next(name for name in arrays if name.startswith("params."))
+    write(path, {**arrays, name: np.full_like(arrays[name], np.nan)}, header)
+
+
+@pytest.mark.parametrize("damage", [flip, with_step_999, with_a_nan, lambda path: path.write_bytes(b"")])
+def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path, damage):
+    images, _ = crops(8)
+    training = TrainingConfig(num_steps=3, batch_size=2)
+    whole = train(LOCAL, training, images, folder=tmp_path, checkpoint_every=1)
+    damage(tmp_path / CHECKPOINT)
+    seen = []
+    with pytest.warns(UserWarning, match=r"checkpoint.*: going on from .*checkpoint-previous"):
+        again = train(
+            LOCAL, training, images, folder=tmp_path, progress=lambda step, *rest: seen.append(step)
+        )
+    assert seen == [3]
+    np.testing.assert_array_equal(as_vector(whole.params), as_vector(again.params))
+    train(LOCAL, training, images, folder=tmp_path)  # neither is damaged any more
+    damage(tmp_path / CHECKPOINT)
+    damage(tmp_path / PREVIOUS)
+    with pytest.warns(UserWarning, match="going on"), pytest.raises(ValueError, match="checkpoint: expected"):
+        train(LOCAL, training, images, folder=tmp_path)
+
+
+def test_a_folder_serves_one_run_at_a_time(tmp_path):
+    images, _ = crops(8)
+    training = TrainingConfig(num_steps=2, batch_size=2)
+
+    def second(step, *rest):
+        with pytest.raises(ValueError, match="folder: expected a folder that no other run uses"):
+            train(LOCAL, dataclasses.replace(training, seed=1), images, folder=tmp_path)
+
+    train(LOCAL, training, images, folder=tmp_path, progress=second)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_checkpoint_without_a_later_option_has_its_default(tmp_path):

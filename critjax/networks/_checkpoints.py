@@ -69,15 +69,19 @@ def newest_checkpoint(
     ValueError
         If it belongs to other settings or data, or every checkpoint is damaged.
     """
-    paths = [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).exists()]
-    for path in paths:
+    newest, before = folder / CHECKPOINT, folder / PREVIOUS
+    if newest.exists():
         try:
-            return load_checkpoint(path, config, training, data)
+            return load_checkpoint(newest, config, training, data)
         except Damaged as error:
-            if path == paths[-1]:
+            if not before.exists():
                 raise
-            warnings.warn(f"{error}: going on from {paths[-1]}", stacklevel=3)
-    return None
+            warnings.warn(f"{error}: going on from {before}", stacklevel=3)
+    if not before.exists():
+        return None
+    found = load_checkpoint(before, config, training, data)
+    os.replace(before, newest)  # else the next checkpoint would push it out
+    return found
 
 
 def load_checkpoint(
