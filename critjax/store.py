@@ -13,7 +13,7 @@ from typing import Any
 
 from critjax._checks import check, message
 
-__all__ = ["digest", "locked", "seal", "unseal", "visible", "write_file"]
+__all__ = ["digest", "locked", "seal", "stamp", "unseal", "visible", "without_stamp", "write_file"]
 
 LOCK = ".critjax.lock"
 #: What the names of files begin with that are being written; a killed writer leaves one behind.
@@ -143,6 +143,43 @@ def digest(content: bytes | memoryview) -> str:
     'b344c266e6fb3847b7b605a0f856f7bd'
     """
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+#: Ends a file of a format that does not mind, such as netCDF, with a digest of all that comes before.
+STAMP = b"\ncritjax digest "
+
+
+def stamp(content: bytes) -> bytes:
+    """Append a digest to what a file of results holds.
+
+    Example
+    -------
+    >>> without_stamp(stamp(b"numbers"))
+    b'numbers'
+    """
+    return content + STAMP + digest(content).encode() + b"\n"
+
+
+def without_stamp(stamped: bytes) -> bytes:
+    """Return what `stamp` got, or all of a file that has no stamp, such as one that another program has changed.
+
+    Raises
+    ------
+    ValueError
+        If the stamp is of something else.
+
+    Example
+    -------
+    >>> without_stamp(stamp(b"numbers").replace(b"n", b"m", 1))
+    Traceback (most recent call last):
+    ValueError: digest: expected that of the content, got another; a part of the file is damaged: take a copy of it
+    """
+    content, mark, told = stamped.rpartition(STAMP)
+    if not mark or len(told) != 33:
+        return stamped
+    advice = "a part of the file is damaged: take a copy of it"
+    check(told.strip() == digest(content).encode(), "digest", "that of the content", "another", advice)
+    return content
 
 
 def seal(content: bytes, **header: Any) -> bytes:

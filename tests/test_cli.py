@@ -21,8 +21,10 @@ from PIL import Image
 
 from critjax import __version__, cli
 from critjax.cli import _parser
+from critjax.report import save_dataset
 from critjax.studies import REGISTRY, Entry, study
 from critjax.studies._engine import runner
+from critjax.studies._engine.results import attributes
 from critjax.studies._engine.storage import open_store
 from critjax.studies.compare.settings import CompareSettings
 from critjax.studies.criticality.settings import CriticalitySettings
@@ -352,6 +354,32 @@ def test_training_without_networks_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "critjax.networks", None)
     assert launch("train", "--help") == 2
     assert "networks need pip install 'critjax[networks]'" in capsys.readouterr().err
+
+
+def test_a_result_is_repeated_with_its_own_images_and_only_if_it_is_whole(tmp_path):
+    images, path = tmp_path / "images.npy", tmp_path / "results.nc"
+    np.save(images, np.zeros((3, 6, 6), np.uint8))
+    settings = CriticalitySettings(bank=str(images), size=3).resolved()
+    attrs = attributes("criticality", "images", settings, "complete", {})
+    save_dataset(xr.Dataset({"sigma": ("level", np.arange(3.0))}, attrs=attrs), path)
+    assert cli._settings(CriticalitySettings, {}, path) == settings
+    np.save(images, np.ones((3, 6, 6), np.uint8))
+    with pytest.raises(
+        ValueError, match="--from: expected the files of that run, got other images; restore them"
+    ):
+        cli._settings(CriticalitySettings, {}, path)
+    assert cli._settings(CriticalitySettings, {"bank": str(images)}, path) == settings  # told to
+    np.save(images, np.zeros((3, 6, 6), np.uint8))
+    content = path.read_bytes()
+    for position in range(0, len(content), 97):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 8]) + content[position + 1 :])
+        with pytest.raises(ValueError, match=r"--from: expected a readable results.nc, got .*digest"):
+            cli._settings(CriticalitySettings, {}, path)
+    path.write_bytes(content)
+    xr.load_dataset(path, engine="h5netcdf").to_netcdf(
+        path, engine="h5netcdf"
+    )  # as written by another program
+    assert cli._settings(CriticalitySettings, {}, path) == settings
 
 
 def test_unreadable_files(tmp_path, capsys, monkeypatch):

@@ -194,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "weights of a trained network come last",
         "critjax/cli/_train.py",
-        "    write_atomically(folder / LOG, lambda",
-        "    save_network(folder / WEIGHTS, config, result.params, info)\n    write_atomically(folder / LOG, lambda",
+        "    write_file(folder / LOG,",
+        "    save_network(folder / WEIGHTS, config, result.params, info)\n    write_file(folder / LOG,",
         ("tests/test_networks.py", "written_last"),
     ),
     Mutation(

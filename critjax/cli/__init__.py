@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critjax._checks import message
+from critjax._checks import check, message
 from critjax.cli._options import option_name, pick
 from critjax.cli._parser import TRAINING, Output, build_parser, fail
 from critjax.studies import study
@@ -43,7 +43,13 @@ def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
     elif "quick" in options:
         raise ValueError("--quick: expected no --from beside it, got both; a stored run has its own sizes")
     else:
-        settings = dataclasses.replace(read_settings(source, kind), **options)
+        settings, known = read_settings(source, kind)
+        settings = dataclasses.replace(settings, **options)
+        if not options.keys() & {"bank", "data", "model", "network"}:  # which name files
+            now = settings.resolved().inputs if known else {}
+            differing = ", ".join(sorted(name for name in known if known[name] != now.get(name)))
+            advice = "restore them, or name those that you want"
+            check(not differing, "--from", "the files of that run", f"other {differing}", advice)
     advice = "leave it out, or choose what uses it"
     for name in sorted(options.keys() & settings.unused.keys()):
         raise ValueError(message(option_name(kind, name), settings.unused[name], "another", advice))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import xarray as xr
 
-from critjax.store import write_file
+from critjax.store import stamp, write_file
 
 
 def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Save a dataset as netCDF, compressed and in one step.
+    """Save a dataset as netCDF, compressed and in one step, with a digest at its end that readers of netCDF skip.
 
     Example
     -------
@@ -23,4 +23,4 @@ def save_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """
     encoding = {n: {"zlib": True, "complevel": 4} for n, v in dataset.data_vars.items() if v.ndim >= 2}
     # In memory first: HDF5 does not survive a full disk.
-    return write_file(path, bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding)))
+    return write_file(path, stamp(bytes(dataset.to_netcdf(engine="h5netcdf", encoding=encoding))))

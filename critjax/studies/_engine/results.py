@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -58,9 +59,11 @@ def attributes(
         "title": f"critjax {study}: {subject}",
         "settings": settings.to_json(),
         "status": status,
+        "inputs": json.dumps(getattr(settings, "inputs", {})),  # digests of files that the settings only name
         **more,
         "versions": json.dumps(versions()),
         "seconds": json.dumps(seconds),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from critjax import __version__
 from critjax._checks import check, message
-from critjax.store import digest, locked, seal, unseal, visible, write_file
+from critjax.store import digest, locked, seal, unseal, visible, without_stamp, write_file
 
 RESULT, REPORT, PARTIAL, SUFFIX = "results.nc", "report.html", "partial", ".part"
 
@@ -29,22 +29,22 @@ class Settings(Protocol):
         ...
 
 
-def read_settings(path: Path, kind: Any) -> Any:
-    """Read the settings, of this ``kind``, of a stored result.
+def read_settings(path: Path, kind: Any) -> tuple[Any, dict[str, Any]]:
+    """Read the settings, of this ``kind``, of a stored result, and the digests of the files that they name.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If there is no file, it is no netCDF, or carries no settings of this kind.
+        If there is no file, it is no netCDF or damaged, or carries no settings of this kind.
     """
     if not path.exists():
         raise FileNotFoundError(message("--from", "a results.nc", f"no file {path}", "check the path"))
     import h5netcdf
 
     try:
-        with h5netcdf.File(path, "r") as file:
-            text = file.attrs.get("settings")
-    except (OSError, KeyError, ValueError) as error:
+        with h5netcdf.File(io.BytesIO(without_stamp(path.read_bytes())), "r") as file:
+            text, inputs = file.attrs.get("settings"), file.attrs.get("inputs", "{}")
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             message("--from", "a readable results.nc", f"{path} ({error})", "pass another file")
         ) from None
@@ -55,7 +55,7 @@ def read_settings(path: Path, kind: Any) -> Any:
         f"{path} without settings",
         "pass its results.nc",
     )
-    return kind.from_json(str(text))
+    return kind.from_json(str(text)), json.loads(inputs)
 
 
 class Store:
