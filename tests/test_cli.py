@@ -504,6 +504,21 @@ def signalled(number, folder, batches):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["2>&-", ">/dev/full", "2>&1 | true"])
+def test_a_run_is_saved_whoever_reads_of_it(tmp_path, where):
+    """Closed, full and broken streams; the status is that of a broken pipe where something was to be written."""
+    words = " ".join([sys.executable, "-m", "critjax", *TINY[:-1], "--quick", "--out", str(tmp_path / "run")])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} {where}"],
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode in (0, 141), done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"figures", "report.html", "results.nc"}
+
+
+@pytest.mark.slow
 def test_control_c_in_a_real_process(tmp_path):
     """The signal arrives while batches are simulated: a labelled report, status 130."""
     status, out, err = signalled(signal.SIGINT, tmp_path / "run", 3)

@@ -267,6 +267,27 @@ def test_an_interrupted_run_loses_no_step(tmp_path, stop):
     np.testing.assert_array_equal(whole.losses, rest.losses)
 
 
+def test_a_checkpoint_is_due_after_some_time(tmp_path):
+    """However rare by steps; and one of another number of processors says so."""
+    images, _ = crops(8)
+    training = TrainingConfig(num_steps=4, batch_size=2)
+
+    def stop(step, *rest):
+        if step == 3:
+            raise RuntimeError
+
+    often = {"checkpoint_every": 100, "log_every": 1, "checkpoint_seconds": 1e-9}
+    with pytest.raises(RuntimeError):
+        train(LOCAL, training, images, folder=tmp_path, progress=stop, **often)
+    assert int(load_checkpoint(tmp_path / CHECKPOINT, LOCAL, training)[0].step) == 2
+    arrays, header = read(tmp_path / CHECKPOINT, "checkpoint")
+    write(tmp_path / CHECKPOINT, arrays, {**header, "processors": json.dumps("64 of cpu")})
+    with pytest.warns(
+        UserWarning, match=r"processors as now .* got 64 of cpu; the last bits of the run may differ"
+    ):
+        load_checkpoint(tmp_path / CHECKPOINT, LOCAL, training)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

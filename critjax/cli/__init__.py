@@ -31,6 +31,8 @@ __all__ = ["build_parser", "configure_jax", "main"]
 
 #: Exit status of a process that was told to end, as a shell has it.
 TERMINATED = 128 + signal.SIGTERM
+#: Exit status of a process whose output nobody reads, the same way.
+CLOSED_PIPE = 141
 
 
 def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
@@ -100,6 +102,12 @@ class _Bar:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if not self._shown:
             return
+        try:
+            self._show(stage, done, total)
+        except (OSError, ValueError):  # nobody looks: no reason to end the run
+            self._shown = False
+
+    def _show(self, stage: str, done: int, total: int) -> None:
         from tqdm import tqdm
 
         if stage != self._stage:
@@ -112,7 +120,8 @@ class _Bar:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
             self._bar = None
 
 
@@ -165,11 +174,20 @@ def _run(study: Study, options: dict[str, Any]) -> int:
     finally:
         bar.close()
     content = study.content(found.dataset)
-    print("\n" + format_table(content.rows) + "\n")
-    for text in (*content.labels, *content.sentences):
-        print(f"* {text}")
-    print(f"\n{found.seconds:.0f} s; data {found.result}, figures {folder / 'figures'}")
-    print(f"report {found.report.resolve()}")
+    lines = [f"* {text}" for text in (*content.labels, *content.sentences)]
+    lines += ["", f"{found.seconds:.0f} s; data {found.result}, figures {folder / 'figures'}"]
+    try:
+        print(
+            "",
+            format_table(content.rows),
+            "",
+            *lines,
+            f"report {found.report.resolve()}",
+            sep="\n",
+            flush=True,
+        )
+    except OSError:  # everything is saved
+        return CLOSED_PIPE
     return 0 if found.complete else 130
 
 
@@ -203,19 +221,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 2 wrong input (one line on standard error says what), 130 interrupted, 143 terminated.
+        0 done, 2 wrong input (one line on standard error says what), 130 interrupted, 141 nobody reads the output (the
+        run is finished and saved), 143 terminated.
 
     Example
     -------
     >>> main(["criticality", "--size", "4", "--no-progress"])
     2
     """
+    nowhere = None if sys.stdout and sys.stderr else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # closed streams
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     words = sys.argv[1:] if arguments is None else list(arguments)
     with contextlib.suppress(ValueError):  # outside of the main thread, which alone gets signals
         signal.signal(signal.SIGTERM, _terminate)
+    status = _status(words)
+    return CLOSED_PIPE if _closed(sys.stdout) | _closed(sys.stderr) else status
+
+
+def _closed(stream: Any) -> bool:
+    """Write out what is still to be; tell whether nobody reads it any more, and drop it then."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
+
+
+def _status(words: list[str]) -> int:
+    """Run the command and return its exit status, whatever ends it."""
     try:
         with _naming_extra("networks" if words and words[0] in TRAINING else ""):
             return _obey(words)

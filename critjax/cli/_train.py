@@ -50,6 +50,7 @@ class Options:
         metavar="W",
     )
     log_every: int = option(100, "steps between entries of the log", metavar="N")
+    checkpoint_seconds: float = option(300.0, "a killed run loses no more", metavar="S", above=0.0)
     out: Path = option(dataclasses.MISSING, "folder to write; a killed run goes on from there", metavar="DIR")
     no_progress: bool = option(False, "no progress line")
 
@@ -198,6 +199,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         training_set.images,
         labels,
         folder=folder,
+        checkpoint_seconds=options.checkpoint_seconds,
         log_every=options.log_every,
         progress=None if options.no_progress else show_steps(),
     )

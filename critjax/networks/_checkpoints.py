@@ -56,7 +56,17 @@ def save_checkpoint(
     header = {"training": json.dumps(dataclasses.asdict(training)), "data": json.dumps(data)}
     if (folder / CHECKPOINT).exists():
         os.replace(folder / CHECKPOINT, folder / PREVIOUS)
-    write(folder / CHECKPOINT, arrays, {"config": config.to_json(), **header})
+    write(
+        folder / CHECKPOINT,
+        arrays,
+        {"config": config.to_json(), "processors": json.dumps(processors()), **header},
+    )
+
+
+def processors() -> str:
+    """Return how many processors the compiler spreads sums over, on which their last bits depend."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{count} of {jax.default_backend()}"
 
 
 def newest_checkpoint(
@@ -111,6 +121,12 @@ def load_checkpoint(
         got = f"one of other {' and '.join(differing)}"
         advice = "go on with those of its start, or choose another folder"
         check(not differing, "checkpoint", "one of the same data", got, advice)
+    before = json.loads(header.get("processors", json.dumps(processors())))
+    if before != processors():
+        text = message(
+            "checkpoint", f"processors as now ({processors()})", before, "the last bits of the run may differ"
+        )
+        warnings.warn(text, stacklevel=3)
     template = jax.eval_shape(lambda: drawn_state(config, jax.random.key(0)))
     differing = sorted(set(arrays) ^ _checkpoint_names(template))
     got = f"{path}, which differs in {', '.join(differing)}"

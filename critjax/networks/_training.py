@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from critjax._checks import check, check_count, check_rank
+from critjax._checks import as_scalar, check, check_count, check_rank
 from critjax.networks._architectures import NetworkConfig, Parameters
 from critjax.networks._checkpoints import (
     checkpoint_arrays,
@@ -59,6 +59,7 @@ def train(
     *,
     folder: str | Path | None = None,
     checkpoint_every: int = 500,
+    checkpoint_seconds: float = 300.0,
     log_every: int = 100,
     progress: Progress | None = None,
 ) -> TrainedNetwork:
@@ -77,6 +78,8 @@ def train(
         run goes on only with the images, labels and starting weights that it began with. One run at a time.
     checkpoint_every, log_every : int
         Steps between checkpoints, and between entries of the log.
+    checkpoint_seconds : float
+        A checkpoint is due after that time, too, whatever the steps.
     progress : callable, optional
         ``(step, steps, loss, seconds left)`` at every entry of the log, and after the first step, whose own loss it
         gets, with nan seconds.
@@ -127,10 +130,26 @@ def train(
             and int(labels.max()) < config.num_classes
         )
         check(good, "labels", f"one of 0 ... {config.num_classes - 1} for every image", span, "correct them")
+    seconds = as_scalar(
+        "checkpoint_seconds", checkpoint_seconds, "a finite time above 0", "use 300", good=lambda s: s > 0
+    )
+    due = _Due(checkpoint_every, seconds)
     if folder is None:
-        return _run(config, training, images, labels, None, checkpoint_every, log_every, progress)
+        return _run(config, training, images, labels, None, due, log_every, progress)
     with locked(Path(folder), "folder"):
-        return _run(config, training, images, labels, Path(folder), checkpoint_every, log_every, progress)
+        return _run(config, training, images, labels, Path(folder), due, log_every, progress)
+
+
+class _Due:
+    """When a checkpoint is due: at every so many steps, and after so many seconds without one."""
+
+    def __init__(self, steps: int, seconds: float) -> None:
+        self._steps, self._seconds, self._last = steps, seconds, time.perf_counter()
+
+    def __call__(self, step: int) -> bool:
+        found = step % self._steps == 0 or time.perf_counter() - self._last >= self._seconds
+        self._last = time.perf_counter() if found else self._last
+        return found
 
 
 def _run(
@@ -139,7 +158,7 @@ def _run(
     images: Any,
     labels: Any,
     folder: Path | None,
-    checkpoint_every: int,
+    due: Callable[[int], bool],
     log_every: int,
     progress: Any,
 ) -> TrainedNetwork:
@@ -156,7 +175,7 @@ def _run(
             state, value = step_fn(state, images, labels)
             recent = [*recent, value]
             logged = step % log_every == 0 or step == steps
-            saved = step % checkpoint_every == 0 or step == steps
+            saved = due(step) or step == steps
             if logged or saved:  # only then is the device waited for
                 recent = [float(loss) for loss in recent]
                 check_finite(recent, state.params, step)
