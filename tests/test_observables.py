@@ -12,6 +12,7 @@ import pytest
 
 from critjax import observables as obs
 from critjax.fourier import kernel_to_symbol, radial_shells, wavevectors
+from critjax.spectra import growth_rate, regression_symbol
 
 
 def random(seed, *shape):
@@ -804,3 +805,27 @@ def test_bad_ensembles_are_named():
         obs.frechet_distance(np.zeros((3, 2)), np.zeros((1, 2)))
     with pytest.raises(ValueError, match="features_b: expected 2 features, got 3"):
         inspect.unwrap(obs.frechet_distance)(np.zeros((3, 2)), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        obs.structure_factor,
+        obs.correlation_length,
+        obs.radial_autocorrelation,
+        obs.order_parameter,
+        obs.wall_density,
+        lambda x: regression_symbol(x, x),
+        lambda x: regression_symbol(np.ones_like(x), x),
+        lambda x: growth_rate(x[:, :, :, 0][..., None, None][0], 1.0),
+    ],
+)
+def test_fields_that_are_not_finite_are_refused(measure, bad):
+    x = np.random.default_rng(0).normal(size=(3, 4, 6, 1)).astype(np.float32)
+    measure(x)
+    x[0, 1, 2, 0] = bad
+    with pytest.raises(
+        ValueError, match=r": expected finite values, got 1 non-finite of \d+; remove or repair"
+    ):
+        measure(x)

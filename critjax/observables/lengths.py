@@ -140,7 +140,7 @@ def correlation_length(
     Raises
     ------
     ValueError
-        If an option is unknown or ``x`` has the wrong rank.
+        If an option is unknown, or ``x`` has the wrong rank or values that are not finite.
 
     Example
     -------

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from critjax._checks import check, check_option, check_rank
+from critjax._checks import check, check_finite, check_option, check_rank
 from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Float
 
@@ -23,6 +23,7 @@ def order_parameter(x: Float[ArrayLike, "B H W C"]) -> Float[Array, "B C"]:
     """
     x = as_argument(x)
     check_rank("x", x, "B H W C")
+    check_finite("x", x)
     return _order_parameter(x)
 
 
@@ -76,7 +77,7 @@ def wall_density(x: Float[ArrayLike, "B H W C"], *, boundary: str = "periodic") 
     Raises
     ------
     ValueError
-        If the boundary is unknown or the image has no bond.
+        If the boundary is unknown, the image has no bond, or a value is not finite.
 
     Example
     -------
@@ -85,6 +86,7 @@ def wall_density(x: Float[ArrayLike, "B H W C"], *, boundary: str = "periodic") 
     """
     x = as_argument(x)
     check_rank("x", x, "B H W C")
+    check_finite("x", x)
     check_option("boundary", boundary, ("periodic", "zero"))
     check(max(x.shape[1:3]) >= 2, "x", "an image of two pixels or more", x.shape, "use larger images")
     return _wall_density(x, boundary)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_rank
+from critjax._checks import check, check_finite, check_rank
 from critjax._programs import as_argument
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fourier import fft2, shells_on_host
@@ -20,6 +20,7 @@ def check_ensemble(x: Any, centre: bool) -> Any:
     """Return samples as the argument of a program, or raise `ValueError`."""
     x = as_argument(x)
     check_rank("x", x, "B H W C")
+    check_finite("x", x)
     if centre:
         check(x.shape[0] >= 2, "x", "two samples or more to centre", x.shape[0], "pass more, or centre=False")
     return x
@@ -54,7 +55,7 @@ def structure_factor(
     Raises
     ------
     ValueError
-        If ``x`` has not four axes, or too few samples.
+        If ``x`` has not four axes, too few samples, or values that are not finite.
 
     Notes
     -----

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Inexact
 
-from critjax._checks import as_sigmas, check, check_count, check_option, check_rank, is_concrete
+from critjax._checks import as_sigmas, check, check_count, check_finite, check_option, check_rank, is_concrete
 from critjax._programs import as_pytree
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.noise import FRAMES, frame_correction
@@ -186,7 +186,7 @@ def growth_rate(
     Raises
     ------
     ValueError
-        If the rank, the frame or a concrete sigma or eta is illegal.
+        If the rank, the frame or a concrete sigma or eta is illegal, or the symbol is not finite.
 
     Notes
     -----
@@ -201,6 +201,7 @@ def growth_rate(
     [[1.3]]
     """
     check_rank("symbol", symbol, "H W C C")
+    check_finite("symbol", symbol)
     check_option("frame", frame, FRAMES)
     return _growth_rate(symbol, as_sigma(sigma), as_eta(eta), frame=frame)
 

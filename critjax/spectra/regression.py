@@ -13,6 +13,7 @@ from jaxtyping import Inexact
 
 from critjax._checks import (
     check,
+    check_finite,
     check_floating,
     check_option,
     check_rank,
@@ -55,7 +56,8 @@ def regression_symbol(
     Raises
     ------
     ValueError, TypeError
-        For wrong or unequal shapes, too few samples, an unknown centre, or a window that does not fit.
+        For wrong or unequal shapes, too few samples, values that are not finite, an unknown centre, or a window that
+        does not fit.
 
     Notes
     -----
@@ -71,6 +73,7 @@ def regression_symbol(
     for name, value in (("x", x), ("denoised", denoised)):
         check_floating(name, value)
         check_rank(name, value, "B H W C")
+        check_finite(name, value)
     same = tuple(x.shape) == tuple(denoised.shape)
     check(
         same,
