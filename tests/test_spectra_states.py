@@ -198,3 +198,27 @@ def test_messages():
         bank_symbol_fn(bank, (4, 4), sigmas=LADDER)
     with pytest.raises(ValueError, match=r"states: expected shape \(6, 1\), got shape \(6, 2\)"):
         bank_symbol_fn(bank, (4, 4), sigmas=LADDER, states=np.zeros((6, 2)))
+
+
+def test_states_and_symbols_of_float32_are_those_of_float64_at_every_noise():
+    """From 1e3 to 1e-6 of the range, in one ladder."""
+    rng = np.random.default_rng(0)
+    patches = rng.uniform(0, 255, (12, 5, 5, 1)).astype(np.float32)
+    sigmas = np.float32([1e3, 1.0, 0.1, 1e-2, 1e-4, 1e-6]) * np.float32(255)
+    narrow, wide = [], []
+    for found, dtype in ((narrow, np.float32), (wide, np.float64)):
+        bank = PatchBank(patches.astype(dtype))
+        states = homogeneous_state(bank, sigmas.astype(dtype))
+        symbols = [
+            symbol(bank, np.asarray(s), (8, 6), state=m)
+            for s, m in zip(sigmas.astype(dtype), states, strict=True)
+        ]
+        assert {np.asarray(a).dtype.itemsize for a in (states, *symbols)} <= {
+            dtype().itemsize,
+            2 * dtype().itemsize,
+        }
+        found += [np.asarray(states), np.asarray(symbols)]
+    np.testing.assert_allclose(narrow[0], wide[0], rtol=0, atol=1e-5 * 255)
+    size = np.max(np.abs(wide[1]), axis=(1, 2, 3, 4), keepdims=True)
+    assert size[1] > 0.1 and size[-1] == 0
+    assert np.all(np.abs(narrow[1] - wide[1]) <= 1e-3 * size + 1e-6)

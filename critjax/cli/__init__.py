@@ -235,9 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     words = sys.argv[1:] if arguments is None else list(arguments)
+    before = None
     with contextlib.suppress(ValueError):  # outside of the main thread, which alone gets signals
-        signal.signal(signal.SIGTERM, _terminate)
-    status = _status(words)
+        before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = _status(words)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return CLOSED_PIPE if _closed(sys.stdout) | _closed(sys.stderr) else status
 
 

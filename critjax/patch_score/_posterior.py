@@ -6,7 +6,8 @@ depend on the size of the bank. The derivative is a covariance,
     d mean_i = sum_mu w_mu(i) [d phi_mu(0) + (phi_mu(0) - mean_i) (d logit_mu(i) - <d logit>_i)],
 
 by a second pass at constant top, normaliser and mean, with nothing stored a block. Three things keep its rounding small
-where one candidate has nearly all the weight: ``phi - mean`` is taken pair by pair, the weighted sum of it is not
+where one candidate, or several that are alike, has nearly all the weight: ``phi - mean`` is taken pair by pair (of
+whole patches, which are multiplied, the derivatives of logits are centred instead), the weighted sum of it is not
 assumed to vanish (as it would without rounding), and both passes compute scores by the same operations. The rule is
 itself written with differentiable outputs, so it nests.
 """

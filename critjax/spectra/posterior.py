@@ -184,7 +184,11 @@ def posterior_moments(
         block = make_block(bank, readout, uniform, data, log_prior)
         distance = block.spread + pixels * jnp.sum((block.mean - state[:, None]) ** 2, axis=0)
         exponent = block.log_prior if prior_only else block.log_prior - inverse * distance
+        is_best = (jnp.arange(exponent.size) == jnp.argmax(exponent)) & (jnp.max(exponent) >= top.reference)
         top, log_kept, logits = softmax.advance(top, softmax.Scores(exponent))
+        # At noise so low that exponents are rounded to many units, the compiler may compute one twice and differently:
+        # the best candidate has the weight one whatever its exponent seems to be then, and no other has more.
+        logits = logits - jax.lax.stop_gradient(jnp.where(is_best, logits, jnp.maximum(logits, 0)))
         weights = jnp.exp(logits)
         total = jnp.sum(weights)
         scale = 1 / jnp.where(total == 0, 1, total)
