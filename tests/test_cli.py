@@ -365,7 +365,7 @@ def test_a_result_is_repeated_with_its_own_images_and_only_if_it_is_whole(tmp_pa
     assert cli._settings(CriticalitySettings, {}, path) == settings
     np.save(images, np.ones((3, 6, 6), np.uint8))
     with pytest.raises(
-        ValueError, match="--from: expected the files of that run, got other images; restore them"
+        ValueError, match="--from: expected the files of that run, got others of --bank; restore them"
     ):
         cli._settings(CriticalitySettings, {}, path)
     assert cli._settings(CriticalitySettings, {"bank": str(images)}, path) == settings  # told to

@@ -29,7 +29,20 @@ import critjax.patch_score
 from critjax.banks import ImageBank, PatchBank, extract_patches, select, two_pattern_bank
 from critjax.data import embedded_fashion_mnist
 from critjax.patch_score import available_methods, effective_patches, patch_denoiser
+from critjax.patch_score._parts import origin_of
 from critjax.patch_score._plan import FACTORS
+from critjax.patch_score._scores import (
+    Noise,
+    energies,
+    grid_step,
+    head_bits,
+    matmul,
+    multiply,
+    parts_of,
+    rounding,
+    with_offsets,
+    with_one,
+)
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -363,6 +376,41 @@ def test_the_origin_of_images_does_not_matter():
         for origin in np.float32([0, 128]):
             found = evaluate_one(Case(*LEGAL[2]), ImageBank(images + origin, 3), x + origin, sigma)[0]
             np.testing.assert_allclose(found - origin, expected, rtol=0, atol=2e-5 if origin else 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 255), (-1, 0.99), (100, 101), (-3, -2), (7, 7), (0, 0)]
+)
+def test_scores_count_from_near_the_middle_of_the_range(low, high):
+    """However far from zero; exactly, so that taking the origin off and adding it again changes nothing."""
+    values = np.random.default_rng(0).uniform(low, high, 50).astype(np.float32)
+    values[:2] = low, high
+    origin, largest = map(np.asarray, origin_of(jnp.asarray(values)))
+    assert largest == np.max(np.abs(values - origin)) and largest <= 0.63 * np.ptp(values)
+    if low > 50:  # else small values are rounded, like the inputs that they come with
+        np.testing.assert_array_equal((values - origin) + origin, values)
+
+
+@pytest.mark.parametrize("num_terms", [1, 9, 49, 675, 2025])
+def test_the_rounding_of_accurate_scores_follows_its_law(num_terms):
+    """Root mean square over pairs, half the squares of candidates included, against float64."""
+    rng = np.random.default_rng(num_terms)
+    x, bank = (rng.uniform(-1, 1, (n, num_terms)).astype(np.float32) for n in (400, 500))
+    steps = (grid_step(jnp.float32(1), head_bits(num_terms, np.float32)),) * 2
+    noise = Noise(jnp.float32(0.1), jnp.float32(10), steps)
+
+    @jax.jit
+    def scores(x, bank):
+        parts = parts_of(noise, bank, 1)
+        offsets = with_offsets(parts, energies(parts, (-1,)), -1)
+        return multiply(lambda a, b: matmul(a, b.T), with_one(parts_of(noise, x, 0)), offsets)
+
+    found = scores(x, bank)
+    wide, other = x.astype(np.float64), bank.astype(np.float64)
+    exact = wide @ other.T - 0.5 * np.sum(other**2, axis=-1)
+    error = np.asarray(found.high, np.float64) + np.asarray(found.low, np.float64) - exact
+    ratio = np.sqrt(np.mean(error**2)) / float(rounding(num_terms, steps, jnp.float32(1)))
+    assert 0.4 < ratio < 1.6, ratio
 
 
 def test_sampling_goes_down_to_little_noise():

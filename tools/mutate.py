@@ -556,7 +556,7 @@ MUTATIONS = [
     Mutation(
         "least noise level",
         POSTERIOR,
-        "jnp.maximum(sigma, jnp.sqrt(rounding))",
+        "jnp.maximum(sigma, jnp.sqrt(least))",
         "sigma",
         (DERIVATIVES, "condensed"),
     ),
@@ -584,8 +584,8 @@ MUTATIONS = [
     Mutation(
         "origin of scores",
         PARTS,
-        "jnp.round((low + high) / 2 / quarter) * quarter",
-        "0 * quarter",
+        "jnp.round((low + high) / 2 / step) * step",
+        "0 * step",
         (ORACLE, "origin"),
     ),
     Mutation(

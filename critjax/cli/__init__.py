@@ -47,11 +47,11 @@ def _settings(kind: Any, options: dict[str, Any], source: Path | None) -> Any:
     else:
         settings, known = read_settings(source, kind)
         settings = dataclasses.replace(settings, **options)
-        if not options.keys() & {"bank", "data", "model", "network"}:  # which name files
-            now = settings.resolved().inputs if known else {}
-            differing = ", ".join(sorted(name for name in known if known[name] != now.get(name)))
-            advice = "restore them, or name those that you want"
-            check(not differing, "--from", "the files of that run", f"other {differing}", advice)
+        now = settings.resolved().inputs if known else {}
+        changed = sorted(name for name in known.keys() - options.keys() if known[name] != now.get(name))
+        shown = ", ".join(option_name(kind, name) for name in changed)
+        advice = "restore them, or give that option"
+        check(not changed, "--from", "the files of that run", f"others of {shown}", advice)
     advice = "leave it out, or choose what uses it"
     for name in sorted(options.keys() & settings.unused.keys()):
         raise ValueError(message(option_name(kind, name), settings.unused[name], "another", advice))

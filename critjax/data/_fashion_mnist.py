@@ -11,7 +11,6 @@ import http.client
 import io
 import math
 import os
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from critjax._checks import check, check_count, check_option, message
+from critjax.store import write_file
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -162,7 +162,7 @@ def _find(name: str, directories: list[Path]) -> Path | None:
 
 
 def _fetch(name: str, directory: Path) -> Path:
-    """Download one file, verify it, and only then give it its name, so that no half file is ever found."""
+    """Download one file, verify it, and only then write it."""
     url = f"{_URL}{name}.gz"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
@@ -176,15 +176,7 @@ def _fetch(name: str, directory: Path) -> Path:
         raise ValueError(message(url, "a whole gzip file", f"{error!r}", "try again")) from error
     _verify(raw, name, url)
     directory.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, directory / f"{name}.gz")
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return directory / f"{name}.gz"
+    return write_file(directory / f"{name}.gz", data)
 
 
 def load_fashion_mnist(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -133,23 +134,9 @@ def train(
     seconds = as_scalar(
         "checkpoint_seconds", checkpoint_seconds, "a finite time above 0", "use 300", good=lambda s: s > 0
     )
-    due = _Due(checkpoint_every, seconds)
-    if folder is None:
-        return _run(config, training, images, labels, None, due, log_every, progress)
-    with locked(Path(folder), "folder"):
-        return _run(config, training, images, labels, Path(folder), due, log_every, progress)
-
-
-class _Due:
-    """When a checkpoint is due: at every so many steps, and after so many seconds without one."""
-
-    def __init__(self, steps: int, seconds: float) -> None:
-        self._steps, self._seconds, self._last = steps, seconds, time.perf_counter()
-
-    def __call__(self, step: int) -> bool:
-        found = step % self._steps == 0 or time.perf_counter() - self._last >= self._seconds
-        self._last = time.perf_counter() if found else self._last
-        return found
+    path = None if folder is None else Path(folder)
+    with contextlib.nullcontext() if path is None else locked(path, "folder"):
+        return _run(config, training, images, labels, path, checkpoint_every, seconds, log_every, progress)
 
 
 def _run(
@@ -158,7 +145,8 @@ def _run(
     images: Any,
     labels: Any,
     folder: Path | None,
-    due: Callable[[int], bool],
+    checkpoint_every: int,
+    checkpoint_seconds: float,
     log_every: int,
     progress: Any,
 ) -> TrainedNetwork:
@@ -169,13 +157,15 @@ def _run(
     images, labels = jax.device_put((images, labels))
     step_fn, steps = make_step(config, training), training.num_steps
     first, began = int(kept[0].step) + 1, time.perf_counter()
+    last_saved = began
     try:
         for step in range(first, steps + 1):
             state, losses, recent = kept
             state, value = step_fn(state, images, labels)
             recent = [*recent, value]
             logged = step % log_every == 0 or step == steps
-            saved = due(step) or step == steps
+            late = time.perf_counter() - last_saved >= checkpoint_seconds
+            saved = late or step % checkpoint_every == 0 or step == steps
             if logged or saved:  # only then is the device waited for
                 recent = [float(loss) for loss in recent]
                 check_finite(recent, state.params, step)
@@ -190,6 +180,7 @@ def _run(
                 progress(step, steps, shown, seconds_left(began, step - first, steps - step))
             if folder is not None and saved:
                 save_checkpoint(folder, config, training, checkpoint_arrays(*kept), data)
+                last_saved = time.perf_counter()
     except (KeyboardInterrupt, SystemExit):
         lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(kept[0]) if isinstance(leaf, jax.Array))
         if folder is not None and not lost:  # given away to a step that was not finished

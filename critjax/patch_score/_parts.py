@@ -18,15 +18,24 @@ from critjax.patch_score._scores import grid_step
 def estimate(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Estimate:
     """Compute the posterior at every window of ``x`` (H, W, C), in the dtype of sigma."""
     x, candidates, log_prior = (a.astype(sigma.dtype) for a in (x, candidates, log_prior))
-    low, high = (lax.stop_gradient(f(candidates)) for f in (jnp.min, jnp.max))
-    # Scores do not change with the origin, but their rounding grows with numbers: [0, 1] is moved to [-1/2, 1/2].
-    quarter = grid_step(jnp.maximum(high, -low), 2)
-    origin = jnp.round((low + high) / 2 / quarter) * quarter
-    largest = jnp.maximum(high - origin, origin - low)
+    origin, largest = origin_of(candidates)
     unit = jnp.where(largest > 0, grid_step(largest, 0), 1)
     problem = Problem((x - origin) / unit, sigma / unit, origin, unit, largest / unit, candidates, log_prior)
     found = _by_parts(plan, problem) if plan.has_parts else posterior(plan, problem)
     return found._replace(mean=found.mean * unit + origin)
+
+
+def origin_of(candidates: Array) -> tuple[Array, Array]:
+    """Return the number from which scores count, near the middle of the range, and how far candidates lie from it.
+
+    Scores do not change with the origin, but their rounding grows with numbers. The origin is on a coarse grid, so that
+    taking it off and adding it again is exact, and no rounding is spent on a range that is nearly symmetric.
+    """
+    low, high = (lax.stop_gradient(f(candidates)) for f in (jnp.min, jnp.max))
+    finest = grid_step(jnp.maximum(high, -low), jnp.finfo(candidates.dtype).nmant)
+    step = jnp.maximum(grid_step((high - low) / 2, 2), finest)
+    origin = jnp.round((low + high) / 2 / step) * step
+    return origin, jnp.maximum(high - origin, origin - low)
 
 
 def _by_parts(plan: Plan, problem: Problem) -> Estimate:

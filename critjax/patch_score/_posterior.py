@@ -26,7 +26,7 @@ from critjax._typing import Array
 from critjax.patch_score import _products, _window_sums, softmax
 from critjax.patch_score._blocks import cut_block
 from critjax.patch_score._plan import Plan, Route
-from critjax.patch_score._scores import Noise, grid_step, head_bits, matmul
+from critjax.patch_score._scores import Noise, grid_step, head_bits, matmul, rounding
 from critjax.patch_score._turns import in_turn
 from critjax.patch_score._windows import pad, unfold
 
@@ -84,11 +84,9 @@ def _noise(plan: Plan, accurate: bool, x: Array, sigma: Array, largest: Array) -
         steps = (grid_step(reach + largest, bits),) * 2
     else:
         steps = grid_step(jnp.maximum(reach, largest), bits), grid_step(largest, bits)
-    # About the root mean square of the rounding of scores (benchmarks/README.md). Far below it, two passes might
-    # disagree about which candidate is best.
-    num_terms = plan.size**2 * x.shape[-1]
-    rounding = jnp.finfo(x.dtype).eps * num_terms**0.75 / 8 * steps[1] * jnp.maximum(reach, largest)
-    sigma = jnp.maximum(sigma, jnp.sqrt(rounding))
+    # Far below their rounding, two passes might disagree about which candidate is best.
+    least = rounding(plan.size**2 * x.shape[-1], steps, jnp.maximum(reach, largest))
+    sigma = jnp.maximum(sigma, jnp.sqrt(least))
     return Noise(sigma, 1 / sigma, steps)
 
 
@@ -289,9 +287,10 @@ def posterior(plan: Plan, problem: Problem) -> Estimate:
 
     def run(route: Route, problem: Problem) -> Estimate:
         def at(accurate: bool):
-            return lambda problem: _shaped(
-                plan, problem, _first_pass(plan, route, accurate, problem).estimate
-            )
+            def find(problem: Problem) -> Estimate:
+                return _shaped(plan, problem, _first_pass(plan, route, accurate, problem).estimate)
+
+            return find
 
         if plan.always_accurate:
             return at(True)(problem)

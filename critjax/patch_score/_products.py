@@ -49,10 +49,9 @@ def lay_out(plan: Plan, route: Route, noise: Noise, x: Array) -> tuple[Array, ..
     padded = pad(x, plan.size, plan.query_pad, axes=(0, 1))
     if route.method == "convolution":
         return parts_of(noise, padded, 0)
-    windows = unfold(padded, plan.size)
     if plan.is_border:
-        windows = _border_columns(plan, padded[None], x.shape[0])[:, :, 0]
-    return with_one(parts_of(noise, windows, 0))
+        return with_one(parts_of(noise, _border_columns(plan, padded[None], x.shape[0])[:, :, 0], 0))
+    return with_one(parts_of(noise, unfold(padded, plan.size), 0))
 
 
 def _border_columns(plan: Plan, padded: Array, length: int) -> Array:

@@ -52,6 +52,14 @@ def grid_step(largest: Array, bits: int) -> Array:
     return jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent, -100) - bits)
 
 
+def rounding(num_terms: int, steps: Any, largest: Array) -> Array:
+    """Return about the root mean square of the rounding of accurate scores (a law fitted to measurements).
+
+    ``largest`` number of both factors; `tests/test_patch_score_oracle.py` measures it.
+    """
+    return jnp.finfo(largest.dtype).eps * num_terms**0.75 / 8 * steps[1] * largest
+
+
 def split(values: Array, step: Array) -> tuple[Array, Array]:
     """Return the head on the grid, a constant for differentiation, and the tail."""
     head = lax.stop_gradient(jnp.round(values / step) * step)

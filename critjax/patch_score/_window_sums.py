@@ -48,9 +48,8 @@ def lay_out(plan: Plan, noise: Noise, x: Array) -> tuple[tuple[Array, ...], tupl
     # Below the windows of the last row lies strip number H - 1 + p, which is p - 1.
     entering = jnp.concatenate([strips[size:], strips[size - 1][None]])
     moves = jnp.concatenate([entering, -strips[: x.shape[0]]], axis=-1)
-    return with_one(parts_of(noise, windows, 0)), with_one(
-        parts_of(noise, jnp.concatenate([moves, moves]), 0)
-    )
+    moves = jnp.concatenate([moves, moves])
+    return with_one(parts_of(noise, windows, 0)), with_one(parts_of(noise, moves, 0))
 
 
 def _cut(arrays: tuple[Array, ...], first, count: int) -> tuple[Array, ...]:

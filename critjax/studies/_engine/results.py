@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -63,7 +62,7 @@ def attributes(
         **more,
         "versions": json.dumps(versions()),
         "seconds": json.dumps(seconds),
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "platform": f"{platform.system()} {platform.machine()}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

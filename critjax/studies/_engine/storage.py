@@ -86,7 +86,7 @@ class Store:
         for path in _parts(self._partial):
             try:
                 content = unseal(path.read_bytes(), run=self.run, name=path.stem)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 print(f"critjax: {path}: {error}", file=sys.stderr)
                 continue
             if content.startswith(b"PK"):  # a zip file, as of NumPy

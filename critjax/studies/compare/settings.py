@@ -123,7 +123,7 @@ class CompareSettings(Stored):
         from critjax.data._files import images_digest
         from critjax.networks._weights import weights_digest
 
-        return {"network": weights_digest(self.network), "images": images_digest(self.data)}
+        return {"network": weights_digest(self.network), "data": images_digest(self.data)}
 
     @property
     def precision(self) -> str:

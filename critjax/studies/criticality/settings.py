@@ -235,7 +235,7 @@ class CriticalitySettings(Stored):
             return {}
         from critjax.data._files import images_digest
 
-        return {"images": images_digest(self.bank)}
+        return {"bank": images_digest(self.bank)}
 
     def resolved(self) -> ResolvedCriticality:
         """Return a copy with every default filled in (except the ladder's ends and an image bank's grid).

@@ -210,7 +210,7 @@ class GuideSettings(Stored):
             return {}
         from critjax.networks._weights import weights_digest
 
-        return {"network": weights_digest(self.model)}
+        return {"model": weights_digest(self.model)}
 
     @property
     def precision(self) -> str:
