@@ -13,7 +13,18 @@ from typing import Any
 
 from critjax._checks import check, message
 
-__all__ = ["digest", "locked", "seal", "stamp", "unseal", "visible", "without_stamp", "write_file"]
+__all__ = [
+    "digest",
+    "locked",
+    "make_folder",
+    "says",
+    "seal",
+    "stamp",
+    "unseal",
+    "visible",
+    "without_stamp",
+    "write_file",
+]
 
 LOCK = ".critjax.lock"
 #: What the names of files begin with that are being written; a killed writer leaves one behind.
@@ -50,15 +61,38 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        got = f"{error.strerror or error}"
-        advice = "make room, or correct the path, and repeat the command: what was saved before stays"
-        text = message(str(path), f"a place for {len(content):,} bytes", got, advice)
-        raise OSError(error.errno, text) from None
+        raise _no_place(path, f"a place for {len(content):,} bytes", error) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that may be there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, with its name.
+
+    Example
+    -------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make_folder(Path(folder) / "figures")
+    ...     visible(Path(folder))
+    ['figures']
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _no_place(path, "a place for a folder", error) from None
+
+
+def _no_place(path: Path, expected: str, error: OSError) -> OSError:
+    advice = "make room, or correct the path, and repeat the command: what was saved before stays"
+    return OSError(error.errno, message(str(path), expected, error.strerror or error, advice))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -193,6 +227,23 @@ def seal(content: bytes, **header: Any) -> bytes:
     """
     line = json.dumps({**header, "digest": digest(content)}, sort_keys=True)
     return f"{line}\n".encode() + content
+
+
+def says(path: Path, **header: Any) -> bool:
+    """Tell whether a file that `seal` made says so in its first line; the rest is not read.
+
+    Example
+    -------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     says(write_file(f"{folder}/a.part", seal(b"numbers", owner="a run")), owner="a run")
+    True
+    """
+    try:
+        with path.open("rb") as file:
+            found = dict(json.loads(file.readline(10_000)))
+    except (OSError, TypeError, ValueError):
+        return False
+    return all(found.get(name) == value for name, value in header.items())
 
 
 def unseal(sealed: bytes, **header: Any) -> bytes:

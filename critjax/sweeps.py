@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from critjax import __version__
 from critjax._checks import check, check_count, message
 from critjax._programs import as_pytree
-from critjax.store import digest, locked, seal, unseal, visible, write_file
+from critjax.store import digest, locked, says, seal, unseal, visible, write_file
 
 __all__ = ["grid_points", "sweep"]
 
@@ -309,17 +309,15 @@ class _Saved:
         self.folder = folder
         self.sweep = digest(json.dumps(identity, sort_keys=True).encode())
         advice, record = "choose another folder", folder / "sweep.json"
-        if not record.exists():
-            content = visible(folder)
-            got = f"{folder} with {', '.join(content[:4])}"
-            check(not content, "folder", "a new or empty folder, or one of this sweep", got, advice)
-            write_file(record, json.dumps(identity, indent=1))
-            return
         try:
             stored = dict(json.loads(record.read_text(encoding="utf-8")))
-        except (OSError, TypeError, ValueError) as error:
-            got = f"one that cannot be read ({error})"
-            raise ValueError(message("folder", f"a record of a sweep in {record}", got, advice)) from None
+        except (OSError, TypeError, ValueError):  # none, or damaged: batches tell whose they are
+            content = visible(folder)
+            good = not content or any(says(path, sweep=self.sweep) for path in folder.glob("batch-*.part"))
+            got = f"{folder} with {', '.join(content[:4])}"
+            check(good, "folder", "a new or empty folder, or one of this sweep", got, advice)
+            write_file(record, json.dumps(identity, indent=1))
+            return
         differing = [name for name, value in identity.items() if stored.get(name) != value]
         digests = ("points", "fn")  # which tell a reader nothing
         shown = (n if n in digests else f"{n} ({stored.get(n)} there, {identity[n]} here)" for n in differing)

@@ -289,7 +289,6 @@ def test_what_follows_either_way_runs(tmp_path, monkeypatch):
     # 1 - S/(S + sigma^2) with S(0) = 120, from a float32 that is close to one.
     gap = names["found"].gap.sel(ensemble="noised data")
     np.testing.assert_allclose(gap, gap.sigma**2 / (120 + gap.sigma**2), rtol=1e-4, atol=5e-6)
-    assert names["result"].attrs["status"] == "complete"
     assert (tmp_path / "report" / "report.html").stat().st_size > 1e5
 
 

@@ -1,4 +1,4 @@
-"""The common runner, once for all studies: folders, saved parts, interruption, resumption, reports."""
+"""The common runner, once for all studies: folders, saved parts, resumption, reports."""
 
 import dataclasses
 import json
@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from critjax._stored import Stored
 from critjax.plotting import FigureKind
 from critjax.report import Content, Row, files, labels, save_dataset
-from critjax.studies._engine.results import attributes, stored_values
+from critjax.studies._engine import storage
+from critjax.studies._engine.results import attributes
 from critjax.studies._engine.run import Run
-from critjax.studies._engine.runner import Interrupted, execute
+from critjax.studies._engine.runner import execute
 from critjax.studies._engine.storage import open_store
 from critjax.studies._engine.study import Study
 
@@ -39,7 +40,7 @@ class ToySettings(Stored):
 
 
 def run_toy(settings, *, progress=None, on_checkpoint=None, saved=None):
-    """Squares as arrays, then a dataset, then an optional stage."""
+    """Squares as arrays, then a dataset, then a stage that is not saved."""
     run = Run(progress, on_checkpoint, saved)
 
     def square(index):
@@ -51,15 +52,15 @@ def run_toy(settings, *, progress=None, on_checkpoint=None, saved=None):
         return xr.Dataset({"doubled": ("i", 2 * np.arange(settings.count))})
 
     squares = list(run.parts("squares", [f"square-{i}" for i in range(settings.count)], square))
-    tables = list(run.parts("tables", ["table"], table, optional=True)) if run.complete else []
+    tables = list(run.parts("tables", ["table"], table))
     dataset = xr.Dataset({"square": ("i", [int(part["value"]) for part in squares])})
     for part in tables:
         dataset["doubled"] = part["doubled"]
-    if settings.tail and run.complete:
-        with run.stage("tail", optional=True):
+    if settings.tail:
+        with run.stage("tail"):
             run.report("tail", 1, 1)
             dataset["tail"] = 1.0
-    dataset.attrs = attributes("toy", "squares", settings, run.status, run.seconds)
+    dataset.attrs = attributes("toy", "squares", settings, run.seconds)
     return dataset
 
 
@@ -83,7 +84,7 @@ TOY = Study(
         1,
         [Row("largest", "-", str(int(dataset["square"].max())), "-")],
         "",
-        labels(dataset, dataset.sizes["i"], stored_values(dataset)["count"], "squares"),
+        labels(dataset),
     ),
     estimate_cost=lambda settings: {},
     describe=lambda settings: [],
@@ -107,11 +108,11 @@ def forget_calls():
 def test_a_run_leaves_result_report_and_figures_and_no_parts(tmp_path):
     told = []
     finished = execute(TOY, ToySettings(), tmp_path / "a" / "b", progress=lambda *step: told.append(step))
-    assert finished.complete and finished.seconds > 0
+    assert finished.seconds > 0
     assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {"results.nc", "report.html", "figures"}
     assert [p.name for p in (tmp_path / "a" / "b" / "figures").iterdir()] == ["squares.png"]
     page = finished.report.read_text(encoding="utf-8")
-    assert "4 squares &amp; more." in page and "Quick run" not in page and "Interrupted" not in page
+    assert "4 squares &amp; more." in page and "Quick run" not in page
     assert "critjax toy --from results.nc" in page and "data:image/png;base64," in page
     with xr.open_dataset(finished.result, engine="h5netcdf") as stored:
         xr.testing.assert_identical(stored.load(), finished.dataset)
@@ -121,38 +122,49 @@ def test_a_run_leaves_result_report_and_figures_and_no_parts(tmp_path):
     assert [step for step in told if step[0] == "squares"] == [("squares", i, 4) for i in range(5)]
 
 
-@pytest.mark.parametrize("done", [1, 3])
-def test_an_interrupted_run_reports_what_was_done_and_goes_on_from_there(tmp_path, done):
+def interrupted(settings, folder, stage, done):
+    """Run until an interruption, which goes through."""
+    with pytest.raises(KeyboardInterrupt):
+        execute(TOY, settings, folder, progress=stop_at(stage, done))
+
+
+@pytest.mark.parametrize(
+    ("stage", "done", "kept"),
+    [("squares", 1, 1), ("squares", 3, 3), ("tables", 0, 4), ("tail", 1, 5), ("figures", 0, 5)],
+)
+def test_an_interrupted_run_ends_at_once_and_goes_on_from_there(tmp_path, stage, done, kept):
     folder = tmp_path / "run"
-    part = execute(TOY, ToySettings(), folder, progress=stop_at("squares", done))
-    assert not part.complete and part.dataset.sizes["i"] == done and "doubled" not in part.dataset
-    assert f"Interrupted: {done} of 4 squares were done" in part.report.read_text(encoding="utf-8")
-    assert [f"square-{i}" for i in range(done)] == CALLS
+    interrupted(ToySettings(), folder, stage, done)
+    assert ("results.nc" in os.listdir(folder)) == (stage == "figures")
+    parts = [*(f"square-{i}" for i in range(4)), "table"]
+    assert parts[:kept] == CALLS
     CALLS.clear()
     found = []
     whole = execute(
         TOY, ToySettings(), folder, resume=True, on_open=lambda store: found.append(store.num_saved)
     )
-    assert found == [done] and whole.complete and not (folder / "partial").exists()
-    assert [*(f"square-{i}" for i in range(done, 4)), "table"] == CALLS
+    assert found == [kept] and parts[kept:] == CALLS and not (folder / "partial").exists()
     straight = execute(TOY, ToySettings(), tmp_path / "straight").dataset
     xr.testing.assert_equal(whole.dataset, straight)
 
 
-@pytest.mark.parametrize(("stage", "done", "names"), [("tables", 0, ()), ("tail", 1, ("doubled",))])
-def test_an_optional_stage_may_be_interrupted_before_anything_came_of_it(tmp_path, stage, done, names):
-    part = execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at(stage, done))
-    assert not part.complete and part.dataset["square"].values.tolist() == [0, 1, 4, 9]
-    assert all(name in part.dataset for name in names) and "tail" not in part.dataset
-    CALLS.clear()
-    assert execute(TOY, ToySettings(), tmp_path / "run").complete
-    assert ([] if names else ["table"]) == CALLS
+def test_interrupted_before_the_first_part_nothing_stays(tmp_path):
+    interrupted(ToySettings(), tmp_path / "run", "squares", 0)
+    assert not (tmp_path / "run").exists()
 
 
-def test_interrupted_before_the_first_part_there_is_nothing_to_report(tmp_path):
-    with pytest.raises(Interrupted) as stop:
-        execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 0))
-    assert stop.value.num_parts == 0 and not (tmp_path / "run").exists()
+def test_a_run_killed_before_its_first_part_is_no_obstacle(tmp_path):
+    (tmp_path / "partial").mkdir()
+    execute(TOY, ToySettings(), tmp_path)
+    with pytest.raises(ValueError, match="--out: expected a new or empty folder"):
+        execute(TOY, ToySettings(), tmp_path)
+    for path in (*tmp_path.glob("*.*"), *tmp_path.glob("figures/*")):
+        path.unlink()
+    (tmp_path / "figures").rmdir()
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="--out: expected a new or empty folder, got .* with partial"):
+        execute(TOY, ToySettings(), tmp_path)
 
 
 def test_a_failing_run_leaves_no_folder(tmp_path):
@@ -166,10 +178,9 @@ def test_a_failing_run_leaves_no_folder(tmp_path):
 
 def test_a_part_that_cannot_be_read_is_computed_again(tmp_path, capsys):
     folder = tmp_path / "run"
-    execute(TOY, ToySettings(), folder, progress=stop_at("tail", 1))
+    interrupted(ToySettings(), folder, "tail", 1)
     partial = folder / "partial"
     assert {p.name for p in partial.iterdir()} == {
-        "settings.json",
         "table.part",
         *(f"square-{i}.part" for i in range(4)),
     }
@@ -197,13 +208,13 @@ def test_a_part_that_cannot_be_read_is_computed_again(tmp_path, capsys):
 
 def test_parts_of_another_run_are_not_mixed_in(tmp_path, capsys):
     """Three squares of one run find their way into the folder of another."""
-    execute(TOY, ToySettings(tail=False), tmp_path / "other", progress=stop_at("squares", 3))
-    execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 1))
+    interrupted(ToySettings(tail=False), tmp_path / "other", "squares", 3)
+    interrupted(ToySettings(), tmp_path / "run", "squares", 4)
     for path in (tmp_path / "other" / "partial").glob("*.part"):
         (tmp_path / "run" / "partial" / path.name).write_bytes(path.read_bytes())
     CALLS.clear()
     execute(TOY, ToySettings(), tmp_path / "run")
-    assert [*(f"square-{i}" for i in range(4)), "table"] == CALLS
+    assert [*(f"square-{i}" for i in range(3)), "table"] == CALLS
     assert capsys.readouterr().err.count("got another run; it is computed again") == 3
 
 
@@ -234,16 +245,17 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="results.nc: no room"):
             execute(TOY, ToySettings(), tmp_path / "run")
     CALLS.clear()
-    assert execute(TOY, ToySettings(), tmp_path / "run", resume=True).complete and CALLS == []
+    execute(TOY, ToySettings(), tmp_path / "run", resume=True)
+    assert CALLS == []
 
 
-def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path):
+def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.write_text("one")
     settings, folder = ToySettings(data=str(data)), tmp_path / "run"
-    execute(TOY, settings, folder, progress=stop_at("squares", 2))
+    interrupted(settings, folder, "squares", 2)
     for other in (dataclasses.replace(settings, count=3), dataclasses.replace(settings, quick=True)):
-        with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got batches of other"):
+        with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got parts of other"):
             execute(TOY, other, folder, resume=True)
         with pytest.raises(ValueError, match="--out: expected a new or empty folder, .* pass --overwrite"):
             execute(TOY, other, folder)
@@ -251,11 +263,10 @@ def test_parts_of_other_settings_versions_or_files_are_not_used(tmp_path):
     with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
         execute(TOY, settings, folder, resume=True)
     data.write_text("two")  # as long as the first
-    identity = json.loads((folder / "partial" / "settings.json").read_text())
-    identity["versions"]["critjax"] = "0.0"
-    (folder / "partial" / "settings.json").write_text(json.dumps(identity))
-    with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
-        execute(TOY, settings, folder, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "__version__", "0.0")
+        with pytest.raises(ValueError, match="--resume: expected an interrupted run"):
+            execute(TOY, settings, folder, resume=True)
     assert len(list((folder / "partial").glob("*.part"))) == 2
     with pytest.raises(ValueError, match="--resume: expected an interrupted run .* got no interrupted run"):
         execute(TOY, settings, tmp_path / "elsewhere", resume=True)
@@ -280,7 +291,7 @@ def test_only_what_a_run_writes_is_overwritten(tmp_path):
 
 
 def test_overwriting_forgets_saved_parts(tmp_path):
-    execute(TOY, ToySettings(), tmp_path / "run", progress=stop_at("squares", 2))
+    interrupted(ToySettings(), tmp_path / "run", "squares", 2)
     with open_store(tmp_path / "run", ToySettings(), overwrite=True, resume=False) as store:
         assert store.num_saved == 0 and store.load() == {}
 
@@ -304,7 +315,7 @@ def test_parts_report_for_themselves_where_a_stage_is_not_shown():
     assert list(run.parts("hidden", ["a", "b"], lambda i: i, shown=False)) == [0, 1] and told == []
     with pytest.raises(KeyboardInterrupt), run.stage("needed"):
         raise KeyboardInterrupt
-    assert run.complete and set(run.seconds) == {"hidden", "needed"}
+    assert set(run.seconds) == {"hidden", "needed"}
 
 
 def test_results_of_another_study_are_refused(tmp_path):

@@ -375,13 +375,13 @@ def test_folders_that_cannot_be_used_are_refused_before_anything_is_evaluated(tm
         ),
         (
             broken,
-            f"folder: expected a record of a sweep in {broken / 'sweep.json'}, got one that cannot be read (",
+            f"folder: expected a new or empty folder, or one of this sweep, got {broken} with sweep.json;",
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(text)):
             sweep(squares, square_points(), folder=folder)
     (broken / "sweep.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="or one of this sweep"):
         sweep(squares, square_points(), folder=str(broken))
 
     def denied(path, *rest, opened=os.open, **options):

@@ -12,15 +12,15 @@ import importlib
 import io
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from critjax._checks import check, message
 from critjax.cli._options import option_name, pick
 from critjax.cli._parser import TRAINING, Output, build_parser, fail
+from critjax.cli._signals import INTERRUPTED, TERMINATED, obeyed
 from critjax.studies import study
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_parser", "configure_jax", "main"]
 
-#: Exit status of a process that was told to end, as a shell has it.
-TERMINATED = 128 + signal.SIGTERM
-#: Exit status of a process whose output nobody reads, the same way.
+#: Exit status of a process whose output nobody reads, as a shell has it.
 CLOSED_PIPE = 141
 
 
@@ -94,12 +92,13 @@ def configure_jax(precision: str) -> None:
 
 
 class _Bar:
-    """One progress bar per stage."""
+    """One progress bar per stage, at each step of which the run may end."""
 
-    def __init__(self, shown: bool) -> None:
-        self._shown, self._stage, self._bar = shown, "", None
+    def __init__(self, shown: bool, safe_point: Callable[[], None] = lambda: None) -> None:
+        self._shown, self._stage, self._bar, self._safe_point = shown, "", None, safe_point
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        self._safe_point()
         if not self._shown:
             return
         try:
@@ -138,12 +137,13 @@ def _print_estimate(study: Study, settings: Any) -> None:
     print(f"predicted memory    {cost['bytes'] / 2**20:.0f} MiB")
 
 
-def _run(study: Study, options: dict[str, Any]) -> int:
+def _run(study: Study, options: dict[str, Any], command: str, safe_point: Callable[[], None]) -> int:
     from critjax.report import format_table
-    from critjax.studies._engine.runner import Interrupted, execute
+    from critjax.studies._engine.runner import execute
 
     output = pick(Output, options)
-    bar = _Bar(not output.no_progress)
+    bar = _Bar(not output.no_progress, safe_point)
+    stores: list[Store] = []
     settings = _settings(study.settings, options, output.source)
     folder = output.out or Path("critjax-runs") / f"{study.name}-{settings.label}"
     configure_jax(settings.precision)
@@ -152,6 +152,7 @@ def _run(study: Study, options: dict[str, Any]) -> int:
         return 0
 
     def say_what_is_there(store: Store) -> None:
+        stores.append(store)
         if store.num_saved:
             what = f"{store.num_saved} {study.parts} of an interrupted run in {folder}"
             print(f"going on with {what}", file=sys.stderr)
@@ -165,12 +166,13 @@ def _run(study: Study, options: dict[str, Any]) -> int:
             resume=output.resume,
             progress=bar,
             on_open=say_what_is_there,
+            command=command,
         )
-    except Interrupted as stop:
-        bar.close()
-        kept = f"{stop.num_parts} {study.parts} are kept, the same command goes on from there"
-        print(f"critjax: interrupted; {kept if stop.num_parts else 'nothing to report'}", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, SystemExit) as stop:
+        kept = sum(store.count() for store in stores)
+        going_on = f"{kept} {study.parts} are kept, the same command goes on from there"
+        stop.add_note(going_on if kept else "nothing was saved yet")
+        raise
     finally:
         bar.close()
     content = study.content(found.dataset)
@@ -188,26 +190,20 @@ def _run(study: Study, options: dict[str, Any]) -> int:
         )
     except OSError:  # everything is saved
         return CLOSED_PIPE
-    return 0 if found.complete else 130
+    return 0
 
 
-def _obey(words: list[str]) -> int:
+def _obey(words: list[str], safe_point: Callable[[], None]) -> int:
     """Run the command that is the first word."""
     options = build_parser().parse_args(words)
-    command = options.__dict__.pop("command")
-    if command not in TRAINING:
-        found = study(command)
+    name, command = options.__dict__.pop("command"), shlex.join(["critjax", *words])
+    if name not in TRAINING:
+        found = study(name)
         with _naming_extra(found.extra):
-            return _run(found, vars(options))
-    _, module, function = TRAINING[command]
+            return _run(found, vars(options), command, safe_point)
+    _, module, function = TRAINING[name]
     configure_jax("float32")
-    return getattr(importlib.import_module(module), function)(options, shlex.join(["critjax", *words]))
-
-
-def _terminate(number: int, frame: Any) -> None:
-    """End the run as an exception does: what was computed is saved, the folder set free; a second signal ends it."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(TERMINATED)
+    return getattr(importlib.import_module(module), function)(options, command, safe_point)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 done, 2 wrong input (one line on standard error says what), 130 interrupted, 141 nobody reads the output (the
-        run is finished and saved), 143 terminated.
+        run is finished and saved), 143 terminated. What was saved stays, and the same command goes on.
 
     Example
     -------
@@ -235,14 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     words = sys.argv[1:] if arguments is None else list(arguments)
-    before = None
-    with contextlib.suppress(ValueError):  # outside of the main thread, which alone gets signals
-        before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        status = _status(words)
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+    with obeyed() as safe_point:
+        status = _status(words, safe_point)
     return CLOSED_PIPE if _closed(sys.stdout) | _closed(sys.stderr) else status
 
 
@@ -257,17 +247,22 @@ def _closed(stream: Any) -> bool:
     return False
 
 
-def _status(words: list[str]) -> int:
+def _status(words: list[str], safe_point: Callable[[], None]) -> int:
     """Run the command and return its exit status, whatever ends it."""
     try:
         with _naming_extra("networks" if words and words[0] in TRAINING else ""):
-            return _obey(words)
+            return _obey(words, safe_point)
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            print("critjax: terminated; what was saved is kept, the same command goes on", file=sys.stderr)
+            _say_what_ended("terminated", stop)
         return int(stop.code or 0)
     except (ValueError, TypeError, OSError, ImportError) as error:
         return fail(str(error))
-    except KeyboardInterrupt:
-        print("critjax: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        _say_what_ended("interrupted", stop)
+        return INTERRUPTED
+
+
+def _say_what_ended(how: str, stop: BaseException) -> None:
+    kept = getattr(stop, "__notes__", ["repeat the command to go on with what was saved"])
+    print(f"critjax: {how}; {kept[0]}", file=sys.stderr)

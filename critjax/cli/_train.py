@@ -98,19 +98,30 @@ def load_training_data(options: argparse.Namespace) -> tuple[Any, Any]:
     )
 
 
-def show_steps() -> Callable[[int, int, float, float], None]:
-    """Say that the step is being compiled, and return what then rewrites that line on the standard error stream."""
+def show_steps(
+    shown: bool = True, safe_point: Callable[[], None] = lambda: None
+) -> Callable[[int, int, float, float], None]:
+    """Say that the step is being compiled, and return what then rewrites that line on the standard error stream.
+
+    At each of its calls the run may end.
+    """
 
     def show(step: int, steps: int, loss: float, left: float) -> None:
+        safe_point()
+        if not shown:
+            return
         remaining = "" if math.isnan(left) else f", {left / 60:.1f} min left"
         text = f"\rstep {step} of {steps}, loss {loss:.4f}{remaining}   "
         print(text, end="", file=sys.stderr, flush=True)
 
-    print("compiling the training step", end="", file=sys.stderr, flush=True)
+    if shown:
+        print("compiling the training step", end="", file=sys.stderr, flush=True)
     return show
 
 
-def run_train(options: argparse.Namespace, command: str) -> int:
+def run_train(
+    options: argparse.Namespace, command: str, safe_point: Callable[[], None] = lambda: None
+) -> int:
     """Train or go on training, then evaluate, sample and store everything in the output folder."""
     import numpy as np
 
@@ -201,7 +212,7 @@ def run_train(options: argparse.Namespace, command: str) -> int:
         folder=folder,
         checkpoint_seconds=options.checkpoint_seconds,
         log_every=options.log_every,
-        progress=None if options.no_progress else show_steps(),
+        progress=show_steps(not options.no_progress, safe_point),
     )
     print(file=sys.stderr)
     images = held_out.images[:num_held_out]

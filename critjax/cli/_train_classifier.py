@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,47 @@ def _round(value: float) -> float:
     return round(value, 6)
 
 
-def run_train_classifier(options: argparse.Namespace, command: str) -> int:
-    """Train, calibrate on images held out from training, judge on the test images, store everything."""
+def _worth(
+    bare: Any, judged: Any, sets: dict[str, tuple[Any, Any]], seed: int
+) -> tuple[dict[str, Any], list[list[float]]]:
+    """Measure a classifier before and after calibration on sets of images, and on the last of them in noise."""
     import numpy as np
 
+    from critjax.networks import evaluate_classifier
+
+    values: dict[str, Any] = {}
+    for name, (images, labels) in sets.items():
+        before, after = (evaluate_classifier(c, images, labels) for c in (bare, judged))
+        values[name] = {
+            "images": len(images),
+            "accuracy": _round(after.accuracy),
+            "accuracy_error": _round(after.accuracy_error),
+            "negative_log_likelihood_before": _round(before.negative_log_likelihood),
+            "negative_log_likelihood": _round(after.negative_log_likelihood),
+            "negative_log_likelihood_error": _round(after.negative_log_likelihood_error),
+            "calibration_error_before": _round(before.calibration_error),
+            "calibration_error": _round(after.calibration_error),
+            "confusion": np.asarray(after.confusion).tolist(),
+        }
+    noise = np.random.default_rng(seed).normal(size=images.shape).astype(np.float32)
+    in_noise = [(s, evaluate_classifier(judged, images + s * noise, labels)) for s in NOISE_LEVELS]
+    return values, [[s, _round(r.accuracy), _round(r.accuracy_error)] for s, r in in_noise]
+
+
+def run_train_classifier(
+    options: argparse.Namespace, command: str, safe_point: Callable[[], None] = lambda: None
+) -> int:
+    """Train, calibrate on images held out from training, judge on the test images, store everything."""
     from critjax.networks import (
         Classifier,
         ClassifierConfig,
         ClassifierTraining,
         classifier_logits,
-        evaluate_classifier,
         fit_temperature,
         save_classifier,
         train_classifier,
     )
-    from critjax.store import write_file
+    from critjax.store import locked, write_file
 
     given = dict(vars(options))
     found, test = load_training_data(options)
@@ -83,54 +110,41 @@ def run_train_classifier(options: argparse.Namespace, command: str) -> int:
     )
     training = pick(ClassifierTraining, given)
     folder = options.out
-    folder.mkdir(parents=True, exist_ok=True)
-    free = not (folder / WEIGHTS).exists()
-    check(free, "--out", "a folder without a finished classifier", folder, "choose another")
-
-    started = time.perf_counter()
-    result = train_classifier(
-        config,
-        training,
-        found.images[:cut],
-        found.labels[:cut],
-        log_every=options.log_every,
-        progress=None if options.no_progress else show_steps(),
-    )
-    print(file=sys.stderr)
-    bare = Classifier(config, result.params, 1.0, {})
-    calibration = (found.images[cut:], found.labels[cut:])
-    temperature = fit_temperature(classifier_logits(bare, calibration[0]), calibration[1])
-    judged = bare._replace(temperature=temperature)
-    values: dict[str, Any] = {}
-    for name, images, labels in (("held_out", *calibration), ("test", test.images, test.labels)):
-        before, after = (evaluate_classifier(c, images, labels) for c in (bare, judged))
-        values[name] = {
-            "images": len(images),
-            "accuracy": _round(after.accuracy),
-            "accuracy_error": _round(after.accuracy_error),
-            "negative_log_likelihood_before": _round(before.negative_log_likelihood),
-            "negative_log_likelihood": _round(after.negative_log_likelihood),
-            "negative_log_likelihood_error": _round(after.negative_log_likelihood_error),
-            "calibration_error_before": _round(before.calibration_error),
-            "calibration_error": _round(after.calibration_error),
-            "confusion": np.asarray(after.confusion).tolist(),
+    with locked(folder, "--out"):
+        free = not (folder / WEIGHTS).exists()
+        check(free, "--out", "a folder without a finished classifier", folder, "choose another")
+        started = time.perf_counter()
+        result = train_classifier(
+            config,
+            training,
+            found.images[:cut],
+            found.labels[:cut],
+            log_every=options.log_every,
+            progress=show_steps(not options.no_progress, safe_point),
+        )
+        if not options.no_progress:
+            print(file=sys.stderr)
+        bare = Classifier(config, result.params, 1.0, {})
+        calibration = (found.images[cut:], found.labels[cut:])
+        temperature = fit_temperature(classifier_logits(bare, calibration[0]), calibration[1])
+        judged = bare._replace(temperature=temperature)
+        sets = {"held_out": calibration, "test": (test.images, test.labels)}
+        values, in_noise = _worth(bare, judged, sets, training.seed)
+        info = {
+            "command": command,
+            "training": dataclasses.asdict(training),
+            "data": f"{found.name}, the first {cut} of {count} images",
+            "calibrated_on": f"{found.name}, the last {held_out} of {count} images",
+            "temperature": temperature,
+            "class_names": list(found.class_names),
+            **values,
+            "test_accuracy_in_noise": in_noise,
+            "seconds": round(time.perf_counter() - started, 1),
         }
-    noise = np.random.default_rng(training.seed).normal(size=test.images.shape).astype(np.float32)
-    in_noise = [(s, evaluate_classifier(judged, test.images + s * noise, test.labels)) for s in NOISE_LEVELS]
-    info = {
-        "command": command,
-        "training": dataclasses.asdict(training),
-        "data": f"{found.name}, the first {cut} of {count} images",
-        "calibrated_on": f"{found.name}, the last {held_out} of {count} images",
-        "temperature": temperature,
-        "class_names": list(found.class_names),
-        **values,
-        "test_accuracy_in_noise": [[s, _round(r.accuracy), _round(r.accuracy_error)] for s, r in in_noise],
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    save_classifier(folder / WEIGHTS, judged._replace(info=info))
-    log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
-    write_file(folder / LOG, json.dumps(log, indent=1))
+        log = {**info, "config": json.loads(config.to_json()), "losses": result.losses.tolist()}
+        write_file(folder / LOG, json.dumps(log, indent=1))
+        # Last: weights in the folder say that the run is finished.
+        save_classifier(folder / WEIGHTS, judged._replace(info=info))
     for name, row in values.items():
         print(
             f"{name:<9} {row['images']} images: accuracy {row['accuracy']:.4f} ± {row['accuracy_error']:.4f}, "

@@ -54,22 +54,16 @@ UNITS = (
 )
 
 
-def labels(dataset: xr.Dataset, done: object, asked: object, what: str) -> list[str]:
-    """Say what a reader must know before the numbers: quick settings, an interrupted run and how far it came.
+def labels(dataset: xr.Dataset) -> list[str]:
+    """Say what a reader must know before the numbers: that settings were quick.
 
     Example
     -------
-    >>> labels(xr.Dataset(attrs={"status": "interrupted"}), 8, 32, "samples")
-    ['Interrupted: 8 of 32 samples were done, and what follows them may be missing.']
+    >>> labels(xr.Dataset(attrs={"settings": '{"quick": true}'}))
+    ['Quick run: few samples and levels on a small grid. A look, not a result.']
     """
-    found = []
-    if json.loads(dataset.attrs.get("settings", "{}")).get("quick"):
-        found.append("Quick run: few samples and levels on a small grid. A look, not a result.")
-    if dataset.attrs.get("status") != "complete":
-        found.append(
-            f"Interrupted: {done} of {asked} {what} were done, and what follows them may be missing."
-        )
-    return found
+    quick = json.loads(dataset.attrs.get("settings", "{}")).get("quick")
+    return ["Quick run: few samples and levels on a small grid. A look, not a result."] if quick else []
 
 
 def _prose(sentence: str) -> str:

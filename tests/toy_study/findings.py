@@ -1,12 +1,9 @@
-import json
-
 import xarray as xr
 
 from critjax.report import Content, Row, labels
 
 
 def content(dataset: xr.Dataset) -> Content:
-    settings = json.loads(dataset.attrs["settings"])
     last = dataset.isel(time=-1)
     theory, found, error = (float(last[n]) for n in ("predicted", "displacement", "displacement_error"))
     far = "farther than" if found > theory + 3 * error else "as far as"
@@ -16,5 +13,5 @@ def content(dataset: xr.Dataset) -> Content:
         1,
         [Row("mean square displacement", f"{theory:.2f}", f"{found:.2f}", f"{error:.2f}")],
         "In steps.",
-        labels(dataset, dataset.attrs["num_done"], settings["num_blocks"], "blocks"),
+        labels(dataset),
     )

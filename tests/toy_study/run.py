@@ -32,7 +32,7 @@ def run(settings, *, progress=None, on_checkpoint=None, saved=None) -> xr.Datase
         },
         {"time": list(settings.times)},
     )
-    data.attrs = attributes("toy", settings.title, settings, run.status, run.seconds, num_done=len(blocks))
+    data.attrs = attributes("toy", settings.title, settings, run.seconds)
     return data
 
 

@@ -1,4 +1,4 @@
-"""What the result of every study carries: settings, status, versions and times; and the way back to the settings."""
+"""What the result of every study carries: settings, versions and times; and the way back to the settings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import xarray as xr
 from critjax import __version__
 from critjax._checks import check
 
+#: Of names, axes and attributes of a result; what reads one compares it.
+SCHEMA_VERSION = 1
+
 
 def versions() -> dict[str, str]:
     """Return the versions that decide the numbers."""
@@ -30,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def attributes(
-    study: str, subject: str, settings: Any, status: str, seconds: dict[str, float], **more: Any
+    study: str, subject: str, settings: Any, seconds: dict[str, float], **more: Any
 ) -> dict[str, Any]:
     """Return the attributes of a result.
 
@@ -42,7 +45,6 @@ def attributes(
         What was studied, for the title.
     settings : dataclass with ``to_json``
         Resolved: enough to repeat the run.
-    status : "complete" or "interrupted"
     seconds : dict
         Wall time of every stage.
     **more
@@ -55,9 +57,9 @@ def attributes(
     """
     return {
         "study": study,
+        "schema_version": SCHEMA_VERSION,
         "title": f"critjax {study}: {subject}",
         "settings": settings.to_json(),
-        "status": status,
         "inputs": json.dumps(getattr(settings, "inputs", {})),  # digests of files that the settings only name
         **more,
         "versions": json.dumps(versions()),
@@ -65,6 +67,12 @@ def attributes(
         "platform": f"{platform.system()} {platform.machine()}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def check_schema(name: str, found: Any) -> None:
+    """Raise `ValueError` if a result is of a later version of names, axes and attributes."""
+    good = found is None or int(found) <= SCHEMA_VERSION
+    check(good, name, f"schema version {SCHEMA_VERSION} or earlier", found, "use the critjax that made it")
 
 
 def stored_settings(dataset: xr.Dataset, kind: Any, study: str) -> Any:
@@ -78,6 +86,7 @@ def stored_settings(dataset: xr.Dataset, kind: Any, study: str) -> Any:
     good = dataset.attrs.get("study") == study and "settings" in dataset.attrs
     expected = f"a result of the {study} study"
     check(good, "dataset", expected, sorted(dataset.attrs), "pass its results.nc")
+    check_schema("dataset", dataset.attrs.get("schema_version"))
     return kind.from_json(str(dataset.attrs["settings"]))
 
 

@@ -1,4 +1,4 @@
-"""What every run of a study does: stages with a clock and progress, parts that are saved, interruption."""
+"""What every run of a study does: stages with a clock and progress, parts that are saved."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Run:
 
     Attributes
     ----------
-    status : "complete", or "interrupted" once a KeyboardInterrupt ended `parts` or an `optional` stage.
     seconds : wall time of every stage.
     """
 
@@ -37,32 +36,18 @@ class Run:
         on_checkpoint: Checkpoint | None = None,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        self.status = "complete"
         self.seconds: dict[str, float] = {}
         self.report: Progress = progress or (lambda stage, done, total: None)
         self._save: Checkpoint = on_checkpoint or (lambda name, part: None)
         self._saved = dict(saved or {})
 
-    @property
-    def complete(self) -> bool:
-        """Tell whether nothing has been interrupted so far."""
-        return self.status == "complete"
-
     @contextlib.contextmanager
-    def stage(self, name: str, *, optional: bool = False) -> Iterator[None]:
-        """Time a stage and show that it has begun.
-
-        An ``optional`` stage may be interrupted: the run goes on without what it would have computed, and is called
-        interrupted. Of any other stage the KeyboardInterrupt goes through.
-        """
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and show that it has begun."""
         self.report(name, 0, 1)
         began = time.perf_counter()
         try:
             yield
-        except KeyboardInterrupt:
-            if not optional:
-                raise
-            self.status = "interrupted"
         finally:
             self.seconds[name] = round(time.perf_counter() - began, 2)
 
@@ -80,10 +65,9 @@ class Run:
         names: Sequence[str],
         compute: Callable[[int], Any],
         *,
-        optional: bool = False,
         shown: bool = True,
     ) -> Iterator[Any]:
-        """Yield part after part of a stage, saved ones or ``compute(index)``; end early when interrupted.
+        """Yield part after part of a stage, saved ones or ``compute(index)``.
 
         Parameters
         ----------
@@ -93,28 +77,15 @@ class Run:
             Names of its parts, by which they are saved.
         compute : callable
             Index of a part -> the part: a dataset, or a dictionary of arrays.
-        optional : bool
-            Whether the run has something to say without any part of this stage.
         shown : bool
             Whether to report the stage; False where each part reports for itself.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            If interrupted before the first part was there, unless the stage is optional.
         """
         report: Progress = self.report if shown else lambda stage, done, total: None
-        began, done = time.perf_counter(), 0
+        began = time.perf_counter()
         try:
             report(stage, 0, len(names))
             for index, name in enumerate(names):
-                part = self.part(name, lambda index=index: compute(index))
-                done += 1
-                yield part
-                report(stage, done, len(names))
-        except KeyboardInterrupt:
-            if not done and not optional:
-                raise
-            self.status = "interrupted"
-        finally:
+                yield self.part(name, lambda index=index: compute(index))
+                report(stage, index + 1, len(names))
+        finally:  # also of a caller who counts parts and does not ask for one more
             self.seconds[stage] = round(time.perf_counter() - began, 2)

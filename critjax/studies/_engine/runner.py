@@ -1,4 +1,4 @@
-"""One runner for every study: folder, checkpoints, resumption, interruption, result and report."""
+"""One runner for every study: folder, saved parts, resumption, result and report."""
 
 from __future__ import annotations
 
@@ -23,19 +23,6 @@ class Finished(NamedTuple):
     report: Path
     seconds: float
 
-    @property
-    def complete(self) -> bool:
-        """Tell whether nothing was interrupted."""
-        return self.dataset.attrs["status"] == "complete"
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was interrupted before there was anything to report; ``num_parts`` of it are kept."""
-
-    def __init__(self, num_parts: int) -> None:
-        super().__init__()
-        self.num_parts = num_parts
-
 
 def execute(
     study: Study,
@@ -46,6 +33,7 @@ def execute(
     resume: bool = False,
     progress: Progress | None = None,
     on_open: Callable[[Store], None] | None = None,
+    command: str = "",
 ) -> Finished:
     """Run a study into a folder: ``results.nc``, ``figures/*.png`` and ``report.html``.
 
@@ -65,31 +53,27 @@ def execute(
         ``(stage, done, total)``.
     on_open : callable, optional
         Called with the store once the folder is known to be right, before anything is computed.
+    command : str
+        The command line of the run, kept with its result; "" from Python.
 
     Returns
     -------
     Finished
-        Result, files and seconds. An interrupted run returns what was done, with its label; its parts stay in the
-        folder, and the same call goes on.
+        Result, files and seconds. Whatever ends a run before, its parts stay in the folder, and the same call goes
+        on from them.
 
     Raises
     ------
     ValueError, OSError
         If the folder holds something else or cannot be written, or a setting is illegal.
-    Interrupted
-        If the run was interrupted before there was anything to report.
     """
     started = time.perf_counter()
     with open_store(folder, settings.resolved(), overwrite=overwrite, resume=resume) as store:
         if on_open is not None:
             on_open(store)
-        try:
-            dataset = study.run(settings, progress=progress, on_checkpoint=store.save, saved=store.load())
-        except KeyboardInterrupt:
-            raise Interrupted(store.count()) from None
+        dataset = study.run(settings, progress=progress, on_checkpoint=store.save, saved=store.load())
+        dataset.attrs["command"] = command
         result = save_dataset(dataset, folder / RESULT)
         report = study.write_report(dataset, folder, progress=progress)
-        finished = Finished(dataset, result, report, time.perf_counter() - started)
-        if finished.complete:
-            store.clear()
-        return finished
+        store.clear()
+        return Finished(dataset, result, report, time.perf_counter() - started)

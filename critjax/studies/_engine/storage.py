@@ -15,7 +15,8 @@ import numpy as np
 
 from critjax import __version__
 from critjax._checks import check, message
-from critjax.store import digest, locked, seal, unseal, visible, without_stamp, write_file
+from critjax.store import digest, locked, make_folder, says, seal, unseal, visible, without_stamp, write_file
+from critjax.studies._engine.results import check_schema
 
 RESULT, REPORT, PARTIAL, SUFFIX = "results.nc", "report.html", "partial", ".part"
 
@@ -44,6 +45,7 @@ def read_settings(path: Path, kind: Any) -> tuple[Any, dict[str, Any]]:
     try:
         with h5netcdf.File(io.BytesIO(without_stamp(path.read_bytes())), "r") as file:
             text, inputs = file.attrs.get("settings"), file.attrs.get("inputs", "{}")
+            schema_version = file.attrs.get("schema_version")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             message("--from", "a readable results.nc", f"{path} ({error})", "pass another file")
@@ -55,6 +57,7 @@ def read_settings(path: Path, kind: Any) -> tuple[Any, dict[str, Any]]:
         f"{path} without settings",
         "pass its results.nc",
     )
+    check_schema("--from", schema_version)
     return kind.from_json(str(text)), json.loads(inputs)
 
 
@@ -120,16 +123,17 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _identity(settings: Settings) -> dict[str, Any]:
-    """Return what must be equal for two runs to share parts."""
+def _identity(settings: Settings) -> str:
+    """Return the digest of what must be equal for two runs to share parts."""
     from importlib.metadata import version
 
-    return {
+    identity = {
         "settings": json.loads(settings.to_json()),
         # Files that the settings only name.
         "inputs": getattr(settings, "inputs", {}),
         "versions": {"critjax": __version__, **{name: version(name) for name in ("jax", "numpy")}},
     }
+    return digest(json.dumps(identity, sort_keys=True).encode())
 
 
 @contextlib.contextmanager
@@ -157,16 +161,15 @@ def open_store(folder: Path, settings: Settings, *, overwrite: bool, resume: boo
             folder.rmdir()
 
 
-def _prepared(folder: Path, identity: dict[str, Any], *, overwrite: bool, resume: bool) -> Store:
+def _prepared(folder: Path, run: str, *, overwrite: bool, resume: bool) -> Store:
     partial = folder / PARTIAL
-    stored, content, same = partial / "settings.json", visible(folder), False
-    if stored.exists():
-        try:
-            same = json.loads(stored.read_text(encoding="utf-8")) == identity
-        except (OSError, ValueError):
-            same = False
+    parts = _parts(partial)
+    own = [path for path in parts if says(path, run=run)]
+    same, content = bool(own), visible(folder)
+    if content == [PARTIAL] and not visible(partial):
+        content = []  # a run was killed before it had saved anything
     if resume and not same:
-        what = "batches of other settings or versions" if stored.exists() else "no interrupted run"
+        what = "parts of other settings or versions" if parts else "no interrupted run"
         raise ValueError(
             message("--resume", f"an interrupted run in {folder}", what, "repeat its very options")
         )
@@ -180,10 +183,6 @@ def _prepared(folder: Path, identity: dict[str, Any], *, overwrite: bool, resume
         shutil.rmtree(folder / "figures", ignore_errors=True)
         for name in (RESULT, REPORT):
             (folder / name).unlink(missing_ok=True)
-        same = False
-    partial.mkdir(exist_ok=True)
-    if not same:
-        write_file(stored, json.dumps(identity))
-    return Store(
-        folder, digest(json.dumps(identity, sort_keys=True).encode()), len(_parts(partial)) if same else 0
-    )
+        own = []
+    make_folder(partial)
+    return Store(folder, run, len(own))

@@ -12,7 +12,7 @@ import xarray as xr
 from critjax._stored import Stored
 from critjax.plotting import FigureKind, available
 from critjax.report import Content, figure_png, render
-from critjax.store import write_file
+from critjax.store import make_folder, write_file
 from critjax.studies._engine.results import stored_settings
 from critjax.studies._engine.run import Progress
 
@@ -85,7 +85,7 @@ class Study:
             The report.
         """
         folder = Path(folder)
-        (folder / "figures").mkdir(exist_ok=True)
+        make_folder(folder / "figures")
         kinds, pictures = available(self.figures(dataset), dataset), {}
         for done, (name, kind) in enumerate(kinds.items()):
             if progress is not None:

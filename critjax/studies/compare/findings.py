@@ -191,10 +191,8 @@ def reach_sentence(dataset: xr.Dataset) -> str:
     return f"{sentence}."
 
 
-def films_sentence(dataset: xr.Dataset) -> str | None:
+def films_sentence(dataset: xr.Dataset) -> str:
     """State how well trajectories from the same noise agree in the end."""
-    if "film_explained" not in dataset:
-        return None
     final = dataset.isel(film_sigma=-1)
     explained = dataset["film_explained"].values  # other denoiser, film
     patches, ideal = (
@@ -245,16 +243,18 @@ def loss_sentence(dataset: xr.Dataset) -> str:
 
 
 def findings(dataset: xr.Dataset) -> list[str]:
-    """Return the sentences of a comparison; those of parts that were not run are missing."""
-    sentences = [softening_sentence(dataset), crossing_sentence(dataset)]
-    if "best_size" in dataset:
-        sentences.insert(0, explanation_sentence(dataset))
-    sentences.append(reach_sentence(dataset))
-    more = [local_modes_sentence(dataset), films_sentence(dataset)]
-    if "loss_advantage" in dataset:
-        more.append(loss_sentence(dataset))
-        sentences.insert(1, beyond_patches_sentence(dataset))
-    return sentences + [sentence for sentence in more if sentence is not None]
+    """Return the sentences of a comparison."""
+    sentences = [
+        explanation_sentence(dataset),
+        beyond_patches_sentence(dataset),
+        softening_sentence(dataset),
+        crossing_sentence(dataset),
+        reach_sentence(dataset),
+        local_modes_sentence(dataset),
+        films_sentence(dataset),
+        loss_sentence(dataset),
+    ]
+    return [sentence for sentence in sentences if sentence is not None]
 
 
 def table(dataset: xr.Dataset) -> list[Row]:
@@ -350,5 +350,5 @@ def content(dataset: xr.Dataset) -> Content:
         "models whose patches come from the same place, or from everywhere (Kamb & Ganguli 2024). The measurement "
         f"took {cost['evaluations']:,} evaluations of the network and {cost['jacobian_products']:,} "
         f"Jacobian-vector products. {UNITS}",
-        labels(dataset, 1 + ("best_size" in dataset), 3, "parts"),
+        labels(dataset),
     )

@@ -89,14 +89,12 @@ def run(
             and of the Gaussian model with the spectrum of the bank. ``gap_*`` and ``xi_eq_*`` as in `measure`.
 
         and ``film`` with ``film_correlation``: pixelwise correlation of the network's denoised fields with those of the
-        other two, from the same noise. Interrupted after the first part it holds the parts that are done.
+        other two, from the same noise.
 
     Raises
     ------
     ValueError, FileNotFoundError
         If a setting is illegal or a file is missing.
-    KeyboardInterrupt
-        If interrupted before the first part was done.
 
     Notes
     -----
@@ -137,7 +135,6 @@ def run(
         "compare",
         full.label,
         full,
-        run.status,
         run.seconds,
         network=problem.description,
         seen=int(problem.seen),

@@ -13,14 +13,14 @@ from critjax.studies.criticality.table import table
 def content(dataset: xr.Dataset) -> Content:
     """Collect sentences and table of a criticality study."""
     settings = stored_values(dataset)
-    done = dataset.attrs.get("num_samples_done", 0)
     return Content(
-        f"{dataset.attrs.get('bank_description', '')}; {done} samples, {dataset.sizes.get('sigma', 0)} noise levels, "
-        f"eta = {settings.get('eta', 0.0):g}, {settings.get('precision')}",
+        f"{dataset.attrs.get('bank_description', '')}; {settings.get('num_samples')} samples, "
+        f"{dataset.sizes.get('sigma', 0)} noise levels, eta = {settings.get('eta', 0.0):g}, "
+        f"{settings.get('precision')}",
         findings(dataset),
         2,
         table(dataset),
         "Errors are one standard error: over batches of samples (jackknife); of the mean Jacobian, its smallest gap "
         f"and the effective number of patches over fields; of the closure over its replicas. {UNITS}",
-        labels(dataset, done, settings.get("num_samples"), "samples"),
+        labels(dataset),
     )

@@ -81,15 +81,12 @@ def run(
         left. ``crossing_sigma``: every noise at which the largest growth rate changes sign on the scanned range,
         decreasing, re-entrant ones included, padded with NaN; ``num_crossings`` of them, also if there are more.
         Attributes: ``settings`` (JSON, enough to repeat the run),
-        ``versions``, ``status`` ("complete" or "interrupted"), ``seconds`` per stage. An interrupted run
-        (KeyboardInterrupt after the first batch) returns what was done, with its true number of samples.
+        ``versions``, ``seconds`` per stage.
 
     Raises
     ------
     ValueError, FileNotFoundError
         If a setting is illegal or images cannot be read.
-    KeyboardInterrupt
-        If interrupted before the first batch was done.
 
     Notes
     -----
@@ -125,15 +122,15 @@ def run(
         variables.update(_measure(problem, prediction, batches, settings.eta == 0))
     levels = kept_levels(len(prediction.sigmas))
     variables.update(film(kept, levels, prediction.sigmas))
-    if has_reduced_model(problem, prediction) and run.complete:
-        with run.stage("reduced model", optional=True):
+    if has_reduced_model(problem, prediction):
+        with run.stage("reduced model"):
             first_key = sample_keys(sample_key, 0, batch_size=settings.batch_size)[0]
             film_of = (problem, settings, prediction, kept, levels, first_key, closure_symbol)
             variables.update(reduced_film(*film_of))
-    if settings.probe_samples and run.complete:
-        with run.stage("probes", optional=True):
+    if settings.probe_samples:
+        with run.stage("probes"):
             variables.update(probe(problem, settings, prediction, kept, levels, probe_key, run.report))
-    return _dataset(problem, settings, prediction, variables, len(batches), run)
+    return _dataset(problem, settings, prediction, variables, run)
 
 
 def kept_levels(num_levels: int) -> np.ndarray:
@@ -215,7 +212,7 @@ def _measure(
     return result
 
 
-def _dataset(problem, settings, prediction, variables, num_batches, run) -> xr.Dataset:
+def _dataset(problem, settings, prediction, variables, run) -> xr.Dataset:
     """Label everything."""
     coordinates = {
         "sigma": (("sigma",), np.asarray(prediction.sigmas)),
@@ -237,10 +234,7 @@ def _dataset(problem, settings, prediction, variables, num_batches, run) -> xr.D
         "criticality",
         settings.label,
         settings,
-        run.status,
         run.seconds,
-        num_samples_done=num_batches * settings.batch_size,
-        num_batches_done=num_batches,
         frame=settings.frame,
         **{k: json.dumps(v) if isinstance(v, list) else v for k, v in prediction.attributes.items()},
     )

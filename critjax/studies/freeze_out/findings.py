@@ -284,8 +284,6 @@ def table(dataset: xr.Dataset) -> list[Row]:
 def content(dataset: xr.Dataset) -> Content:
     """Collect sentences and table of a freeze-out study."""
     settings = stored_values(dataset)
-    grids, numbers = settings["binder_grids"] or [], settings["steps_per_tau"]
-    done = dataset.sizes["steps_per_tau"] + dataset.sizes.get("grid_side", 0)
     return Content(
         f"two patterns, p = {settings['size']}; {settings['grid']} x {settings['grid']}, "
         f"n = {', '.join(str(n) for n in dataset['steps_per_tau'].values)} Langevin steps of "
@@ -295,5 +293,5 @@ def content(dataset: xr.Dataset) -> Content:
         table(dataset),
         "Errors are one standard error, by jackknife over blocks of samples. n: Langevin steps per unit of ln σ. "
         f"{UNITS}",
-        labels(dataset, done, len(numbers) + len(grids), "quenches and grids"),
+        labels(dataset),
     )

@@ -76,15 +76,12 @@ def run(
         ``binder_crossing``, the sigma/sigma_c at which the cumulant passes `ISING_BINDER`, and ``relaxation_tau``,
         the change of ln sigma during which order diffuses across the grid, 1/(a K k1^2): where it is not small the
         curve shows freeze-out, not equilibrium.
-        Attributes ``status`` ("complete" or "interrupted"), ``settings``, ``versions``, ``seconds``. An interrupted run
-        returns the quenches and grids that were finished.
+        Attributes ``settings``, ``versions``, ``seconds``.
 
     Raises
     ------
     ValueError
         If a setting is illegal.
-    KeyboardInterrupt
-        If interrupted before the first quench was finished.
 
     Notes
     -----
@@ -116,10 +113,7 @@ def run(
         return _binder(full, denoise_fn, sides[index], key)
 
     rows = list(run.parts("quenches", [f"quench-{number}" for number in numbers], quench_of))
-    columns = []
-    if run.complete and sides:
-        names = [f"grid-{side}" for side in sides]
-        columns = list(run.parts("binder", names, grid_of, optional=True))
+    columns = list(run.parts("binder", [f"grid-{side}" for side in sides], grid_of)) if sides else []
     return _dataset(full, rows, columns, run)
 
 
@@ -395,7 +389,6 @@ def _dataset(settings: ResolvedFreezeOut, rows: list, columns: list, run: Run) -
         "freeze-out",
         f"two patterns, p = {settings.size}",
         settings,
-        run.status,
         run.seconds,
         critical_sigma_bare=float(settings.size),
         fit_from=settings.fit_from,

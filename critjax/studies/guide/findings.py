@@ -290,5 +290,5 @@ def content(dataset: xr.Dataset) -> Content:
         table(dataset),
         "Errors are one standard error over images; differences are paired by seed. Primary statistic, fixed "
         f"before the run: {dataset.attrs['primary_statistic']}. {UNITS}",
-        labels(dataset, dataset.attrs.get("num_samples_done"), settings.get("num_samples"), "samples"),
+        labels(dataset),
     )

@@ -72,8 +72,6 @@ def run(
     ------
     ValueError, FileNotFoundError
         If a setting is illegal or a file is missing.
-    KeyboardInterrupt
-        If interrupted; finished parts have gone to ``on_checkpoint``.
 
     Notes
     -----
@@ -114,7 +112,6 @@ def run(
         "guide",
         full.label,
         full,
-        run.status,
         run.seconds,
         plan=parts["plan"].attrs["plan"],
         primary_statistic=PRIMARY,

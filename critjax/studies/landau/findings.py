@@ -186,5 +186,5 @@ def content(dataset: xr.Dataset) -> Content:
         table(dataset),
         "The error is the root-mean-square difference of the slow fields, |k| ≤ π/p, over the size of the exact "
         f"one. {UNITS}",
-        labels(dataset, dataset.sizes["bank"], len(settings["banks"]), "banks"),
+        labels(dataset),
     )

@@ -103,15 +103,12 @@ def run(
     -------
     xarray.Dataset
         Axes ``bank``, ``level`` (with ``sigma`` per bank), ``comparison``, ``error_limit``, ``slow_wavenumber``,
-        ``quench``, and those of the film: ``film_row``, ``film_level``, ``y``, ``x``. Interrupted after
-        the first bank it holds the banks that are done, and says so in its ``status``.
+        ``quench``, and those of the film: ``film_row``, ``film_level``, ``y``, ``x``.
 
     Raises
     ------
     ValueError
         If a setting is illegal.
-    KeyboardInterrupt
-        If interrupted before the first bank was done.
 
     Notes
     -----
@@ -139,7 +136,7 @@ def run(
         unit = next((u for prefix, u in _UNITS.items() if str(name).startswith(prefix)), None)
         if unit is not None:
             result[name].attrs["units"] = unit
-    result.attrs = attributes("landau", "exact and reduced dynamics", full, run.status, run.seconds)
+    result.attrs = attributes("landau", "exact and reduced dynamics", full, run.seconds)
     return result
 
 
