@@ -1,4 +1,4 @@
-"""One ELS evaluation against the bare matrix product: at most 2.0 times at p = 7, 1.0 at p = 15, 0.7 with colour.
+"""One ELS evaluation against the bare product: at most 2.0 times at p = 7, 3.0 at low noise; 1.0 at p = 15.
 
 Prints medians of five, the ratio, the speed as a fraction of this machine's matrix product, and, with
 ``--memory``, the peak resident memory above the imports in a fresh process.
@@ -24,7 +24,10 @@ from _timing import (
 
 from critjax import ImageBank, patch_denoiser
 
-CASES = [(28, 1, 7, 2.0), (28, 1, 15, 1.0), (32, 3, 15, 1.0)]
+#: Side, channels, window, bars where scores are plain and where they are accurate.
+CASES = [(28, 1, 7, (2.0, 3.0)), (28, 1, 15, (1.0, 1.0)), (32, 3, 15, (1.0, 1.0))]
+#: Random images have accurate scores from here on.
+LOW_NOISE = 0.5
 
 
 def data(side: int, channels: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +71,7 @@ def main() -> None:
     speed = matmul_speed()
     print(f"{machine()}; matrix product {speed / 1e9:.0f} GFLOP/s")
     rows = []
-    for number, (side, channels, size, bar) in enumerate(CASES):
+    for number, (side, channels, size, bars) in enumerate(CASES):
         images, x = data(side, channels, arguments.num_images)
         queries, candidates = windows(x[None], size), windows(images, size)
         functions = {"bare": bare_product(queries, candidates)}
@@ -87,7 +90,7 @@ def main() -> None:
                     f"{seconds['bare']:.3f}",
                     f"{taken:.3f}",
                     f"{taken / seconds['bare']:.2f}",
-                    bar,
+                    bars[sigma <= LOW_NOISE],
                     f"{work / taken / speed:.2f}",
                     peak,
                 ]

@@ -89,7 +89,7 @@ def main() -> None:
             difference = np.abs(np.asarray(ours()) - baseline()).max()
             taken, seconds = interleaved({"torch": baseline, "critjax": ours}, settle=1.0).values()
             name = f"{side} x {side} x {channels}"
-            row = [name, size, filters, f"{taken:.2f}", f"{seconds:.3f}", f"{taken / seconds:.1f}", 10]
+            row = [name, size, filters, f"{taken:.2f}", f"{seconds:.3f}", f"{taken / seconds:.1f}", 8]
             row += [f"{difference:.0e}", *(f"{work / t / speed:.2f}" for t in (taken, seconds))]
             rows.append([*row, memory_of(__file__, "--memory", case, filters, *common), own])
     header = [
