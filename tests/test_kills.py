@@ -118,7 +118,7 @@ def test_killed_commands_go_on_to_the_last_bit(place, command):
         process = start(place, [*words, folder])
         wait = rng.uniform(0.2, 1.05) * whole if kills < KILLS else 600
         try:
-            process.wait(timeout=wait)
+            process.communicate(timeout=wait)
         except subprocess.TimeoutExpired:
             number = SIGNALS[kills % 3]
             process.send_signal(number)

@@ -51,6 +51,7 @@ ORACLE, DERIVATIVES, NESTED_TESTS, FOURIER, SPECTRA, LANDAU, DYNAMICS, RENORMALI
         "test_freeze_out",
     )
 )
+STORE, RUNNER, FAULTS, COMMANDS = (f"tests/test_{name}.py" for name in ("store", "runner", "faults", "cli"))
 PRODUCTS, SUMS, SCORES, PLAN, BLOCKS, PARTS, POSTERIOR, WINDOWS, SCHEDULE = (
     f"critjax/patch_score/_{name}.py"
     for name in (
@@ -1094,6 +1095,76 @@ MUTATIONS = [
         "| (ends[0] <= log_sigma[-1])",
         "| (ends[0] < log_sigma[-1])",
         (WINDOW, "reaches_an_end"),
+    ),
+    Mutation(
+        "store, damaged parts",
+        "critjax/store.py",
+        'check(found.pop("digest", None) == digest(content), "part"',
+        'check(found.pop("digest", None) is not None, "part"',
+        (STORE, "flipped_bit"),
+    ),
+    Mutation(
+        "store, parts of others",
+        "critjax/store.py",
+        'check(not differing, "part"',
+        'check(True, "part"',
+        (STORE, "belongs_to_others"),
+    ),
+    Mutation(
+        "store, a file written in place",
+        "critjax/store.py",
+        "handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)",
+        'handle, temporary = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), path.with_suffix(".new")',
+        (STORE, "whatever_fails"),
+    ),
+    Mutation(
+        "store, files of the dead",
+        "critjax/store.py",
+        "path.unlink(missing_ok=True)",
+        "path.exists()",
+        (STORE, "once_its_run_is_dead"),
+    ),
+    Mutation(
+        "store, two runs in a folder",
+        "critjax/store.py",
+        "lock.acquire(timeout=0)",
+        "lock.lock_file",
+        (STORE, "once_its_run_is_dead"),
+    ),
+    Mutation(
+        "studies, parts of another run",
+        "critjax/studies/_engine/storage.py",
+        "if says(path, run=run)]",
+        "if says(path)]",
+        (RUNNER, "other_settings"),
+    ),
+    Mutation(
+        "sweeps, a batch of another place",
+        "critjax/sweeps.py",
+        "unseal(path.read_bytes(), sweep=self.sweep, number=number)",
+        "path.read_bytes().partition(b'\\n')[2]",
+        (FAULTS, "bits_of_a_sweep"),
+    ),
+    Mutation(
+        "cli, a second signal",
+        "critjax/cli/_signals.py",
+        "if seen == 2:",
+        "if seen == 3:",
+        (COMMANDS, "second_everything"),
+    ),
+    Mutation(
+        "networks, weights with a flipped bit",
+        "critjax/networks/_weights.py",
+        "told is not None and told != _digest(arrays, header)",
+        "told is not None and told == ''",
+        (FAULTS, "bits_of_weights"),
+    ),
+    Mutation(
+        "networks, the checkpoint before",
+        "critjax/networks/_checkpoints.py",
+        "    if (folder / CHECKPOINT).exists():",
+        "    if (folder / CHECKPOINT).is_symlink():",
+        ("tests/test_training.py", "stands_in_for"),
     ),
 ]
 
