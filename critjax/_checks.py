@@ -175,11 +175,21 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
     return log_prior
 
 
-def check_count(name: str, value: Any, *, least: int = 0, advice: str) -> int:
-    """Return a static integer >= ``least`` as an ``int`` or raise `ValueError`; True is none."""
+#: Counts are at most this, unless a function says otherwise: what JAX takes for a size or an index.
+MOST = 2**31 - 1
+
+
+def check_count(name: str, value: Any, *, least: int = 0, most: int = MOST, advice: str) -> int:
+    """Return a static integer from ``least`` to ``most`` as an ``int`` or raise `ValueError`; True is none."""
     good = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
     check(good, name, f"an integer >= {least}", repr(value), advice)
+    check(bool(value <= most), name, f"an integer <= {most}", f"{float(value):.3g}", advice)
     return int(value)
+
+
+def is_real(array: np.ndarray) -> bool:
+    """Tell whether an array on the host holds real numbers, those of half precision among them; True is none."""
+    return array.dtype.kind in "iuf" or jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def as_scalar(
@@ -194,8 +204,7 @@ def as_scalar(
         check(value.shape == (), name, expected, f"shape {value.shape}", advice)
         return value
     number = np.asarray(value)
-    real = number.dtype.kind in "iuf" or number.dtype == jnp.bfloat16  # whose kind says nothing
-    check(real and number.ndim == 0, name, expected, repr(value), advice)
+    check(is_real(number) and number.ndim == 0, name, expected, repr(value), advice)
     check(bool(np.isfinite(number)) and (good is None or good(float(number))), name, expected, value, advice)
     if number.dtype.kind == "f" and hasattr(value, "dtype"):
         return number

@@ -31,8 +31,18 @@ LOCK = ".critjax.lock"
 TEMPORARY = ".critjax-"
 
 
-def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
+def write_file(path: str | os.PathLike[str], content: bytes | str, *, sync: bool = True) -> Path:
     """Write a file in one step: a reader, a crash or a power cut finds the old one or the new one, never a part.
+
+    Parameters
+    ----------
+    path : path
+        In a folder that is there.
+    content : bytes or str
+        Text is written as UTF-8.
+    sync : bool
+        Wait until the disk has it, about a millisecond. Without, a power cut may take the file, or leave a damaged one:
+        for what tells that it is whole (`seal`) and can be computed again.
 
     Raises
     ------
@@ -54,12 +64,14 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp is for its owner only; a result is a file like any other
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
     except OSError as error:
         raise _no_place(path, f"a place for {len(content):,} bytes", error) from None
     finally:

@@ -11,7 +11,9 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,6 +33,8 @@ __all__ = ["grid_points", "sweep"]
 
 #: Largest batch that is chosen when none is given.
 DEFAULT_BATCH = 64
+#: A sweep waits this often for the disk to have what it saved.
+SYNC_SECONDS = 1.0
 
 
 def grid_points(**axes: Any) -> dict[str, np.ndarray]:
@@ -134,8 +138,8 @@ def sweep(
     and versions. A folder where any of these differ is refused. The mesh may differ, unless the program
     depends on the number of devices, as that of `patch_denoiser` does. The digest misses what the program
     does not show, such as Python called back from it: after such a change take a new folder. Files appear
-    complete or not at all. A batch file that was damaged later, or is of another sweep, is evaluated again, with a
-    warning. One sweep at a time may use a folder; a second one is refused.
+    complete or not at all; the disk is waited for once a second. A batch file that was damaged later, or is of
+    another sweep, is evaluated again, with a warning. One sweep at a time may use a folder; a second one is refused.
 
     Example
     -------
@@ -306,7 +310,7 @@ class _Saved:
     """The finished batches of a sweep in a folder that is new, empty or of the same sweep; another is not touched."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self._synced = folder, -math.inf
         self.sweep = digest(json.dumps(identity, sort_keys=True).encode())
         advice, record = "choose another folder", folder / "sweep.json"
         try:
@@ -331,7 +335,12 @@ class _Saved:
         """Save the results of a batch, one array a leaf."""
         file = io.BytesIO()
         np.savez(file, *values)
-        write_file(self._path(number), seal(file.getvalue(), sweep=self.sweep, number=number))
+        # To wait for the disk takes longer than many a batch; one that a power cut damages is evaluated again.
+        now = time.monotonic()
+        sync = now >= self._synced + SYNC_SECONDS
+        self._synced = now if sync else self._synced
+        content = seal(file.getvalue(), sweep=self.sweep, number=number)
+        write_file(self._path(number), content, sync=sync)
 
     def load(self, number: int, results: list[np.ndarray], rows: np.ndarray) -> bool:
         """Fill in the results of a finished batch; return False if there are none that can be used.

@@ -51,6 +51,33 @@ def ladder(high, low, num, dtype=np.float64):
     return jax.device_put(np.geomspace(high, low, num).astype(dtype))
 
 
+def test_windows_hold_the_same_levels_everywhere_and_after_a_round_trip():
+    """Edges at levels, in float32 as in Python: what describes a window, what guides, what counts steps."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(False):
+        for case in range(60):
+            ends = 10.0 ** rng.uniform(1, 3), 10.0 ** rng.uniform(-6, -1)
+            sigmas = np.geomspace(*ends, rng.integers(4, 60))
+            low, high = sigmas[np.sort(rng.choice(len(sigmas) - 1, 2, replace=False))[::-1]]
+            ladder = [sigmas, jnp.asarray(sigmas, jnp.float32)][case % 2]
+            window = describe_window(float(low), float(high), sigmas=ladder)
+            first, last = window["step"]
+            assert sigmas[first] == high and sigmas[last + 1] == low
+            for unit in ("sigma", "t_ou", "alpha_bar", "log_snr", "rectified_flow_time"):
+                edges = window_from(unit, *window[unit])
+                for dtype in (np.float32, np.float64):
+                    held = [bool(pulse(*edges, 1.0)(level)) for level in np.asarray(sigmas, dtype)[:-1]]
+                    assert np.flatnonzero(held).tolist() == list(range(first, last + 1)), (unit, low, high)
+            assert window_from("step", first, last, sigmas=ladder) == pytest.approx((low, high), rel=1e-6)
+
+
+def test_pure_noise_is_inside_of_a_window_without_end():
+    window = describe_window(0.5, np.inf, sigmas=sampler_levels("rectified_flow", 4))
+    assert window["step"] == (0, 2) and window["alpha_bar"] == (0.0, 0.8)
+    assert float(pulse(0.5, np.inf, 2.0)(np.inf)) == 2.0
+    assert window_from("alpha_bar", *window["alpha_bar"]) == pytest.approx((0.5, np.inf))
+
+
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("weight", [-0.5, 0.3, 2.5])
 def test_guided_denoiser_is_the_stated_mixture(weight, skip):

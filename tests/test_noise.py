@@ -326,6 +326,59 @@ def test_description_lists_the_smooth_units_as_python_numbers():
     assert str(noise.describe_noise(1.0)["log_snr"]) == "0.0"  # no minus sign
 
 
+#: From images in [-1, 1] at the end of any ladder to pictures in 0..255 at its start.
+WIDE = [1e-6, 1e-4, 0.002, 0.1, 1.0, 80.0, 1e3]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_python_numbers_are_converted_in_double_precision_whatever_jax_has_on(unit):
+    forward, backward, tolerance = UNITS[unit]
+    with jax.enable_x64(False):
+        for sigma in WIDE:
+            there = forward(sigma)
+            assert type(there) is float
+            expected = DEFINITIONS[unit](np.longdouble(sigma))
+            assert there == pytest.approx(float(expected), rel=1e-15)
+            assert backward(there) == pytest.approx(sigma, rel=tolerance(sigma) * 2.3e-16)
+            assert backward(there) == pytest.approx(sigma, rel=noise._units.EDGE_TOLERANCE)
+        assert type(noise.ddpm_timestep_to_sigma(500)) is float
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, None])
+def test_pure_noise_is_a_level_in_every_unit(dtype):
+    infinite = math.inf if dtype is None else np.asarray(np.inf, dtype)
+    at_infinity = {"t_ou": np.inf, "alpha_bar": 0.0, "log_snr": -np.inf, "rectified flow": 1.0}
+    for unit, (forward, backward, _) in UNITS.items():
+        assert float(forward(infinite)) == at_infinity[unit]
+        assert float(backward(forward(infinite))) == np.inf
+    assert float(noise.frame_correction(infinite, "vp")) == 1.0
+    assert noise.describe_noise(infinite)["alpha_bar"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    sigma = jnp.asarray([0.01, 0.5, 3.0, 100.0], dtype)
+    wide = np.asarray(sigma, np.float32)
+    for forward, backward, _ in UNITS.values():
+        found = forward(sigma)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.asarray(forward(wide)).astype(dtype))
+        assert np.all(np.isfinite(np.asarray(backward(jnp.asarray(0.25, dtype)), np.float32)))
+    # 1040 is a number of bfloat16, and no timestep of a schedule of a thousand.
+    assert np.isnan(float(noise.ddpm_timestep_to_sigma(jnp.asarray(1040, dtype))))
+    half = noise.ddpm_timestep_to_sigma(jnp.asarray(500, dtype))
+    assert half.dtype == dtype and float(half) == pytest.approx(3.44, rel=0.01)
+
+
+def test_integers_and_foreign_byte_orders_are_numbers():
+    for values in (np.array([1, 3]), np.array([1.0, 3.0], ">f4"), [1, 3], np.array([1, 3], np.int64)):
+        found = inspect.unwrap(noise.sigma_to_rectified_flow_time)(values)
+        np.testing.assert_allclose(found, [0.5, 0.75], rtol=1e-6)
+    assert noise.sigma_to_rectified_flow_time(2**40) == pytest.approx(1, rel=1e-12)
+    large = inspect.unwrap(noise.sigma_to_log_snr)(np.array([2**40]))
+    np.testing.assert_allclose(large, -80 * math.log(2), rtol=1e-6)
+
+
 # Messages ------------------------------------------------------------------------------------------------
 
 
@@ -352,30 +405,50 @@ def test_bad_grids_are_named(grid):
         inspect.unwrap(grid)(np.ones(2), 0.1, 4)
 
 
+@pytest.mark.parametrize("grid", [noise.geometric_sigmas, noise.karras_sigmas])
+def test_levels_that_rounding_does_not_leave_apart_are_refused(grid):
+    with pytest.raises(ValueError, match="num_steps: expected levels that rounding leaves apart, got equal"):
+        grid(1.0001, 1.0, 100_000, dtype=jnp.float32)
+    with pytest.raises(ValueError, match="num_steps: expected an integer <= 10000000, got 1e"):
+        grid(1.0, 0.1, 10**30)
+    with pytest.raises(ValueError, match="sigma_max: expected a noise level, got 'high'"):
+        inspect.unwrap(grid)("high", 0.1, 3)
+
+
 def test_bad_exponent_is_named():
+    for bad in ("seven", math.inf, math.nan, None):
+        with pytest.raises(ValueError, match="rho: expected an exponent > 0"):
+            inspect.unwrap(noise.karras_sigmas)(1.0, 0.1, 4, rho=bad)
     with pytest.raises(ValueError, match=r"rho: expected an exponent > 0, got 0\.0"):
         noise.karras_sigmas(1.0, 0.1, 4, rho=0.0)
 
 
-@pytest.mark.parametrize(
-    ("function", "bad", "text"),
-    [
-        (noise.sigma_to_t_ou, -1.0, r"sigma: expected noise standard deviations >= 0, got \[-1\.\]"),
-        (noise.sigma_to_alpha_bar, math.nan, r"sigma: expected noise standard deviations >= 0, got \[nan\]"),
-        (
-            noise.sigma_to_log_snr,
-            [1.0, -2.0],
-            r"sigma: expected noise standard deviations >= 0, got \[-2\.\]",
-        ),
-        (noise.sigma_to_rectified_flow_time, -1.0, "sigma: expected noise standard deviations >= 0"),
-        (noise.sigma_to_ddpm_timestep, -1.0, "sigma: expected noise standard deviations >= 0"),
-        (noise.t_ou_to_sigma, -0.1, r"t_ou: expected times >= 0, got \[-0\.1\]"),
-        (noise.alpha_bar_to_sigma, 1.5, r"alpha_bar: expected values in \[0, 1\], got \[1\.5\]"),
-        (noise.rectified_flow_time_to_sigma, -0.5, r"time: expected values in \[0, 1\], got \[-0\.5\]"),
-        (noise.log_snr_to_sigma, math.nan, r"log_snr: expected numbers, got \[nan\]"),
-        (noise.ddpm_timestep_to_sigma, math.nan, r"timestep: expected numbers, got \[nan\]"),
-    ],
-)
+OUTSIDE = [
+    (noise.sigma_to_t_ou, -1.0, r"sigma: expected noise standard deviations >= 0, got \[-1\.\]"),
+    (noise.sigma_to_alpha_bar, math.nan, r"sigma: expected noise standard deviations >= 0, got \[nan\]"),
+    (
+        noise.sigma_to_log_snr,
+        [1.0, -2.0],
+        r"sigma: expected noise standard deviations >= 0, got \[-2\.\]",
+    ),
+    (noise.sigma_to_rectified_flow_time, -1.0, "sigma: expected noise standard deviations >= 0"),
+    (noise.sigma_to_ddpm_timestep, -1.0, "sigma: expected noise standard deviations >= 0"),
+    (noise.t_ou_to_sigma, -0.1, r"t_ou: expected times >= 0, got \[-0\.1\]"),
+    (noise.alpha_bar_to_sigma, 1.5, r"alpha_bar: expected values in \[0, 1\], got \[1\.5\]"),
+    (noise.rectified_flow_time_to_sigma, -0.5, r"time: expected values in \[0, 1\], got \[-0\.5\]"),
+    (noise.log_snr_to_sigma, math.nan, r"log_snr: expected numbers, got \[nan\]"),
+    (noise.ddpm_timestep_to_sigma, math.nan, r"timestep: expected numbers, got \[nan\]"),
+]
+
+
+@pytest.mark.parametrize(("function", "bad", "text"), OUTSIDE)
+def test_what_is_no_number_is_named(function, bad, text):
+    for wrong in ("one", None, True, [None], 1j):
+        with pytest.raises(ValueError, match=text.split(",")[0]):
+            inspect.unwrap(function)(wrong)
+
+
+@pytest.mark.parametrize(("function", "bad", "text"), OUTSIDE)
 def test_values_outside_the_domain_are_named_when_they_can_be_read(function, bad, text):
     bad = np.array(bad)
     with pytest.raises(ValueError, match=text):

@@ -120,7 +120,15 @@ CALLS = {
     "apply_symbol": lambda v: fourier.apply_symbol(v["x"][0, ..., None] + 0j, v["y"][0]),
 }
 # Functions that only assemble others, or compile nothing.
-PLAIN = {"soft_modes", "constant", "sampler_levels", "window_status", "ddpm_sigma_range", "bootstrap_means"}
+PLAIN = {
+    "is_inside",
+    "soft_modes",
+    "constant",
+    "sampler_levels",
+    "window_status",
+    "ddpm_sigma_range",
+    "bootstrap_means",
+}
 PLAIN |= {"jackknife_spread", "fft2", "ifft2"}
 
 

@@ -351,6 +351,18 @@ def test_every_dtype_comes_back_from_the_folder(tmp_path):
     assert_trees_equal(sweep(fn, points, batch_size=2, folder=tmp_path), whole)
 
 
+def test_the_disk_is_waited_for_once_in_a_while(tmp_path, monkeypatch):
+    """Of each sync there is one of the file and one of its folder; the record is always synced."""
+    count = []
+    monkeypatch.setattr(os, "fsync", count.append)
+    sweep(squares, square_points(), batch_size=1, folder=tmp_path / "a")
+    assert 4 <= len(count) <= 8  # eleven batches take less than two seconds
+    count.clear()
+    monkeypatch.setattr(sweeps, "SYNC_SECONDS", 0.0)
+    sweep(squares, square_points(), batch_size=1, folder=tmp_path / "b")
+    assert len(count) == 2 * 12
+
+
 def test_folders_that_cannot_be_used_are_refused_before_anything_is_evaluated(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("evaluated")

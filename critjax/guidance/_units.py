@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from critjax._checks import check, check_option, check_sigmas, is_concrete
@@ -14,6 +12,7 @@ from critjax.noise import (
     DDPM_SCHEDULES,
     alpha_bar_to_sigma,
     ddpm_timestep_to_sigma,
+    is_inside,
     karras_sigmas,
     log_snr_to_sigma,
     rectified_flow_time_to_sigma,
@@ -124,9 +123,9 @@ def describe_window(
         floats: ``sigma`` (falls), ``t_ou`` (falls), ``alpha_bar`` (rises), ``log_snr`` (rises),
         ``rectified_flow_time`` (falls), ``ddpm_timestep_linear`` and ``ddpm_timestep_cosine`` (fall; counted from 0;
         NaN for an edge outside the schedule). With a ladder also ``step``, the first and the last index n of the
-        steps ``sigmas[n] -> sigmas[n+1]`` that start in the window, sigma_low < sigmas[n] <= sigma_high, as `pulse`
-        weighs them, or None if none does. (A Heun step also looks at its end: with `pulse` the second stage of the
-        step before the first one is guided, too.)
+        steps ``sigmas[n] -> sigmas[n+1]`` that start in the window, sigma_low < sigmas[n] <= sigma_high, exactly those
+        that `pulse` weighs, or None if none does. (A Heun step also looks at its end: with `pulse` the second stage
+        of the step before the first one is guided, too.)
 
     Raises
     ------
@@ -155,13 +154,13 @@ def describe_window(
     advice = "pass the lower level first; NaN means that no window was found, see its status"
     check(0 <= low <= high, "sigma_low, sigma_high", "0 <= sigma_low <= sigma_high", (low, high), advice)
     window: dict[str, Any] = {"sigma": (high, low)}
-    ends = _in_units(
-        sigma_high, sigma_low, num_timesteps
-    )  # in their own precision, in the order of generation
-    window |= {unit: (float(start), float(stop)) for unit, (start, stop) in zip(_TOLD, ends, strict=True)}
+    window |= {unit: (convert(high), convert(low)) for unit, convert in _FROM_SIGMA.items()}
+    for schedule in DDPM_SCHEDULES:
+        options = {"schedule": schedule, "num_timesteps": num_timesteps}
+        ends = tuple(sigma_to_ddpm_timestep(edge, **options) for edge in (high, low))
+        window[f"ddpm_timestep_{schedule}"] = ends
     if sigmas is not None:
-        starts = _checked_levels(sigmas)[:-1]
-        inside = np.flatnonzero((starts > low) & (starts <= high))
+        inside = np.flatnonzero(is_inside(_checked_levels(sigmas)[:-1], low, high))
         window["step"] = (int(inside[0]), int(inside[-1])) if inside.size else None
     return window
 
@@ -173,19 +172,6 @@ class Window(NamedTuple):
     """Lower edge, as of `pulse`."""
     sigma_high: float
     """Upper edge."""
-
-
-#: Units of `describe_window` beside sigma itself.
-_TOLD = (*_FROM_SIGMA, *(f"ddpm_timestep_{schedule}" for schedule in DDPM_SCHEDULES))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _in_units(start: Any, stop: Any, num_timesteps: int) -> list[tuple[Any, Any]]:
-    converters = list(_FROM_SIGMA.values())
-    for schedule in DDPM_SCHEDULES:
-        options = {"schedule": schedule, "num_timesteps": num_timesteps}
-        converters.append(functools.partial(sigma_to_ddpm_timestep, **options))
-    return [(convert(start), convert(stop)) for convert in converters]
 
 
 def window_from(

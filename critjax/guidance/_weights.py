@@ -15,6 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from critjax._checks import check, check_finite, check_sigmas, is_concrete, message
 from critjax._programs import as_argument, as_pytree
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Scalar
+from critjax.noise import is_inside
 
 #: A noise level in, the guidance weight there out: ``(sigma ()) -> ()``.
 WeightFn: TypeAlias = Callable[..., Any]
@@ -240,14 +241,15 @@ class Pulse(NamedTuple):
 def _pulse(pulse: Pulse, sigma: Any) -> Array:
     sigma = as_level(sigma)
     low, high, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in pulse)
-    return jnp.where((sigma > low) & (sigma <= high), weight, baseline)
+    return jnp.where(is_inside(sigma, low, high), weight, baseline)
 
 
 def pulse(sigma_low: Any, sigma_high: Any, weight: Any, *, baseline: Any = 0.0) -> Pulse:
     r"""Weigh one interval of noise levels: w = weight for sigma_low < sigma <= sigma_high, baseline elsewhere.
 
     Generation goes down in noise: the interval holds the level at which it is entered, not the one at which it is
-    left. Neighbouring pulses tile, and a pulse of zero width is exactly no guidance.
+    left. An edge within 1e-4 of a level counts as at it. Neighbouring pulses tile, and a pulse of zero width is
+    exactly no guidance.
 
     Parameters
     ----------

@@ -162,7 +162,7 @@ class _Timesteps:
     schedule: str
     num_timesteps: int
 
-    def __call__(self, sigma: Array) -> Array:
+    def __call__(self, sigma: Array) -> Any:
         return sigma_to_ddpm_timestep(sigma, schedule=self.schedule, num_timesteps=self.num_timesteps)
 
 

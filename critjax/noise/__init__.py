@@ -14,10 +14,11 @@ DDPM timestep       ``alpha_bar_t`` of a discrete schedule     0 ... T - 1, NaN 
 ==================  =========================================  =================================
 
 All conversions take a scalar or an array, keep its dtype, are differentiable, and invert each other up to
-rounding. Two of them crowd a whole range of noise levels next to the number one, where floats have a spacing
-``eps``: after a round trip the relative error of sigma is about ``eps/sigma^2`` through alpha_bar (small
-sigma) and ``eps sigma`` through rectified-flow time (large sigma). No formula avoids that; t_ou and log_snr
-have no such limit.
+rounding. Python numbers are converted in float64 and stay Python numbers; half precision is computed in float32.
+An infinite sigma, pure noise, is legal. Two conversions crowd a whole range of noise levels next to the number
+one, where floats have a spacing ``eps``: after a round trip the relative error of sigma is about
+``eps/sigma^2`` through alpha_bar (small sigma) and ``eps sigma`` through rectified-flow time (large sigma). No
+formula avoids that; t_ou and log_snr have no such limit.
 
 Every conversion raises `ValueError` for concrete input outside the domain of its unit. Under ``jit`` values
 cannot be read: there the formula is evaluated as it stands. THEORY section 1.
@@ -33,6 +34,7 @@ from critjax.noise._units import (
     ddpm_timestep_to_sigma,
     describe_noise,
     frame_correction,
+    is_inside,
     log_snr_to_sigma,
     rectified_flow_time_to_sigma,
     sigma_to_alpha_bar,
@@ -53,6 +55,7 @@ __all__ = [
     "describe_noise",
     "frame_correction",
     "geometric_sigmas",
+    "is_inside",
     "karras_sigmas",
     "log_snr_to_sigma",
     "rectified_flow_time_to_sigma",

@@ -9,16 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_count, is_concrete
+from critjax._checks import as_scalar, check, check_count, is_concrete, is_real
 from critjax._typing import Array, Float, Scalar
+
+#: Steps of a ladder at most; float32 does not tell so many levels apart.
+MOST_STEPS = 10_000_000
+
+
+def _falling(sigmas: Array) -> Array:
+    """Return levels that rounding leaves apart, or raise."""
+    if is_concrete(sigmas):
+        good = bool(np.all(np.diff(np.asarray(sigmas)) < 0))
+        got = f"equal neighbours among {len(sigmas)} in {sigmas.dtype}"
+        check(
+            good, "num_steps", "levels that rounding leaves apart", got, "take fewer steps, or a larger rho"
+        )
+    return sigmas
 
 
 def _checked(sigma_max: Any, sigma_min: Any, num_steps: Any, dtype: Any) -> tuple[Any, Any, int, Any]:
     """Check the arguments of a noise grid; return those of its program."""
-    num_steps = check_count("num_steps", num_steps, least=1, advice="ask for at least one step")
+    num_steps = check_count(
+        "num_steps", num_steps, least=1, most=MOST_STEPS, advice="ask for tens to hundreds"
+    )
     for name, end in (("sigma_max", sigma_max), ("sigma_min", sigma_min)):
         got = f"shape {tuple(np.shape(end))}"
         check(np.shape(end) == (), name, "a scalar", got, "use jax.vmap for several grids")
+        real = not is_concrete(end) or is_real(np.asarray(end))
+        check(real, name, "a noise level", repr(end), "pass a standard deviation")
     if dtype is None:
         dtype = jnp.result_type(sigma_max, sigma_min)
         dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else float
@@ -56,8 +74,9 @@ def _geometric(high: Any, low: Any, num_steps: int, dtype: Any) -> Array:
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _karras(high: Any, low: Any, num_steps: int, dtype: Any, rho: Any) -> Array:
     high, low, fraction = _ends(high, low, num_steps, dtype)
-    first, last = high ** (1 / rho), low ** (1 / rho)
-    sigmas = (first + fraction * (last - first)) ** rho
+    # In logarithms, which neither overflow at small rho nor cancel at large.
+    span = jnp.expm1((jnp.log(low) - jnp.log(high)) / rho)
+    sigmas = high * jnp.exp(rho * jnp.log1p(fraction * span))
     return sigmas.at[0].set(high).at[-1].set(low)
 
 
@@ -85,14 +104,14 @@ def geometric_sigmas(
     Raises
     ------
     ValueError
-        If ``num_steps < 1`` or the ends are not two scalars in order.
+        If ``num_steps < 1``, the ends are not two scalars in order, or rounding leaves no levels apart.
 
     Example
     -------
     >>> print(np.round(np.float64(geometric_sigmas(100.0, 1.0, 4)), 2))
     [100.    31.62  10.     3.16   1.  ]
     """
-    return _geometric(*_checked(sigma_max, sigma_min, num_steps, dtype))
+    return _falling(_geometric(*_checked(sigma_max, sigma_min, num_steps, dtype)))
 
 
 def karras_sigmas(
@@ -128,5 +147,5 @@ def karras_sigmas(
     >>> print(np.round(np.float64(karras_sigmas(80.0, 0.5, 4)), 2))
     [80.   30.44  9.92  2.61  0.5 ]
     """
-    check(rho > 0, "rho", "an exponent > 0", rho, "the paper uses 7")
-    return _karras(*_checked(sigma_max, sigma_min, num_steps, dtype), float(rho))
+    rho = as_scalar("rho", rho, "an exponent > 0", "the paper uses 7", good=lambda value: value > 0)
+    return _falling(_karras(*_checked(sigma_max, sigma_min, num_steps, dtype), rho))

@@ -1,8 +1,13 @@
-"""One noise level in the units of every diffusion convention, and the frame correction of rates."""
+"""One noise level in the units of every diffusion convention, and the frame correction of rates.
+
+Python numbers are converted in float64 and stay Python numbers; arrays in their own dtype, half precision in float32.
+An infinite sigma is the start of schedules whose last timestep is pure noise.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_count, check_option, is_concrete
-from critjax._programs import as_argument
+from critjax._checks import check, check_count, check_option, is_concrete, is_real
 from critjax._typing import Array, ArrayLike, Float, Scalar
 
 #: A noise level or an array of them, in the unit that the function names.
@@ -19,74 +23,120 @@ Levels: TypeAlias = Float[ArrayLike, "*shape"] | float | int
 
 DDPM_SCHEDULES = ("linear", "cosine")
 FRAMES = ("ve", "vp")
+#: Relative distance from a level within which the edge of a window counts as at it: conversions there and back, through
+#: alpha_bar for sigma = 1e-6 even in float64, move an edge by half of it.
+EDGE_TOLERANCE = 1e-4
+
+
+def is_inside(sigma: Any, low: Any, high: Any) -> Any:
+    """Tell which levels a window holds, ``low < sigma <= high``; edges within 1e-4 of a level are at it.
+
+    Neighbouring windows tile. An infinite upper edge holds an infinite level.
+
+    Parameters
+    ----------
+    sigma, low, high : scalars or arrays that broadcast
+        Levels and edges, standard deviations >= 0.
+
+    Returns
+    -------
+    bool or boolean array
+        Of NumPy or JAX, as the arguments are.
+
+    Example
+    -------
+    >>> is_inside(np.array([0.3, 0.1, 0.03, 0.01]), 0.01, np.float32(0.1)).tolist()
+    [False, True, True, False]
+    """
+    return (sigma > low * (1 + EDGE_TOLERANCE)) & (sigma <= high * (1 + EDGE_TOLERANCE))
 
 
 def _levels(name: str, values: Any, low: float, high: float, domain: str) -> Any:
-    """Return ``values`` as the argument of a program, checked against ``[low, high]`` if they can be read."""
-    if is_concrete(values):
-        values = as_argument(values)
-        host = np.asarray(values)
-        bad = host[~((host >= low) & (host <= high))]  # NaN is bad, too
-        check(bad.size == 0, name, domain, np.array2string(bad, threshold=4), "check unit and values")
-    return values
+    """Return ``values`` as `_evaluated` takes them, checked against ``[low, high]`` if they can be read."""
+    if not is_concrete(values):
+        return values
+    if not hasattr(values, "dtype"):
+        values = np.asarray(values) if np.ndim(values) else values
+    host = np.asarray(values)
+    check(is_real(host), name, domain, f"{type(values).__name__} {values!r}", "pass numbers")
+    wide = host.astype(np.float64)
+    bad = wide[~((wide >= low) & (wide <= high))]  # NaN is bad, too
+    check(bad.size == 0, name, domain, np.array2string(bad, threshold=4), "check unit and values")
+    if isinstance(values, (int, float)) and not hasattr(values, "dtype"):
+        return float(values)
+    return (
+        host.astype(jnp.result_type(float)) if host.dtype.kind in "iu" or not host.dtype.isnative else values
+    )
 
 
 def _sigma(sigma: Any) -> Any:
     return _levels("sigma", sigma, 0.0, np.inf, "noise standard deviations >= 0")
 
 
-def _floating(values: Any) -> Array:
-    array = jnp.asarray(values)
-    # A Python integer stays weakly typed and promotes nothing.
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array * 1.0
+def _evaluated(formula: Callable[..., Any], values: Any, *tables: Any) -> Any:
+    """Evaluate ``formula(numpy or jax.numpy, values, *tables)``: for a Python number in float64, on the host."""
+    if isinstance(values, float) and not hasattr(values, "dtype"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return float(formula(np, np.float64(values), *tables))
+    # Within a program a float64 constant would stay one, also where JAX has float64 off.
+    return _program(formula, values, *(table.astype(jnp.result_type(float)) for table in tables))
 
 
-@jax.jit
-def _t_ou(sigma: Any) -> Array:
-    sigma = _floating(sigma)
-    return 0.5 * jnp.log1p(sigma * sigma)
+@functools.partial(jax.jit, static_argnums=0)
+def _program(formula: Callable[..., Any], values: Any, *tables: Any) -> Array:
+    """Half precision is computed in float32."""
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values * 1.0  # a Python integer stays weakly typed and promotes nothing
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    tables = tuple(table.astype(dtype) for table in tables)
+    if dtype == values.dtype:  # a conversion of its own would make weakly typed numbers strong
+        return formula(jnp, values, *tables)
+    return formula(jnp, values.astype(dtype), *tables).astype(values.dtype)
 
 
-@jax.jit
-def _from_t_ou(t_ou: Any) -> Array:
-    return jnp.sqrt(jnp.expm1(2 * _floating(t_ou)))
+def _t_ou(xp: Any, sigma: Any) -> Any:
+    return 0.5 * xp.log1p(sigma * sigma)
 
 
-@jax.jit
-def _alpha_bar(sigma: Any) -> Array:
-    sigma = _floating(sigma)
+def _from_t_ou(xp: Any, t_ou: Any) -> Any:
+    return xp.sqrt(xp.expm1(2 * t_ou))
+
+
+def _alpha_bar(xp: Any, sigma: Any) -> Any:
     return 1 / (1 + sigma * sigma)
 
 
-@jax.jit
-def _from_alpha_bar(alpha_bar: Any) -> Array:
-    alpha_bar = _floating(alpha_bar)
-    return jnp.sqrt((1 - alpha_bar) / alpha_bar)
+def _from_alpha_bar(xp: Any, alpha_bar: Any) -> Any:
+    return xp.sqrt((1 - alpha_bar) / alpha_bar)
 
 
-@jax.jit
-def _log_snr(sigma: Any) -> Array:
-    return -2 * jnp.log(_floating(sigma))
+def _log_snr(xp: Any, sigma: Any) -> Any:
+    return -2 * xp.log(sigma)
 
 
-@jax.jit
-def _from_log_snr(log_snr: Any) -> Array:
-    return jnp.exp(-0.5 * _floating(log_snr))
+def _from_log_snr(xp: Any, log_snr: Any) -> Any:
+    return xp.exp(-0.5 * log_snr)
 
 
-@jax.jit
-def _flow_time(sigma: Any) -> Array:
-    sigma = _floating(sigma)
-    return sigma / (1 + sigma)
+def _flow_time(xp: Any, sigma: Any) -> Any:
+    return xp.where(xp.isinf(sigma), 1, sigma / (1 + sigma))
 
 
-@jax.jit
-def _from_flow_time(time: Any) -> Array:
-    time = _floating(time)
+def _from_flow_time(xp: Any, time: Any) -> Any:
     return time / (1 - time)
 
 
-def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"]:
+def _no_correction(xp: Any, sigma: Any) -> Any:
+    return xp.zeros_like(sigma)
+
+
+def _vp_correction(xp: Any, sigma: Any) -> Any:
+    square = sigma * sigma
+    return xp.where(xp.isinf(square), 1, square / (1 + square))
+
+
+def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"] | float:
     r"""Convert to Ornstein-Uhlenbeck time, ``t_ou = (1/2) ln(1 + sigma^2)``.
 
     Parameters
@@ -104,10 +154,10 @@ def sigma_to_t_ou(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_t_ou(1.0):.4f}")
     0.3466
     """
-    return _t_ou(_sigma(sigma))
+    return _evaluated(_t_ou, _sigma(sigma))
 
 
-def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"]:
+def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"] | float:
     r"""Invert `sigma_to_t_ou`, ``sigma = sqrt(expm1(2 t_ou))`` for t_ou >= 0.
 
     Example
@@ -115,10 +165,10 @@ def t_ou_to_sigma(t_ou: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{t_ou_to_sigma(0.5 * np.log(5.0)):.4f}")
     2.0000
     """
-    return _from_t_ou(_levels("t_ou", t_ou, 0.0, np.inf, "times >= 0"))
+    return _evaluated(_from_t_ou, _levels("t_ou", t_ou, 0.0, np.inf, "times >= 0"))
 
 
-def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"]:
+def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"] | float:
     r"""Convert to the squared signal amplitude of the variance-preserving frame, ``1/(1 + sigma^2)``.
 
     Parameters
@@ -136,10 +186,10 @@ def sigma_to_alpha_bar(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_alpha_bar(3.0):.4f}")
     0.1000
     """
-    return _alpha_bar(_sigma(sigma))
+    return _evaluated(_alpha_bar, _sigma(sigma))
 
 
-def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"]:
+def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"] | float:
     r"""Invert `sigma_to_alpha_bar`, ``sigma = sqrt((1 - alpha_bar)/alpha_bar)`` for alpha_bar in [0, 1].
 
     Example
@@ -147,10 +197,10 @@ def alpha_bar_to_sigma(alpha_bar: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{alpha_bar_to_sigma(0.1):.4f}")
     3.0000
     """
-    return _from_alpha_bar(_levels("alpha_bar", alpha_bar, 0.0, 1.0, "values in [0, 1]"))
+    return _evaluated(_from_alpha_bar, _levels("alpha_bar", alpha_bar, 0.0, 1.0, "values in [0, 1]"))
 
 
-def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"]:
+def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"] | float:
     r"""Convert to the logarithm of the signal-to-noise ratio, ``log_snr = -2 ln sigma``.
 
     Parameters
@@ -168,10 +218,10 @@ def sigma_to_log_snr(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_log_snr(10.0):.4f}")
     -4.6052
     """
-    return _log_snr(_sigma(sigma))
+    return _evaluated(_log_snr, _sigma(sigma))
 
 
-def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"]:
+def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"] | float:
     r"""Invert `sigma_to_log_snr`, ``sigma = exp(-log_snr/2)`` for any real number.
 
     Example
@@ -179,10 +229,10 @@ def log_snr_to_sigma(log_snr: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{log_snr_to_sigma(0.0):.4f}")
     1.0000
     """
-    return _from_log_snr(_levels("log_snr", log_snr, -np.inf, np.inf, "numbers"))
+    return _evaluated(_from_log_snr, _levels("log_snr", log_snr, -np.inf, np.inf, "numbers"))
 
 
-def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"]:
+def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"] | float:
     r"""Convert to rectified-flow time, ``t = sigma/(1 + sigma)``.
 
     Parameters
@@ -201,10 +251,10 @@ def sigma_to_rectified_flow_time(sigma: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{sigma_to_rectified_flow_time(3.0):.4f}")
     0.7500
     """
-    return _flow_time(_sigma(sigma))
+    return _evaluated(_flow_time, _sigma(sigma))
 
 
-def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
+def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"] | float:
     r"""Invert `sigma_to_rectified_flow_time`, ``sigma = t/(1 - t)`` for t in [0, 1], 0 at the data.
 
     Example
@@ -212,7 +262,7 @@ def rectified_flow_time_to_sigma(time: Levels) -> Float[Array, "*shape"]:
     >>> print(f"{rectified_flow_time_to_sigma(0.75):.4f}")
     3.0000
     """
-    return _from_flow_time(_levels("time", time, 0.0, 1.0, "values in [0, 1]"))
+    return _evaluated(_from_flow_time, _levels("time", time, 0.0, 1.0, "values in [0, 1]"))
 
 
 @cache
@@ -231,30 +281,20 @@ def _ddpm_table(schedule: str, num_timesteps: int) -> tuple[np.ndarray, np.ndarr
     return timesteps, 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
-def _knots(schedule: str, num_timesteps: int) -> list[np.ndarray]:
-    """Return the table of a schedule as arguments of a program, in the widest float that JAX has on."""
-    # Within a program a float64 constant would stay one, also where JAX has float64 off.
-    return [table.astype(jnp.result_type(float)) for table in _ddpm_table(schedule, num_timesteps)]
-
-
-def _interpolate_inside(x: Array, knots: Any, values: Any) -> Array:
+def _interpolate_inside(xp: Any, x: Any, knots: Any, values: Any) -> Any:
     """Interpolate linearly; NaN outside the knots, with room for rounding at the two ends."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # half precision cannot tell 1000 knots apart
-    low, high = knots[0].astype(x.dtype), knots[-1].astype(x.dtype)
-    slack = 8 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    low, high = knots[0], knots[-1]
+    slack = 8 * xp.finfo(x.dtype).eps * xp.maximum(xp.abs(low), xp.abs(high))
     inside = (x >= low - slack) & (x <= high + slack)
-    result = jnp.interp(x.astype(dtype), jnp.asarray(knots, dtype), jnp.asarray(values, dtype))
-    return jnp.where(inside, result, jnp.nan).astype(x.dtype)
+    return xp.where(inside, xp.interp(x, knots, values), xp.nan)
 
 
-@jax.jit
-def _timestep(sigma: Any, timesteps: Any, log_sigmas: Any) -> Array:
-    return _interpolate_inside(jnp.log(_floating(sigma)), log_sigmas, timesteps)
+def _timestep(xp: Any, sigma: Any, timesteps: Any, log_sigmas: Any) -> Any:
+    return _interpolate_inside(xp, xp.log(sigma), log_sigmas, timesteps)
 
 
-@jax.jit
-def _from_timestep(timestep: Any, timesteps: Any, log_sigmas: Any) -> Array:
-    return jnp.exp(_interpolate_inside(_floating(timestep), timesteps, log_sigmas))
+def _from_timestep(xp: Any, timestep: Any, timesteps: Any, log_sigmas: Any) -> Any:
+    return xp.exp(_interpolate_inside(xp, timestep, timesteps, log_sigmas))
 
 
 class SigmaRange(NamedTuple):
@@ -280,7 +320,7 @@ def ddpm_sigma_range(*, schedule: str = "linear", num_timesteps: int = 1000) -> 
 
 def sigma_to_ddpm_timestep(
     sigma: Levels, *, schedule: str = "linear", num_timesteps: int = 1000
-) -> Float[Array, "*shape"]:
+) -> Float[Array, "*shape"] | float:
     r"""Convert to the timestep of a discrete DDPM schedule, made continuous by interpolating ``ln sigma``.
 
     ``sigma_t^2 = 1/alpha_bar_t - 1``,   ``alpha_bar_t = prod_{s <= t} (1 - beta_s)``,   t = 0 ... T - 1
@@ -316,12 +356,12 @@ def sigma_to_ddpm_timestep(
     >>> print(np.round(np.float64(sigma_to_ddpm_timestep(np.array([0.001, 0.1, 1.0, 10.0]))), 1))
     [  nan  26.4 258.1 673.7]
     """
-    return _timestep(_sigma(sigma), *_knots(schedule, num_timesteps))
+    return _evaluated(_timestep, _sigma(sigma), *_ddpm_table(schedule, num_timesteps))
 
 
 def ddpm_timestep_to_sigma(
     timestep: Levels, *, schedule: str = "linear", num_timesteps: int = 1000
-) -> Float[Array, "*shape"]:
+) -> Float[Array, "*shape"] | float:
     r"""Invert `sigma_to_ddpm_timestep`; **NaN** for timesteps outside 0 ... num_timesteps - 1.
 
     Example
@@ -330,16 +370,10 @@ def ddpm_timestep_to_sigma(
     [1.0000e-02 3.4400e+00 1.5741e+02        nan]
     """
     timestep = _levels("timestep", timestep, -np.inf, np.inf, "numbers")
-    return _from_timestep(timestep, *_knots(schedule, num_timesteps))
+    return _evaluated(_from_timestep, timestep, *_ddpm_table(schedule, num_timesteps))
 
 
-@functools.partial(jax.jit, static_argnames="frame")
-def _frame_correction(sigma: Any, frame: str) -> Array:
-    sigma = _floating(sigma)
-    return jnp.zeros_like(sigma) if frame == "ve" else sigma * sigma / (1 + sigma * sigma)
-
-
-def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"]:
+def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"] | float:
     r"""Give what a growth rate per unit ``tau = -ln sigma`` gains from the change of frame.
 
     A mode growing at rate G in x grows at ``G + sigma^2/(1 + sigma^2)`` in ``y = x/sqrt(1 + sigma^2)``, so a
@@ -368,7 +402,7 @@ def frame_correction(sigma: Levels, frame: str) -> Float[Array, "*shape"]:
     0.0 0.5
     """
     check_option("frame", frame, FRAMES)
-    return _frame_correction(_sigma(sigma), frame)
+    return _evaluated(_vp_correction if frame == "vp" else _no_correction, _sigma(sigma))
 
 
 def describe_noise(sigma: Scalar) -> dict[str, float]:
@@ -389,15 +423,14 @@ def describe_noise(sigma: Scalar) -> dict[str, float]:
     >>> {name: round(value, 4) for name, value in describe_noise(1.0).items()}
     {'sigma': 1.0, 't_ou': 0.3466, 'alpha_bar': 0.5, 'log_snr': 0.0}
     """
-    check(
-        is_concrete(sigma), "sigma", "a concrete number", "a traced array", "call describe_noise outside jit"
-    )
-    check(
-        np.shape(sigma) == (), "sigma", "a scalar", f"shape {np.shape(sigma)}", "describe one level at a time"
-    )
+    got, advice = "a traced array", "call describe_noise outside jit"
+    check(is_concrete(sigma), "sigma", "a concrete number", got, advice)
+    got, advice = f"shape {np.shape(sigma)}", "describe one level at a time"
+    check(np.shape(sigma) == (), "sigma", "a scalar", got, advice)
+    sigma = float(_sigma(sigma))
     functions = {"t_ou": sigma_to_t_ou, "alpha_bar": sigma_to_alpha_bar, "log_snr": sigma_to_log_snr}
     # Adding zero turns the -0.0 of ln 1 into 0.0.
     return {
-        "sigma": float(sigma),
+        "sigma": sigma,
         **{name: float(convert(sigma)) + 0.0 for name, convert in functions.items()},
     }

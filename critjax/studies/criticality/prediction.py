@@ -95,7 +95,7 @@ def _along(
         "xi_eq": _equilibrium_lengths(modes, bank.size),
         "imag": leading_eigenvalue(special).imag,
         "nonreciprocal": nonreciprocal_fraction(special),
-        "correction": frame_correction(sigmas, frame),
+        "correction": jnp.asarray(frame_correction(sigmas, frame)),
     }
 
 
