@@ -9,6 +9,7 @@ from test_report import SIGMA, drop, study
 
 from critjax import studies
 from critjax.plotting import style
+from critjax.report import figure_png
 from critjax.studies.criticality import figures_fields, figures_spectral
 from critjax.studies.criticality.figures import FIGURES
 
@@ -45,6 +46,39 @@ def test_no_global_plotting_state():
     for path in (Path(style.__file__), *package.glob("*/figures*.py"), *package.glob("*/marks.py")):
         source = path.read_text(encoding="utf-8")
         assert "import matplotlib.pyplot" not in source and "plt." not in source
+
+
+#: What a matplotlibrc can do to a figure.
+HOSTILE = {
+    "image.origin": "lower",
+    "text.usetex": True,
+    "axes.prop_cycle": mpl.cycler(color=["yellow"]),
+    "axes.formatter.use_locale": True,
+    "axes.unicode_minus": False,
+    "axes.xmargin": 0.4,
+    "font.family": ["no such font"],
+    "savefig.format": "pdf",
+    "savefig.transparent": True,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "black",
+    "figure.facecolor": "black",
+    "figure.dpi": 5,
+    "figure.constrained_layout.use": False,
+    "lines.linewidth": 0.0,
+    "lines.marker": "o",
+    "xtick.labelsize": 40,
+    "legend.loc": "center",
+    "path.sketch": (5, 10, 1),
+    "toolbar": "None",
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_matplotlibrc_changes_a_figure(name):
+    dataset = study()
+    expected = figure_png(FIGURES[name].draw(dataset), 40)
+    with mpl.rc_context(HOSTILE):
+        assert figure_png(FIGURES[name].draw(dataset), 40) == expected
 
 
 def test_softest_mode_shows_theory_as_lines_and_measurement_as_points():

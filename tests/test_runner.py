@@ -1,6 +1,7 @@
 """The common runner, once for all studies: folders, saved parts, resumption, reports."""
 
 import dataclasses
+import html
 import json
 import os
 
@@ -233,6 +234,25 @@ def test_a_folder_serves_one_run_at_a_time(tmp_path):
         9,
     ]
     assert {p.name for p in tmp_path.iterdir()} == {"results.nc", "report.html", "figures"}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("latex could not be found"), MemoryError(), ValueError("<x>")]
+)
+def test_a_figure_that_fails_costs_nothing_else(tmp_path, capsys, error):
+    def fails(dataset):
+        raise error
+
+    kinds = {
+        "first": FigureKind(fails, ("square",), "Lost."),
+        "squares": TOY.figures(xr.Dataset())["squares"],
+    }
+    finished = execute(dataclasses.replace(TOY, figures=lambda dataset: kinds), ToySettings(), tmp_path)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["squares.png"]
+    told = f"The figure first could not be drawn: {type(error).__name__}: {error}"
+    assert f"critjax: {told}" in capsys.readouterr().err
+    assert html.escape(told) in finished.report.read_text(encoding="utf-8")
+    assert finished.result.exists() and not (tmp_path / "partial").exists()
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):

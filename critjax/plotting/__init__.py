@@ -6,6 +6,6 @@ axis runs from high to low noise, the way generation does. Nothing here touches 
 knows of a study: each keeps its figures in its own folder.
 """
 
-from critjax.plotting.style import FigureKind, available, styled
+from critjax.plotting.style import FigureKind, available, own_style, styled
 
-__all__ = ["FigureKind", "available", "styled"]
+__all__ = ["FigureKind", "available", "own_style", "styled"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -59,6 +60,22 @@ def available(kinds: Mapping[str, FigureKind], dataset: xr.Dataset) -> dict[str,
     return {name: kind for name, kind in kinds.items() if all(map(ready, kind.needs))}
 
 
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Draw in the style of all figures, on top of matplotlib's defaults: no matplotlibrc has a say.
+
+    Example
+    -------
+    >>> with mpl.rc_context({"image.origin": "lower"}), own_style():
+    ...     mpl.rcParams["image.origin"]
+    'upper'
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
 def styled(build: Callable[..., Figure]) -> Callable[..., Figure]:
     """Let a function of a dataset draw in the style of all figures, whatever the user's matplotlibrc says.
 
@@ -72,7 +89,7 @@ def styled(build: Callable[..., Figure]) -> Callable[..., Figure]:
     """
 
     def wrapped(dataset: xr.Dataset) -> Figure:
-        with mpl.rc_context(STYLE):
+        with own_style():
             return build(dataset)
 
     wrapped.__doc__ = build.__doc__

@@ -16,13 +16,14 @@ import jinja2
 import xarray as xr
 from matplotlib.figure import Figure
 
+from critjax.plotting import own_style
 from critjax.report.table import Row
 
 TEMPLATE = "report.html.j2"
 
 
 def figure_png(figure: Figure, dpi: int = 130) -> bytes:
-    """Render a figure as PNG.
+    """Render a figure as PNG, whatever the user's matplotlibrc says.
 
     Example
     -------
@@ -30,7 +31,8 @@ def figure_png(figure: Figure, dpi: int = 130) -> bytes:
     b'PNG'
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with own_style():
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

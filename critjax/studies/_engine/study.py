@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,18 +83,24 @@ class Study:
         Returns
         -------
         pathlib.Path
-            The report.
+            The report. A figure that fails is missing, and the report and a line on standard error say so.
         """
         folder = Path(folder)
         make_folder(folder / "figures")
-        kinds, pictures = available(self.figures(dataset), dataset), {}
+        kinds, pictures, lost = available(self.figures(dataset), dataset), {}, []
         for done, (name, kind) in enumerate(kinds.items()):
             if progress is not None:
                 progress("figures", done, len(kinds))
-            png = figure_png(kind.draw(dataset))
+            try:
+                png = figure_png(kind.draw(dataset))
+            except Exception as error:  # whatever it is, it must not cost the results
+                lost.append(f"The figure {name} could not be drawn: {type(error).__name__}: {error}")
+                print(f"critjax: {lost[-1]}", file=sys.stderr)
+                continue
             write_file(folder / "figures" / f"{name}.png", png)
             pictures[name] = (png, kind.caption)
         if progress is not None:
             progress("figures", len(kinds), len(kinds))
-        page = render(dataset, self.content(dataset), pictures)
+        content = self.content(dataset)
+        page = render(dataset, content._replace(labels=[*content.labels, *lost]), pictures)
         return write_file(folder / "report.html", page)
