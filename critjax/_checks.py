@@ -6,6 +6,7 @@ checked only on concrete arrays: under ``jit``, ``vmap`` or ``grad`` they cannot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,9 +16,15 @@ import numpy as np
 from jax.core import Tracer
 
 
+def printable(text: Any) -> str:
+    """Return a text on one line that a terminal can show: no control characters, no half of a file name's bytes."""
+    line = re.sub(r"\s*\n\s*", " ", str(text))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 def message(name: str, expected: str, got: Any, advice: str) -> str:
     """Return the one sentence that every error of the library uses."""
-    return f"{name}: expected {expected}, got {got}; {advice}"
+    return printable(f"{name}: expected {expected}, got {got}; {advice}")
 
 
 def is_concrete(array: Any) -> bool:
@@ -185,6 +192,15 @@ def check_count(name: str, value: Any, *, least: int = 0, most: int = MOST, advi
     check(good, name, f"an integer >= {least}", repr(value), advice)
     check(bool(value <= most), name, f"an integer <= {most}", f"{float(value):.3g}", advice)
     return int(value)
+
+
+def check_counts(name: str, values: Any, most: int, *, advice: str) -> tuple[int, ...]:
+    """Return from one to ``most`` integers >= 1 as a tuple, or raise `ValueError`."""
+    values = tuple(values) if isinstance(values, (tuple, list)) else ()
+    whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1 for v in values)
+    check(len(values) > 0 and whole, name, "one or more integers >= 1", values or "none", advice)
+    check(len(values) <= most, name, f"at most {most} integers", len(values), advice)
+    return tuple(int(v) for v in values)
 
 
 def is_real(array: np.ndarray) -> bool:

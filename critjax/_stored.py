@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from critjax._checks import check, check_count, check_option, message
+from critjax._checks import MOST, check, check_count, check_option, message
 
 _Kind = TypeVar("_Kind")
 
@@ -24,6 +24,7 @@ class Option(NamedTuple):
     flag: str | None = None
     choices: Sequence[Any] | None = None
     least: int | None = None
+    most: int = MOST
     above: float | None = None
     group: str = ""
     shown: str | None = None
@@ -44,9 +45,9 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
         One line without the default, which is added.
     **more
         ``metavar``: placeholder of the value, one for each of a pair. ``flag``: name of the option where it is not the
-        field's. ``choices``: legal values. ``least``: smallest legal integer. ``above``: a legal number is finite and
-        larger. ``group``: heading in the help. ``shown``: text of the default where the value does not say it, ``""``
-        for none. ``repeated``: the option is given once a value. ``positional``: it has no name.
+        field's. ``choices``: legal values. ``least``, ``most``: smallest and largest legal integer. ``above``: a legal
+        number is finite and larger. ``group``: heading in the help. ``shown``: text of the default where the value does
+        not say it, ``""`` for none. ``repeated``: the option is given once a value. ``positional``: it has no name.
 
     Example
     -------
@@ -57,6 +58,10 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     (9, 'window size, odd')
     """
     return dataclasses.field(default=default, metadata={"option": Option(default, help, **more)})
+
+
+#: Of a seed: larger ones would be others modulo 2^32.
+SEED: dict[str, Any] = {"metavar": "N", "least": 0, "most": 2**32 - 1}
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:
@@ -86,10 +91,26 @@ def check_options(settings: Any) -> None:
             check_option(name, value, told.choices)
         advice = "leave it out for the default"
         if told.least is not None:
-            check_count(name, value, least=told.least, advice=advice)
+            check_count(name, value, least=told.least, most=told.most, advice=advice)
         if told.above is not None:
             good = isinstance(value, numbers.Real) and told.above < float(value) < math.inf
             check(good, name, f"a finite number > {told.above}", value, advice)
+
+
+def json_object(text: str, name: str, advice: str) -> dict[str, Any]:
+    """Read a JSON object, or raise `ValueError` with the ``name`` of what holds it.
+
+    Example
+    -------
+    >>> json_object('{"size": 7}', "settings", "use results.nc")
+    {'size': 7}
+    """
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(message(name, "a JSON object", f"unreadable text ({error})", advice)) from None
+    check(isinstance(values, dict), name, "a JSON object", type(values).__name__, advice)
+    return values
 
 
 def required() -> Any:
@@ -148,12 +169,7 @@ class Stored:
         ValueError
             If the text is no JSON object, holds unknown option names, or illegal values.
         """
-        try:
-            values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            got = f"unreadable text ({error})"
-            raise ValueError(message(cls._called, "a JSON object", got, cls._advice)) from None
-        check(isinstance(values, dict), cls._called, "a JSON object", type(values).__name__, cls._advice)
+        values = json_object(text, cls._called, cls._advice)
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
         advice = "was this written by something else, or another version?"
         check(not unknown, cls._called, "known option names", unknown, advice)

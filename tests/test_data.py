@@ -451,7 +451,7 @@ def test_archives_with_and_without_labels(tmp_path):
     with pytest.raises(ValueError, match="classes: expected at least one image, got none of these classes"):
         load_images(tmp_path / "two.npz", classes=[2])
     np.savez(tmp_path / "bad.npz", a=images, b=images)
-    with pytest.raises(ValueError, match=r"expected an array 'images' or one array only, got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"expected an array 'images' or one array only, got a, b"):
         load_images(tmp_path / "bad.npz")
     for labels in (np.zeros(5, int), np.zeros(6), np.full(6, -1)):
         np.savez(tmp_path / "bad.npz", images=images, labels=labels)
@@ -464,16 +464,20 @@ def test_archives_with_and_without_labels(tmp_path):
 def test_broken_or_foreign_files(tmp_path):
     whole = saved(tmp_path, np.zeros((4, 30, 30), np.uint8)).read_bytes()
     (tmp_path / "half.npy").write_bytes(whole[:2000])
-    with pytest.raises(ValueError, match=r"half\.npy: expected a numpy file"):
+    with pytest.raises(
+        ValueError, match=r"half\.npy: expected 3,600 bytes for shape \(4, 30, 30\) of uint8, got 1,872"
+    ):
         load_images(tmp_path / "half.npy")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.npz: expected a numpy file"):
         load_images(tmp_path / "text.npz")
     np.save(tmp_path / "objects.npy", np.array([{}, []], object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"objects\.npy: expected a numpy file"):  # pickles can run code
+    with pytest.raises(TypeError, match=r"objects\.npy: expected numbers"):  # pickles can run code
         load_images(tmp_path / "objects.npy")
     (tmp_path / "table.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"path: expected a folder, image, \.npy or \.npz, got .*table\.csv"):
+    with pytest.raises(
+        ValueError, match=r"path: expected a folder, an image, \.npy, \.npz or IDX, got .*table\.csv"
+    ):
         load_images(tmp_path / "table.csv")
     with pytest.raises(FileNotFoundError, match=r"path: expected a file or folder, got .*nothing"):
         load_images(tmp_path / "nothing")
@@ -493,7 +497,9 @@ def test_a_folder_in_the_order_of_names(tmp_path):
     for name, array in zip(("b.png", "c.bmp", "a.PNG"), arrays, strict=True):
         picture(tmp_path / "set" / name, array)
     (tmp_path / "set" / "notes.txt").write_text("ignored")
-    loaded = load_images(tmp_path / "set")
+    with pytest.warns(UserWarning, match="set: 1 other entries are left out: notes.txt"):
+        loaded = load_images(tmp_path / "set")
+    (tmp_path / "set" / "notes.txt").unlink()
     np.testing.assert_allclose(loaded.images, arrays[[2, 0, 1]] / 127.5 - 1, atol=1e-7)
     assert (loaded.labels, loaded.name) == (None, "set")
     np.testing.assert_array_equal(load_images(tmp_path / "set", num_images=2).images, loaded.images[:2])
@@ -564,7 +570,7 @@ def test_kinds_of_pixels(tmp_path):
 
 def test_folders_that_are_no_set_of_equal_images(tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none: expected image files \(\.png \.jpg .*got none"):
+    with pytest.raises(ValueError, match=r"none: expected image files \(AVIF, .*got none"):
         load_images(tmp_path / "none")
     grey = np.zeros((4, 5), np.uint8)
     picture(tmp_path / "sizes" / "a.png", grey)

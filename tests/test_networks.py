@@ -467,7 +467,7 @@ def test_shipped_networks_see_as_far_as_they_say(name, reach):
         (lambda: NetworkConfig(stem=4), "stem: expected an odd side"),
         (lambda: NetworkConfig(norms=3), "norms: expected 1 or 2"),
         (lambda: NetworkConfig(norms=True), "norms: expected an integer"),
-        (lambda: NetworkConfig(sigma_data=0.0), "sigma_data: expected a standard deviation > 0"),
+        (lambda: NetworkConfig(sigma_data=0.0), "sigma_data: expected a finite standard deviation > 0"),
         (lambda: NetworkConfig.from_json("{"), "config: expected a JSON object"),
         (lambda: NetworkConfig.from_json('{"depth": 3}'), "config: expected known option names"),
         (

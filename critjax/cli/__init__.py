@@ -13,11 +13,12 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from critjax._checks import check, message
+from critjax._checks import check, message, printable
 from critjax.cli._options import option_name, pick
 from critjax.cli._parser import TRAINING, Output, build_parser, fail
 from critjax.cli._signals import INTERRUPTED, TERMINATED, obeyed
@@ -231,9 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters must not end the run
     words = sys.argv[1:] if arguments is None else list(arguments)
-    with obeyed() as safe_point:
+    with obeyed() as safe_point, warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         status = _status(words, safe_point)
     return CLOSED_PIPE if _closed(sys.stdout) | _closed(sys.stderr) else status
+
+
+def _show_warning(message: Warning | str, *where: Any) -> None:
+    print(f"critjax: {printable(message)}", file=sys.stderr)
 
 
 def _closed(stream: Any) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from critjax import __version__
+from critjax._checks import printable
 from critjax._stored import option
 from critjax.cli._options import add_options
 from critjax.studies import REGISTRY, study
@@ -114,7 +115,7 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 def fail(message: str) -> int:
     """Print an error in one line and return the exit status for wrong input."""
-    print(f"critjax: error: {message}", file=sys.stderr)
+    print(f"critjax: error: {printable(message)}", file=sys.stderr)
     return 2
 
 

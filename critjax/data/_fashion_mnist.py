@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import http.client
 import io
-import math
 import os
 import urllib.request
 import zlib
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from critjax._checks import check, check_count, check_option, message
+from critjax.data._reading import decompressed, parse_idx
 from critjax.store import write_file
 
 FASHION_MNIST_CLASSES = (
@@ -105,31 +105,6 @@ def from_bytes(images: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- the published files
-
-
-def _decompressed(path: Path) -> bytes:
-    """Read a raw or gzipped file, or raise `ValueError` that says what is wrong with it."""
-    data = path.read_bytes()
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return gzip.decompress(data)
-    except (EOFError, OSError, zlib.error) as error:
-        advice = "delete it and install or download it again"
-        raise ValueError(message(str(path), "a whole gzip file", f"{error!r}", advice)) from error
-
-
-def _parse_idx(data: bytes, source: str) -> np.ndarray:
-    """Parse the IDX format of unsigned bytes: magic 0 0 8 rank, big-endian sizes, values."""
-    advice = "delete the file and install or download it again"
-    good = len(data) >= 4 and data[:3] == b"\0\0\x08" and 1 <= data[3] <= 4 and len(data) >= 4 + 4 * data[3]
-    check(good, source, "an IDX file of unsigned bytes", f"a file that starts {data[:4]!r}", advice)
-    rank = data[3]
-    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", rank, 4))
-    size, wanted = len(data) - 4 - 4 * rank, math.prod(shape)
-    got = f"{size} (truncated or padded)"
-    check(size == wanted, source, f"{wanted} values for shape {shape}", got, advice)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def _verify(data: bytes, name: str, source: str) -> None:
@@ -247,8 +222,8 @@ def load_fashion_mnist(
             )
             files = f"{name} or {name}.gz"
             raise FileNotFoundError(message("Fashion-MNIST", files, f"none in {places}", remedy))
-        data = _decompressed(path)
-        array = _parse_idx(data, str(path))  # first, because it knows a truncated file from another one
+        data = decompressed(path, str(path))
+        array = parse_idx(data, str(path))  # first, because it knows a truncated file from another one
         _verify(data, name, str(path))
         arrays.append(array)
     labels, images = arrays

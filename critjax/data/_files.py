@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import zipfile
-import zlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from critjax._checks import check, check_option, message
+from critjax._checks import check, check_option, message, printable
 from critjax.data._fashion_mnist import (
     FASHION_MNIST_CLASSES,
     Classes,
@@ -24,16 +23,24 @@ from critjax.data._fashion_mnist import (
     from_bytes,
     load_fashion_mnist,
 )
+from critjax.data._reading import (
+    FORMATS,
+    check_regular,
+    decompressed,
+    image_suffixes,
+    parse_idx,
+    read_arrays,
+    read_frames,
+)
 
 Range = Sequence[float | int] | None
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+#: Each class has a name, so a label of 2^40 must not make that many.
+MOST_CLASSES = 2**16
 
 
 def _rescale(images: np.ndarray, value_range: Range, source: str) -> np.ndarray:
     """Map the images to float32 in [-1, 1] by the rules of `load_images`, or raise."""
     kind = images.dtype.kind
-    if kind not in "buif":
-        raise TypeError(message(source, "numbers", f"dtype {images.dtype}", "convert to uint8 or float32"))
     if kind == "f":
         bad = int(images.size - np.count_nonzero(np.isfinite(images)))
         check(bad == 0, source, "finite values", f"{bad} non-finite of {images.size}", "repair those entries")
@@ -61,61 +68,57 @@ def _with_channels(images: np.ndarray, source: str) -> np.ndarray:
     good = len(shape) in (3, 4) and 0 not in shape
     check(good, source, "shape (N, H, W) or (N, H, W, C)", f"shape {shape}", "add axes with reshape")
     if len(shape) == 3:
+        one = min(shape[:2]) > 4 and shape[2] in (1, 3, 4)
+        expected, advice = (
+            "shape (N, H, W) or (N, H, W, C)",
+            "pass images[None], or for many images[..., None]",
+        )
+        check(not one, source, expected, f"shape {shape}, as of one picture with its channels", advice)
         return images[..., None]
-    first = shape[1] in (1, 3) and shape[3] > 4
+    first = shape[3] > 4 and ((shape[1] <= 4 and shape[2] > 4) or shape[2] == shape[3] != shape[1])
     check(not first, source, "channels last", f"shape {shape}", "move them with np.moveaxis(images, 1, -1)")
     return images
 
 
-def _read_archive(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read images and, where there are any, labels from a numpy file, or raise `ValueError`."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded as archive:
-            names = [name for name in archive.files if name != "labels"]
-            key = "images" if "images" in names or len(names) != 1 else names[0]
-            arrays = {name: archive[name] for name in (key, "labels") if name in archive.files}
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        advice = "write it with np.save or np.savez"
-        raise ValueError(message(str(path), "a numpy file", f"{error!r}", advice)) from error
-    expected = "an array 'images' or one array only"
-    check(key in arrays, str(path), expected, names, "name the images 'images'")
-    return arrays[key], arrays.get("labels")
-
-
 def _read_image(path: Path) -> np.ndarray:
-    """Read one image as (H, W, 1) or (H, W, 3); a palette becomes RGB, opaque alpha is dropped."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if image.mode == "P":
-                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-            mode, pixels = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, EOFError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(message(str(path), "an image file", f"{error!r}", "remove or repair it")) from error
-    if mode in ("LA", "RGBA"):
-        opaque = bool(np.all(pixels[..., -1] == 255))
-        check(opaque, str(path), "an opaque image", "transparent pixels", "flatten it on a background first")
-        pixels, mode = pixels[..., :-1], mode[:-1]
-    known = mode in ("1", "L", "RGB") or mode.startswith("I;16")
-    check(known, str(path), "a greyscale or RGB image", f"mode {mode}", "convert it to RGB")
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    """Read the one picture of a file of a folder."""
+    frames = read_frames(path, str(path))
+    check(
+        len(frames) == 1,
+        str(path),
+        "one picture",
+        f"{len(frames)} frames",
+        "split it, or pass this file alone",
+    )
+    return frames[0]
 
 
 def _list_folder(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """List the image files of a folder; of subfolders, one of each class in turn."""
+    """List the image files of a folder; of subfolders, one of each class in turn. What is left out is told."""
+    left: list[str] = []
 
     def images_in(folder: Path) -> list[Path]:
-        return sorted(f for f in folder.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file())
+        found = []
+        for file in sorted(folder.iterdir()):
+            hidden = file.name.startswith((".", "__MACOSX"))
+            if not hidden and file.is_dir() and folder == path:
+                continue
+            if not hidden and file.suffix.lower() in image_suffixes() and file.is_file():
+                found.append(file)
+            else:
+                broken = " (a broken link)" if file.is_symlink() and not file.exists() else ""
+                left.append(f"{file.relative_to(path)}{broken}")
+        return found
 
     flat = images_in(path)
-    groups = {f.name: images_in(f) for f in sorted(path.iterdir()) if f.is_dir()}
+    visible = (f for f in sorted(path.iterdir()) if f.is_dir() and not f.name.startswith((".", "__MACOSX")))
+    groups = {f.name: images_in(f) for f in visible}
     groups = {name: files for name, files in groups.items() if files}
-    suffixes = " ".join(_IMAGE_SUFFIXES)
-    check(bool(flat or groups), str(path), f"image files ({suffixes})", "none", "check the path")
+    if left:
+        shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
+        warnings.warn(printable(f"{path}: {len(left)} other entries are left out: {shown}"), stacklevel=4)
+    expected = f"image files ({', '.join(FORMATS)})"
+    check(bool(flat or groups), str(path), expected, "none", "check the path")
     mixed = f"{len(flat)} files beside folders {sorted(groups)}"
     check(not (flat and groups), str(path), "files or class folders, not both", mixed, "move one kind away")
     if flat:
@@ -125,13 +128,33 @@ def _list_folder(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, 
     return [f for _, _, f in order], np.array([label for _, label, _ in order]), tuple(groups)
 
 
+def _read_other(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a file of arrays: of numpy, or IDX as MNIST is published; name other kinds that hold pictures."""
+    source, suffix = str(path), path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return read_arrays(path, source)
+    with path.open("rb") as file:
+        start = file.read(4)
+    advice = "copy or write it again"
+    if start[:3] == b"\0\0\x08" or start[:2] == b"\x1f\x8b":
+        return parse_idx(decompressed(path, source, advice), source, advice), None
+    kinds = {
+        b"\x80": "a Python pickle, as of CIFAR, which may run code",
+        b"PK": "a zip archive",
+        b"\x89HDF": "HDF5",
+    }
+    got = next((f"{source}, {kind}" for head, kind in kinds.items() if start.startswith(head)), source)
+    expected = "a folder, an image, .npy, .npz or IDX"
+    raise ValueError(message("path", expected, got, "convert the file, e.g. with np.savez(images=...)"))
+
+
 def images_digest(name_or_path: str | os.PathLike[str]) -> str | None:
     """Return the SHA-256 of the files that `load_dataset` reads, by which two states of one path are told apart.
 
     None for a named data set, whose bytes the loaders know, and for a path that does not exist.
     """
     path = Path(name_or_path)
-    if name_or_path == "fashion-mnist" or not path.exists():
+    if name_or_path == "fashion-mnist" or not os.path.exists(path):
         return None
     digest = hashlib.sha256()
     for file in _list_folder(path)[0] if path.is_dir() else [path]:
@@ -165,10 +188,11 @@ def load_images(
     ----------
     path : path
         One of: a ``.npy`` file of shape (N, H, W) or (N, H, W, C); a ``.npz`` file with an array ``images``
-        (or a single array) of such a shape and optionally integer ``labels`` (N,); one image file; a folder
-        of image files of one size and one number of channels, taken in the order of their names; a folder of
-        such folders, one per class, from which the images are taken in turn, so that every prefix is nearly
-        balanced.
+        (or a single array) of such a shape and optionally integer ``labels`` (N,); an IDX file of images, gzipped or
+        not; one image file, every frame of which is an image; a folder of image files of one size and one number of
+        channels, taken in the order of their names; a folder of such folders, one per class, from which the images
+        are taken in turn, so that every prefix is nearly balanced. Pictures are turned upright as their EXIF data say.
+        What a folder holds besides, hidden files among it, is left out with a warning.
     value_range : (low, high), optional
         What is mapped to (-1, 1), linearly. Values outside are an error; nothing is clipped. Without it:
         ``uint8`` is mapped by v/127.5 - 1; booleans to -1 and 1; floats are taken unchanged if all lie within
@@ -189,7 +213,8 @@ def load_images(
     FileNotFoundError
         If there is nothing at ``path``.
     ValueError, TypeError
-        If the content is no set of equal images, or its range of values is not certain.
+        If the content is no set of equal images, its range of values is not certain, or a small file claims to become
+        large: more than 256 MiB and than a hundred times its size.
 
     Notes
     -----
@@ -205,11 +230,12 @@ def load_images(
     ((2, 3, 4, 1), -1.0, 1.0)
     """
     value_range, num_images, path = _check_range(value_range), checked_number(num_images), Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(message("path", "a file or folder", str(path), "check the spelling"))
-    source, suffix, name = str(path), path.suffix.lower(), path.stem
-    if path.is_dir() or suffix in _IMAGE_SUFFIXES:
-        files, labels, class_names = _list_folder(path) if path.is_dir() else ([path], None, ())
+    source, suffix, name = str(path), path.suffix.lower(), printable(path.stem)
+    check_regular(path, source)
+    if path.is_dir():
+        files, labels, class_names = _list_folder(path)
         keep = choose(labels, len(files), num_images, class_indices(classes, class_names))
         arrays = [_read_image(files[i]) for i in keep]
         for i, array in zip(keep, arrays, strict=True):
@@ -218,10 +244,9 @@ def load_images(
             check(kinds[0] == kinds[1], str(files[i]), expected, kinds[1], "resize or convert it")
         images = _rescale(np.stack(arrays), value_range, source)
         labels = None if labels is None else labels[keep]
-        name = path.name if path.is_dir() else path.stem
+        name = printable(path.name)
     else:
-        check(suffix in (".npy", ".npz"), "path", "a folder, image, .npy or .npz", source, "convert the file")
-        array, labels = _read_archive(path)
+        array, labels = (read_frames(path, source), None) if suffix in image_suffixes() else _read_other(path)
         images = _rescale(_with_channels(array, source), value_range, source)
         class_names = ()
         if labels is not None:
@@ -230,6 +255,8 @@ def load_images(
             got = f"{labels.dtype} of shape {labels.shape}"
             expected = f"integers >= 0 of shape ({len(images)},)"
             check(good, f"{source}: labels", expected, got, "one class index each")
+            most, good = f"labels below {MOST_CLASSES}", bool(labels.max() < MOST_CLASSES)
+            check(good, f"{source}: labels", most, labels.max(), "count classes from 0")
             class_names = tuple(str(i) for i in range(int(labels.max()) + 1))
         keep = choose(labels, len(images), num_images, class_indices(classes, class_names))
         images, labels = images[keep], None if labels is None else labels[keep]
@@ -286,7 +313,7 @@ def load_dataset(
         if split == "train" and root is None and not download and (num_images or 0) <= embedded:
             return embedded_fashion_mnist(num_images, classes)
         return load_fashion_mnist(split, root=root, num_images=num_images, classes=classes, download=download)
-    if not Path(name_or_path).exists():
+    if not os.path.exists(name_or_path):
         expected, got = "'fashion-mnist' or an existing file or folder", repr(str(name_or_path))
         raise FileNotFoundError(message("name_or_path", expected, got, "check the spelling"))
     options = {"split": split != "train", "root": root is not None, "download": download}

@@ -19,7 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from critjax._checks import check, check_count, check_floating, check_rank, is_concrete
+from critjax._checks import (
+    as_scalar,
+    check,
+    check_count,
+    check_counts,
+    check_floating,
+    check_rank,
+    is_concrete,
+)
 from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
@@ -86,13 +94,14 @@ class NetworkConfig(Stored):
 
     architecture: str = option("local", choices=ARCHITECTURES)
     channels: int = 1
-    width: int = option(32, "channels inside", metavar="N", least=1)
+    width: int = option(32, "channels inside", metavar="N", least=1, most=4096)
     #: Files without these two are of networks without the options; `critjax train` has other defaults.
     stem: int = option(
         1,
         "local: side of the first convolution, odd; above 1 it sees where the image ends, too",
         metavar="N",
         least=1,
+        most=1023,
     )
     norms: int = option(
         2,
@@ -104,7 +113,7 @@ class NetworkConfig(Stored):
         (1, 1, 1, 1, 1), "local: a block each; receptive field stem + 2 sum pixels", metavar="A,B,..."
     )
     multipliers: tuple[int, ...] = option((1, 2, 2), "unet: a resolution each", metavar="A,B,...")
-    blocks: int = option(2, "unet: blocks per resolution", metavar="N", least=1)
+    blocks: int = option(2, "unet: blocks per resolution", metavar="N", least=1, most=16)
     attention: bool = option(False, "unet: attention at the coarsest resolution")
     padding: str = option("zero", choices=PADDINGS)
     num_classes: int = 0
@@ -113,20 +122,14 @@ class NetworkConfig(Stored):
     def __post_init__(self) -> None:
         """Validate every value."""
         super().__post_init__()
-        for name in ("dilations", "multipliers"):
-            values = getattr(self, name)
-            good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
-            check(good, name, "one or more integers >= 1", values, "pass e.g. (1, 1, 2)")
-        for name, low in (("channels", 1), ("num_classes", 0)):
-            check_count(name, getattr(self, name), least=low, advice="correct it")
+        for name, (count, most) in {"dilations": (256, 4096), "multipliers": (8, 64)}.items():
+            values = check_counts(name, getattr(self, name), count, advice="pass e.g. (1, 1, 2)")
+            check(max(values) <= most, name, f"integers <= {most}", max(values), "pass smaller ones")
+        for name, low, most in (("channels", 1, 4096), ("num_classes", 0, 2**16)):
+            check_count(name, getattr(self, name), least=low, most=most, advice="correct it")
         check(self.stem % 2 == 1, "stem", "an odd side, which has a centre", self.stem, "use 5")
-        check(
-            self.sigma_data > 0,
-            "sigma_data",
-            "a standard deviation > 0",
-            self.sigma_data,
-            "use that of the data",
-        )
+        expected, advice = "a finite standard deviation > 0", "use that of the data"
+        as_scalar("sigma_data", self.sigma_data, expected, advice, good=lambda value: value > 0)
 
     @property
     def receptive_field(self) -> int | None:

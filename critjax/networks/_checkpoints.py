@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from critjax._checks import check, message
+from critjax._stored import json_object
 from critjax.networks._architectures import NetworkConfig
 from critjax.networks._step import TrainingConfig, TrainingState, drawn_state
 from critjax.networks._weights import Damaged, flatten, read, unflatten, weights_digest, write
@@ -110,13 +111,13 @@ def load_checkpoint(
         check(name in header, "checkpoint", f"a header with its {name}", "none", advice)
         defaults, mine = (json.loads(json.dumps(dataclasses.asdict(s))) for s in (type(own)(), own))
         # What was not yet an option when the checkpoint was written has its default.
-        stored = defaults | json.loads(header[name])
+        stored = defaults | json_object(header[name], "checkpoint", advice)
         # Longer or shorter runs share what came first only if their schedules do; they do not.
         differing = sorted(k for k in {*stored, *mine} if stored.get(k) != mine.get(k))
         shown = ", ".join(f"{k} = {stored.get(k)!r}" for k in differing)
         check(not differing, "checkpoint", "one of the same settings", f"one with {shown}", advice)
     if data is not None and "data" in header:  # older checkpoints do not tell
-        stored = json.loads(header["data"])
+        stored = json_object(header["data"], "checkpoint", advice)
         differing = sorted(k for k in {*stored, *data} if stored.get(k) != data.get(k))
         got = f"one of other {' and '.join(differing)}"
         advice = "go on with those of its start, or choose another folder"

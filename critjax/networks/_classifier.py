@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from critjax._checks import check, check_count, check_floating, check_rank, message
-from critjax._stored import Stored, option
+from critjax._checks import check, check_count, check_counts, check_floating, check_rank, message
+from critjax._stored import Stored, json_object, option
 from critjax._typing import Array, ArrayLike, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
 from critjax.networks._blocks import Convolution, Dense, group_norm
@@ -63,11 +64,10 @@ class ClassifierConfig(Stored):
     def __post_init__(self) -> None:
         """Validate every value."""
         for name, example in (("image_shape", "(28, 28, 1)"), ("widths", "(32, 64, 128)")):
-            values = getattr(self, name)
-            good = len(values) > 0 and all(isinstance(v, int) and v >= 1 for v in values)
-            check(good, name, "one or more integers >= 1", values, f"pass e.g. {example}")
+            values = check_counts(name, getattr(self, name), 16, advice=f"pass e.g. {example}")
+            check(max(values) <= 8192, name, "integers <= 8192", max(values), "pass smaller ones")
         check(len(self.image_shape) == 3, "image_shape", "(H, W, C)", self.image_shape, "pass three integers")
-        check_count("num_classes", self.num_classes, least=2, advice="correct it")
+        check_count("num_classes", self.num_classes, least=2, most=2**16, advice="correct it")
         factor = 2 ** (len(self.widths) - 1)
         height, width, _ = self.image_shape
         fits = height % factor == 0 and width % factor == 0
@@ -320,7 +320,7 @@ def load_classifier(name_or_path: str | Path = "fashion-classifier") -> Classifi
         path = Path(str(resources.files("critjax.networks").joinpath(FOLDER, f"{name_or_path}{SUFFIX}")))
     else:
         path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         advice = f"check the path, or use a shipped classifier: {', '.join(shipped_classifiers())}"
         expected = "a name or a file of weights"
         raise FileNotFoundError(message("classifier", expected, f"no file {path}", advice))
@@ -333,5 +333,11 @@ def load_classifier(name_or_path: str | Path = "fashion-classifier") -> Classifi
     # Names and shapes fit, or the error says which do not.
     image = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
     jax.eval_shape(lambda x: apply_classifier(config, params, x), image)
-    temperature = json.loads(header.get("critjax_temperature", "1.0"))
-    return Classifier(config, params, temperature, json.loads(header.get("critjax_info", "{}")))
+    info = json_object(header.get("critjax_info", "{}"), "classifier", advice)
+    try:
+        temperature = float(header.get("critjax_temperature", "1.0"))
+    except ValueError:
+        temperature = math.nan
+    good = math.isfinite(temperature) and temperature > 0
+    check(good, "classifier", "a temperature > 0", header.get("critjax_temperature"), advice)
+    return Classifier(config, params, temperature, info)

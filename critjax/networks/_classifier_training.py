@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from critjax._checks import check, check_count, check_rank, is_concrete
-from critjax._stored import check_options, option
+from critjax._stored import SEED, check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
 from critjax.networks._classifier import ClassifierConfig, apply_classifier, init_classifier
@@ -69,7 +69,7 @@ class ClassifierTraining:
     flip: bool = option(True, "mirror images at random")
     shift: int = option(1, "move images by up to so many pixels", metavar="N", least=0)
     noise_std: float = option(0.0, "largest white noise added", metavar="S")
-    seed: int = option(0, metavar="N", least=0)
+    seed: int = option(0, **SEED)
 
     def __post_init__(self) -> None:
         """Validate every value."""

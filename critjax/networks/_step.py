@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from critjax._checks import check
-from critjax._stored import check_options, option
+from critjax._stored import SEED, check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
 from critjax.networks._weights import load_network
@@ -78,7 +78,7 @@ class TrainingConfig:
         0.1, "probability of training without the label, which guidance needs", metavar="P"
     )
     flip: bool = option(False, "mirror images at random")
-    seed: int = option(0, metavar="N", least=0)
+    seed: int = option(0, **SEED)
     start: str | None = option(
         None,
         "go on from a stored network, by name or file: its architecture, its weights",

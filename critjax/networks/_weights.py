@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check, message
+from critjax._stored import json_object
 from critjax.networks._architectures import NetworkConfig, Parameters, apply
 from critjax.store import digest, write_file
 
@@ -75,7 +77,7 @@ def read(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(message(what, "a file of weights", f"no file {path}", "check the path"))
     try:
         with safe_open(path, framework="numpy") as file:
@@ -148,7 +150,7 @@ def weights_file(name_or_path: str | Path) -> Path:
 def weights_digest(name_or_path: str | Path) -> str | None:
     """Return the SHA-256 of the weights, by which two networks of one name are told apart; None without a file."""
     path = weights_file(name_or_path)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if os.path.isfile(path) else None
 
 
 def load_network(name_or_path: str | Path) -> StoredNetwork:
@@ -176,7 +178,7 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
     """
     path = weights_file(name_or_path)
     names = ", ".join(shipped_networks())
-    if not path.is_file():
+    if not os.path.isfile(path):
         advice = f"check the path, or use a shipped network: {names}"
         raise FileNotFoundError(message("network", "a name or a file of weights", f"no file {path}", advice))
     arrays, header = read(path, "network")
@@ -194,4 +196,4 @@ def load_network(name_or_path: str | Path) -> StoredNetwork:
     jax.eval_shape(
         lambda x, s: apply(config, params, x, s), shape, level
     )  # names and shapes fit, or it says which not
-    return StoredNetwork(config, params, json.loads(header.get("critjax_info", "{}")))
+    return StoredNetwork(config, params, json_object(header.get("critjax_info", "{}"), "network", advice))

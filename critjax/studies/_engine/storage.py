@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 from critjax import __version__
 from critjax._checks import check, message
+from critjax._stored import json_object
 from critjax.store import digest, locked, make_folder, says, seal, unseal, visible, without_stamp, write_file
 from critjax.studies._engine.results import check_schema
 
@@ -38,7 +40,7 @@ def read_settings(path: Path, kind: Any) -> tuple[Any, dict[str, Any]]:
     ValueError, FileNotFoundError
         If there is no file, it is no netCDF or damaged, or carries no settings of this kind.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(message("--from", "a results.nc", f"no file {path}", "check the path"))
     import h5netcdf
 
@@ -58,7 +60,7 @@ def read_settings(path: Path, kind: Any) -> tuple[Any, dict[str, Any]]:
         "pass its results.nc",
     )
     check_schema("--from", schema_version)
-    return kind.from_json(str(text)), json.loads(inputs)
+    return kind.from_json(str(text)), json_object(str(inputs), "--from", "pass another file")
 
 
 class Store:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from critjax._checks import check
-from critjax._stored import Stored, option, required
+from critjax._stored import SEED, Stored, option, required
 
 #: Odd windows that one pass evaluates.
 SIZES = (3, 5, 7, 9, 11, 15, 19)
@@ -91,7 +91,7 @@ class CompareSettings(Stored):
     closure_samples: int = option(16, "fields of the closure; 0: none", metavar="N", least=0)
     num_films: int | None = _filled("num_films", "trajectories from the same noise", least=2)
     num_modes: int = option(6, "eigenmodes shown; 0: none", metavar="N", least=0)
-    seed: int = option(0, metavar="N", least=0)
+    seed: int = option(0, **SEED)
     quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from critjax._checks import check, check_eta, check_grid
-from critjax._stored import Stored, option, required
+from critjax._stored import SEED, Stored, option, required
 from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
 IMAGE_BANKS = ("fashion-mnist",)
@@ -144,7 +144,7 @@ class CriticalitySettings(Stored):
     sigma_min: float | None = _run(
         None, "last noise", metavar="S", shown="0.1 sigma_c; images: 0.05", above=0
     )
-    seed: int = _run(0, "random bank and samples", metavar="N", least=0)
+    seed: int = _run(0, "random bank and samples", **SEED)
     eta: float = _run(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
     solver: str = _run("heun", "second or first order steps", choices=SOLVERS)
     frame: str = _measure("ve", "frame in which a mode is called critical", choices=FRAMES)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from critjax._checks import check, check_window
-from critjax._stored import Stored, option, required
+from critjax._stored import SEED, Stored, option, required
 
 # What ``None`` stands for; the second column is what `quick` uses.
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
@@ -140,7 +140,7 @@ class FreezeOutSettings(Stored):
         (0.45, 0.26), "first and last noise, in units of the critical one", metavar="A,B"
     )
     binder_levels: int = _binder(16, "noises at which it is measured", metavar="N", least=2)
-    seed: int = _quench(0, metavar="N", least=0)
+    seed: int = _quench(0, **SEED)
     quick: bool = _quench(False, "small defaults")
 
     def __post_init__(self) -> None:

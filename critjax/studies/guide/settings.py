@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from critjax._checks import check, check_eta
-from critjax._stored import Stored, option, required
+from critjax._stored import SEED, Stored, option, required
 
 #: Exact models; anything else is a network.
 EXACT = ("patterns", "ideal", "els")
@@ -168,7 +168,7 @@ class GuideSettings(Stored):
     eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
     solver: str = option("heun", choices=SOLVERS)
     batch_size: int | None = _by_model("images sampled together", metavar="N", least=1)
-    seed: int = option(0, metavar="N", least=0)
+    seed: int = option(0, **SEED)
     quick: bool = option(False, "small defaults; the report says so")
 
     def __post_init__(self) -> None:

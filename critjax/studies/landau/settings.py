@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from critjax._checks import check, check_eta, check_grid, check_option
-from critjax._stored import Stored, option, required
+from critjax._stored import SEED, Stored, option, required
 from critjax.studies._engine.options import PATTERN_BANKS, PRECISIONS, check_fits, check_patterns
 
 # What ``None`` stands for; the second column is what `quick` uses.
@@ -84,7 +84,7 @@ class LandauSettings(Stored):
         least=2,
     )
     eta: float = option(0.0, "0: probability flow, 1: reverse SDE", metavar="E")
-    seed: int = option(0, "random bank and samples", metavar="N", least=0)
+    seed: int = option(0, "random bank and samples", **SEED)
     precision: str = option("float32", choices=PRECISIONS)
     quick: bool = option(False, "small defaults; the report says so")
 
