@@ -529,7 +529,16 @@ def test_the_command_line_tells_what_is_left_out(tmp_path):
     """And goes on: what fails is the number of images."""
     folder = hidden(tmp_path)
     (folder / "real.png").write_bytes(encoded("png"))
-    words = ("criticality", "--bank", str(folder), "--num-images", "2", "--out", str(tmp_path / "run"))
+    words = (
+        "criticality",
+        "--bank",
+        str(folder),
+        "--num-images",
+        "2",
+        "--no-progress",
+        "--out",
+        f"{tmp_path}/run",
+    )
     told, refusal = process(sys.executable, "-m", "critjax", *words).stderr.splitlines()
     assert told == f"critjax: {folder}: 2 other entries are left out: ._b.png, .ipynb_checkpoints"
     assert refusal.startswith("critjax: error: ")

@@ -116,7 +116,7 @@ def _list_folder(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, 
     groups = {name: files for name, files in groups.items() if files}
     if left:
         shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
-        warnings.warn(printable(f"{path}: {len(left)} other entries are left out: {shown}"), stacklevel=4)
+        warnings.warn(printable(f"{path}: {len(left)} other entries are left out: {shown}"), stacklevel=1)
     expected = f"image files ({', '.join(FORMATS)})"
     check(bool(flat or groups), str(path), expected, "none", "check the path")
     mixed = f"{len(flat)} files beside folders {sorted(groups)}"
