@@ -37,6 +37,11 @@ def on_host(value: Any, dtype: Any) -> Any:
     return np.asarray(value).astype(dtype) if is_concrete(value) else value.astype(dtype)
 
 
+def widened(dtype: Any) -> Any:
+    """Return a floating dtype, float32 for half precision; the rules of promotion have no say."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+
+
 def as_array(value: Any, dtype: Any = None) -> jax.Array:
     """Return an array on the device, without a program where the value is concrete, as ``jnp.asarray`` would need."""
     value = value if hasattr(value, "dtype") else np.asarray(value)
@@ -124,7 +129,8 @@ def as_sigmas(name: str, sigmas: Any, *, minimum: int = 1) -> jax.Array:
     """Return a ladder that passes `check_sigmas` as a floating-point array; integers and lists are converted."""
     sigmas = sigmas if hasattr(sigmas, "shape") else np.asarray(sigmas)
     check_sigmas(name, sigmas, minimum=minimum)
-    return as_array(sigmas, jnp.result_type(sigmas, float))
+    floating = jnp.issubdtype(sigmas.dtype, jnp.floating)
+    return as_array(sigmas, sigmas.dtype if floating else jnp.result_type(float))
 
 
 def check_eta(eta: Any) -> Any:

@@ -1,6 +1,6 @@
 """Functions as arguments of compiled programs.
 
-A public function of critjax with the work of more than a few operations is one program: ``jax.jit`` at module level,
+A public function of critjax with the work of more than a few operations is one program: `program` at module level,
 with hashable static options. Functions that it takes, such as denoisers, enter as arguments. What critjax returns is a
 pytree over its arrays, so that one program serves every bank of a shape; a function of the user's has no arrays that
 JAX can see, and is part of the program: the same object compiles once.
@@ -9,6 +9,7 @@ JAX can see, and is part of the program: the same object compiles once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,22 @@ import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import check
+
+
+def program(function: Any = None, /, **options: Any) -> Any:
+    """Compile a function as `jax.jit` does, under the rules of promotion that critjax is written for.
+
+    Callers who have set others, such as ``jax_numpy_dtype_promotion="strict"``, keep theirs for their own code.
+    """
+    if function is None:
+        return functools.partial(program, **options)
+
+    @functools.wraps(function)
+    def ruled(*arguments: Any, **named: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*arguments, **named)
+
+    return jax.jit(ruled, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ Symbols are these eigenvalues where D is translation invariant and x uniform; he
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,8 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
-from critjax._checks import check, check_count, check_finite, check_floating, check_rank, is_concrete, message
-from critjax._programs import as_pytree
+from critjax._checks import (
+    check,
+    check_count,
+    check_finite,
+    check_floating,
+    check_rank,
+    is_concrete,
+    message,
+    widened,
+)
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.closed_form._inputs import check_sigma
 
@@ -132,21 +140,21 @@ def leading_modes(
     if symmetric:
         _check_symmetry(product, start(0), start(1), usual)
     found = _search(product, start, size, num_modes, symmetric, tolerance)
-    real = jnp.promote_types(x.dtype, jnp.float32)
-    kind = real if symmetric else jnp.promote_types(real, jnp.complex64)
+    real = widened(x.dtype)
+    kind = real if symmetric else np.result_type(real, np.complex64)
     value, mode, residual = found
     mode = jnp.asarray(mode.reshape(num_modes, *x.shape), kind)
     return Eigenmodes(jnp.asarray(value, kind), mode, jnp.asarray(residual, real), spent())
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@program(static_argnames="size")
 def _start(key: PRNGKey | None, number: Any, *, size: int) -> Array:
     """Draw start vector ``number``, in single precision whatever that of x."""
     source: PRNGKey = jax.random.key(0) if key is None else key
     return jax.random.normal(jax.random.fold_in(source, number), (size,), jnp.float32)
 
 
-@jax.jit
+@program
 def _respond(denoise_fn: DenoiseFn, x: Array, sigma: Any, tangent: Array) -> Array:
     """Return J v; not by jax.linearize, which would keep one weight per pixel and patch of a patch model."""
     sigma = jnp.asarray(sigma).astype(x.dtype)

@@ -23,17 +23,15 @@ channel before the input channel.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import as_array, check, check_grid, check_rank
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Complex, Float, Int
 
 
@@ -126,7 +124,7 @@ def plane_wave(grid: Sequence[int], wavevector: Any) -> Complex[Array, "H W"]:
     return _plane_wave(k, height, width)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@program(static_argnums=(1, 2))
 def _plane_wave(k: Any, height: int, width: int) -> Array:
     k = jnp.asarray(k)
     if not jnp.issubdtype(k.dtype, jnp.floating):
@@ -162,7 +160,7 @@ def fft2(x: Inexact[ArrayLike, "H W *rest"]) -> Complex[Array, "H W *rest"]:
     return _fft2(as_argument(x))
 
 
-@jax.jit
+@program
 def _fft2(x: Any) -> Array:
     return jnp.fft.fft2(x, axes=(0, 1))
 
@@ -190,7 +188,7 @@ def ifft2(x_hat: Inexact[ArrayLike, "H W *rest"], *, real: bool = False) -> Inex
     return _ifft2(as_argument(x_hat), bool(real))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _ifft2(x_hat: Any, real: bool) -> Array:
     x = jnp.fft.ifft2(x_hat, axes=(0, 1))
     return x.real if real else x
@@ -265,7 +263,7 @@ def kernel_to_symbol(kernel: Inexact[ArrayLike, "p q C C"], grid: Sequence[int])
     return _kernel_to_symbol(kernel, *check_grid(grid))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@program(static_argnums=(1, 2))
 def _kernel_to_symbol(kernel: Any, height: int, width: int) -> Array:
     p, q, channels, _ = kernel.shape
     rows = (np.arange(p) - (p - 1) // 2) % height
@@ -322,7 +320,7 @@ def symbol_to_kernel(
     return _symbol_to_kernel(symbol, sides, bool(real))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@program(static_argnums=(1, 2))
 def _symbol_to_kernel(symbol: Any, sides: tuple[int, int], real: bool) -> Array:
     rows, columns = ((np.arange(p) - (p - 1) // 2) % n for p, n in zip(sides, symbol.shape[:2], strict=True))
     kernel = jnp.fft.fft2(symbol, axes=(0, 1), norm="forward")[rows[:, None], columns[None, :]]
@@ -367,7 +365,7 @@ def apply_symbol(
     return _apply_symbol(symbol, x)
 
 
-@jax.jit
+@program
 def _apply_symbol(symbol: Any, x: Any) -> Array:
     result = jnp.einsum("hwab,hwb->hwa", jnp.asarray(symbol), fft2(x), precision="highest")
     return ifft2(result, real=not jnp.iscomplexobj(x))

@@ -9,7 +9,6 @@ and may add Langevin corrector steps at fixed noise (THEORY section 1).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from critjax._checks import (
     is_concrete,
     on_host,
 )
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 
 
@@ -106,9 +105,13 @@ def initial_state(key: PRNGKey, shape: tuple[int, int, int], sigma: Any) -> Arra
     return _initial_state(key, sigma, shape=tuple(int(n) for n in shape))
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@program(static_argnames="shape")
 def _initial_state(key: PRNGKey, sigma: Array, *, shape: tuple[int, int, int]) -> Array:
-    return sigma * jax.random.normal(jax.random.split(key)[0], shape, sigma.dtype)
+    return _start(jax.random.split(key)[0], sigma, shape)
+
+
+def _start(key: PRNGKey, sigma: Array, shape: tuple[int, ...]) -> Array:
+    return sigma * jax.random.normal(key, shape, sigma.dtype)
 
 
 def langevin_step(
@@ -149,7 +152,7 @@ def langevin_step(
     return _langevin_step(as_pytree("denoise_fn", denoise_fn), key, x, sigma, step_size)
 
 
-@jax.jit
+@program
 def _langevin_step(denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Array, step_size: Array) -> Array:
     amplitude = jnp.sqrt(2 * step_size) * sigma
     return x + step_size * (denoise_fn(x, sigma) - x) + amplitude * jax.random.normal(key, x.shape, x.dtype)
@@ -281,9 +284,7 @@ def sample(
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("shape", "solver", "langevin_steps", "save_every", "noisy", "whole")
-)
+@program(static_argnames=("shape", "solver", "langevin_steps", "save_every", "noisy", "whole"))
 def _sample(
     denoise_fn: DenoiseFn,
     key: PRNGKey,
@@ -301,9 +302,9 @@ def _sample(
     whole: bool,
 ) -> Trajectory:
     sigmas = sigmas.astype(eta.dtype)
-    noise_key = jax.random.split(key)[1]
+    start_key, noise_key = jax.random.split(key)
     if x_init is None:
-        x_init = initial_state(key, shape, sigmas[0])
+        x_init = _start(start_key, sigmas[0], shape)
     num_steps, num_stages = sigmas.shape[0] - 1, 2 if solver == "heun" else 1
 
     def advance(x: Array, index: Array) -> tuple[Array, Array]:

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from critjax import __version__
 from critjax._checks import check, check_count, message
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax.store import digest, locked, says, seal, unseal, visible, write_file
 
 __all__ = ["grid_points", "sweep"]
@@ -223,7 +223,7 @@ class _Layout(NamedTuple):
     kinds: tuple[Any, ...]
 
 
-@functools.partial(jax.jit, static_argnames="layout")
+@program(static_argnames="layout")
 def _at_point(layout: _Layout, fn: Callable[..., Any], rows: list[Any]) -> Any:
     """Evaluate the function at one point."""
     pairs = zip(rows, layout.kinds, strict=True)
@@ -231,7 +231,7 @@ def _at_point(layout: _Layout, fn: Callable[..., Any], rows: list[Any]) -> Any:
     return fn(jax.tree.unflatten(layout.structure, leaves))
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "mesh", "axis"))
+@program(static_argnames=("layout", "mesh", "axis"))
 def _at_points(
     layout: _Layout, mesh: Mesh | None, axis: str | None, fn: Callable[..., Any], batch: list[Any]
 ) -> Any:

@@ -22,6 +22,7 @@ from critjax._checks import (
     is_concrete,
     message,
 )
+from critjax._programs import program
 from critjax._typing import ArrayLike
 
 POSITIONS = ("all", "interior", "same")
@@ -221,7 +222,7 @@ class ImageBank(_Bank):
         return self.images.shape[-1]
 
 
-@jax.jit
+@program
 def _take(bank: Any, kept: ArrayLike) -> Any:
     return jax.tree.map(lambda a: a[kept], bank)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_array, check, check_option, check_window, is_concrete
+from critjax._programs import program
 from critjax._typing import Array, PRNGKey
 from critjax.banks._banks import ImageBank, PatchBank
 
@@ -75,7 +75,7 @@ def random_pattern_bank(
     return PatchBank(_with_random_patterns(key, pair.patches, num_random))
 
 
-@functools.partial(jax.jit, static_argnames="num_random")
+@program(static_argnames="num_random")
 def _with_random_patterns(key: PRNGKey, pair: Array, num_random: int) -> Array:
     signs = jax.random.rademacher(key, (num_random, *pair.shape[1:]), pair.dtype)
     return jnp.concatenate([pair, signs, -signs])

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from critjax._checks import as_array, as_floating, check, check_finite, is_concrete, message, on_host
+from critjax._checks import as_array, as_floating, check, check_finite, is_concrete, message, on_host, widened
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, SymbolFn
 from critjax.closed_form._inputs import EXACT, check_inputs, check_sigma
 
@@ -83,7 +84,7 @@ def _diagonalise(spectrum: Any) -> _Spectrum:
     return _Spectrum(matrix, *((None, None) if matrix.shape[-1] == 1 else _eigenpairs(matrix)))
 
 
-@jax.jit
+@program
 def _eigenpairs(matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
     return values, vectors
@@ -151,7 +152,7 @@ def _denoise(mean: ArrayLike, spectrum: _Spectrum, x: Any, sigma: Any) -> Array:
     return _filter(mean, spectrum, x, check_inputs(x, sigma, tuple(mean.shape)))
 
 
-@jax.jit
+@program
 def _filter(mean: Array, spectrum: _Spectrum, x: Array, sigma: Array) -> Array:
     centre = mean.astype(sigma.dtype)
     modes = jnp.fft.fft2(x.astype(sigma.dtype) - centre, axes=(0, 1))
@@ -199,11 +200,11 @@ def gaussian_symbol(spectrum: ArrayLike) -> SymbolFn:
 
 def _symbol_at(spectrum: _Spectrum, sigma: Any) -> Array:
     check_sigma(sigma)
-    real = jnp.finfo(jnp.promote_types(spectrum.matrix.dtype, jnp.float32)).dtype
+    real = jnp.finfo(widened(spectrum.matrix.dtype)).dtype
     return _symbol(spectrum, on_host(sigma, real))
 
 
-@jax.jit
+@program
 def _symbol(spectrum: _Spectrum, sigma: Array) -> Array:
     return _gain(spectrum, sigma**2).astype(jnp.promote_types(sigma.dtype, jnp.complex64))
 
@@ -257,7 +258,7 @@ def image_spectrum(images: ArrayLike, *, mean: Any = None) -> Complex[Array, "H 
     return _image_spectrum(images, mean)
 
 
-@jax.jit
+@program
 def _image_spectrum(images: Array, mean: Any) -> Array:
     modes = jnp.fft.fft2(images - (jnp.mean(images, axis=0) if mean is None else mean), axes=(1, 2))
     total = jnp.einsum("nhwa,nhwb->hwab", modes, jnp.conj(modes), precision=EXACT)
@@ -291,7 +292,7 @@ def gaussian_fields(
     return _coloured(white_hat, spectrum)
 
 
-@jax.jit
+@program
 def _coloured(white_hat: Array, spectrum: Array) -> Array:
     if spectrum.shape[-1] == 1:
         coloured = jnp.sqrt(jnp.maximum(spectrum.real, 0))[..., 0] * white_hat

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_floating, check_rank, is_concrete, on_host
+from critjax._checks import check, check_floating, check_rank, is_concrete, on_host, widened
 from critjax._typing import Array
 
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round products to ten bits
@@ -31,7 +31,7 @@ def check_inputs(x: Any, sigma: Any, shape: tuple[int, ...] | None) -> Any:
         got = tuple(x.shape)
         check(got == shape, "x", f"shape {shape}, that of the prior", f"shape {got}", "resize or rebuild it")
     check_sigma(sigma)
-    return on_host(sigma, jnp.promote_types(x.dtype, jnp.float32))
+    return on_host(sigma, widened(x.dtype))
 
 
 def prepare(x: Any, sigma: Any, shape: tuple[int, ...] | None) -> tuple[Array, Array]:

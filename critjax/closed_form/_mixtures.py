@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -18,8 +17,9 @@ from critjax._checks import (
     check_window,
     is_concrete,
     on_host,
+    widened,
 )
-from critjax._programs import Static, as_pytree
+from critjax._programs import Static, as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.closed_form._inputs import EXACT, check_inputs, check_sigma
 
@@ -55,12 +55,10 @@ def score(denoise_fn: DenoiseFn, x: ArrayLike, sigma: Any) -> Float[Array, "H W 
     """
     check_sigma(sigma)
     check_floating("x", x)
-    return _score(
-        as_pytree("denoise_fn", denoise_fn), x, on_host(sigma, jnp.promote_types(x.dtype, jnp.float32))
-    )
+    return _score(as_pytree("denoise_fn", denoise_fn), x, on_host(sigma, widened(x.dtype)))
 
 
-@jax.jit
+@program
 def _score(denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
     return (denoise_fn(x, sigma) - x) / sigma.astype(x.dtype) ** 2
 
@@ -118,7 +116,7 @@ def _denoise_mixture(means: ArrayLike, log_prior: ArrayLike, std: Any, x: Any, s
     return _mixture_mean(means, log_prior, std, x, check_inputs(x, sigma, tuple(means.shape[1:])))
 
 
-@jax.jit
+@program
 def _mixture_mean(means: Array, log_prior: Array, std: Array, x: Array, sigma: Array) -> Array:
     y, centres, prior_variance = (
         x.astype(sigma.dtype),
@@ -219,7 +217,7 @@ def ideal_log_weights(
     return _normalised(images, log_prior, x, check_inputs(x, sigma, tuple(images.shape[1:])))
 
 
-@jax.jit
+@program
 def _normalised(images: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
     logits = _log_weights(images.astype(sigma.dtype), log_prior, x.astype(sigma.dtype), sigma**2)
     return jax.nn.log_softmax(logits).astype(x.dtype)
@@ -266,7 +264,7 @@ def _denoise_two_patterns(size: int, x: Any, sigma: Any) -> Array:
     return _tanh_of_windows(size, x, check_inputs(x, sigma, None))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static_argnums=0)
 def _tanh_of_windows(size: int, x: Array, sigma: Array) -> Array:
     y = x.astype(sigma.dtype)
     window = jnp.sum(y, axis=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_eta, check_grid, check_option
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey
 from critjax.closed_form import gaussian_fields
 from critjax.fluctuations._linear import NODES, adjoint, is_quiet, magnus_step
@@ -179,7 +178,7 @@ def gaussian_closure(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10))
+@program(static_argnums=(5, 6, 7, 8, 9, 10))
 def _gaussian_closure(
     denoise_fn: Any,
     key: PRNGKey,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_scalar, as_sigmas, check, check_count, check_eta, check_option, check_rank
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
 from critjax.fluctuations._linear import adjoint, is_quiet, matrix_product
 
@@ -155,7 +154,7 @@ def langevin_structure_factor(
     return _langevin_structure_factor(symbol_fn, sigmas, binary, step_size, eta, solver, levels)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
+@program(static_argnums=(5, 6))
 def _langevin_structure_factor(
     symbol_fn: Any,
     sigmas: Array,
@@ -233,7 +232,7 @@ def freeze_out_length(stiffness: Any, rate: Any) -> Array:
     return _freeze_out_length(as_argument(stiffness), as_argument(rate))
 
 
-@jax.jit
+@program
 def _freeze_out_length(stiffness: Any, rate: Any) -> Array:
     return jnp.sqrt(stiffness) * (2 * jnp.asarray(rate) / jnp.pi) ** 0.25
 
@@ -262,7 +261,7 @@ def freeze_out_distance(rate: Any) -> Array:
     return _freeze_out_distance(as_argument(rate))
 
 
-@jax.jit
+@program
 def _freeze_out_distance(rate: Any) -> Array:
     return (2 * jnp.asarray(rate)) ** -0.5
 
@@ -311,7 +310,7 @@ def resolves_freeze_out(
     return _resolves_freeze_out(sigmas, rate, critical_sigma, fraction)
 
 
-@jax.jit
+@program
 def _resolves_freeze_out(sigmas: Array, rate: Any, critical_sigma: Any, fraction: Any) -> Array:
     width = freeze_out_distance(rate)
     above = jnp.log(sigmas / critical_sigma)

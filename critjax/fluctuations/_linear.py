@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check_count, check_eta, check_rank, is_concrete
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, Float, SymbolFn
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -137,7 +136,7 @@ def linear_structure_factor(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@program(static_argnums=(3, 4))
 def _linear_structure_factor(
     symbol_fn: Any, sigmas: Array, eta: Any, num_substeps: int, quiet: bool
 ) -> Array:

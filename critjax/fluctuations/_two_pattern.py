@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_eta, check_grid
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fluctuations._closure import GaussianClosure, close
 from critjax.fluctuations._linear import EXACT, is_quiet
@@ -98,7 +98,7 @@ def two_pattern_closure(
     return _two_pattern_closure(sigmas, eta, size, grid, num_nodes, is_quiet(eta))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@program(static_argnums=(2, 3, 4, 5))
 def _two_pattern_closure(
     sigmas: Array, eta: Any, size: int, grid: tuple[int, int], num_nodes: int, quiet: bool
 ) -> GaussianClosure:
@@ -191,7 +191,7 @@ def transformed_closure(
     return _transformed_closure(sigmas, size, grid, num_nodes)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+@program(static_argnums=(1, 2, 3))
 def _transformed_closure(
     sigmas: Array, size: int, grid: tuple[int, int], num_nodes: int
 ) -> TransformedClosure:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_option, is_concrete
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, Float, Scalar
 from critjax.guidance._weights import WeightFn, as_level, as_weight
 
@@ -59,7 +59,7 @@ def quadrature_weights(sigmas: Float[ArrayLike, " levels"], solver: str = "heun"
     return _quadrature_weights(sigmas, solver)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _quadrature_weights(sigmas: Array, solver: str) -> Array:
     # The difference of neighbours is exact, their ratio is not.
     steps = jnp.log1p((sigmas[:-1] - sigmas[1:]) / sigmas[1:])
@@ -115,7 +115,7 @@ def guidance_budget(
     return _guidance_budget(as_pytree("weight_fn", weight_fn), sigmas, baseline, solver)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@program(static_argnums=3)
 def _guidance_budget(weight_fn: Any, sigmas: Array, baseline: Any, solver: str) -> Array:
     weights = jax.vmap(lambda sigma: as_weight(weight_fn(sigma)))(sigmas)
     return jnp.sum(quadrature_weights(sigmas, solver) * (weights - baseline))
@@ -194,14 +194,14 @@ class _Scaled:
         return _scaled(self, sigma)
 
 
-@jax.jit
+@program
 def _scaled(schedule: _Scaled, sigma: Any) -> Array:
     factor, baseline = schedule.factor, schedule.baseline
     weight = as_weight(schedule.weight_fn(as_level(sigma)))
     return jnp.asarray(baseline + factor * (weight - baseline))
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@program(static_argnums=4)
 def _factor(weight_fn: Any, sigmas: Array, budget: Any, baseline: Any, solver: str) -> tuple[Array, Array]:
     """Return what a schedule spends, and the factor that it takes to spend the budget."""
     now = _guidance_budget(weight_fn, sigmas, baseline, solver)

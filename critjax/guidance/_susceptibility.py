@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import as_sigmas, check, check_eta, check_option, is_concrete
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, PRNGKey
 from critjax.guidance._budget import SOLVERS, quadrature_weights
 from critjax.guidance._weights import constant, guided, weights_on
@@ -122,7 +122,7 @@ def susceptibility(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(8, 9, 10, 11))
+@program(static_argnums=(8, 9, 10, 11))
 def _susceptibility(
     unconditional: Any,
     conditional: Any,
@@ -256,7 +256,7 @@ def linear_response(
     return _linear_response(symbol, difference, sigmas, eta)
 
 
-@jax.jit
+@program
 def _linear_response(symbol: Any, difference: Any, sigmas: Array, eta: Any) -> Array:
     symbol, difference = jnp.asarray(symbol), jnp.asarray(difference)
     rate = (1 + eta) * (symbol - 1)

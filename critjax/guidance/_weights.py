@@ -13,7 +13,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from critjax._checks import check, check_finite, check_sigmas, is_concrete, message
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Scalar
 from critjax.noise import is_inside
 
@@ -106,7 +106,7 @@ class _Guided:
         return _mix(self, as_argument(x), sigma)
 
 
-@jax.jit
+@program
 def _mix(guided: _Guided, x: Any, sigma: Any) -> Array:
     def evaluate(name: str) -> Array:
         out = getattr(guided, name)(x, sigma)
@@ -237,7 +237,7 @@ class Pulse(NamedTuple):
         return self.baseline if self.empty else _pulse(self, sigma)
 
 
-@jax.jit
+@program
 def _pulse(pulse: Pulse, sigma: Any) -> Array:
     sigma = as_level(sigma)
     low, high, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in pulse)
@@ -313,13 +313,13 @@ class SmoothPulse(NamedTuple):
         return _smooth_pulse(self, sigma)
 
 
-@jax.jit
+@program
 def _half_maximum(centre: Any, width: Any) -> tuple[Array, Array]:
     factor = jnp.exp(_HALF_MAXIMUM * jnp.asarray(width))
     return centre / factor, centre * factor
 
 
-@jax.jit
+@program
 def _smooth_pulse(pulse: SmoothPulse, sigma: Any) -> Array:
     sigma = as_level(sigma)
     centre, width, weight, baseline = (jnp.asarray(value, sigma.dtype) for value in pulse)
@@ -413,7 +413,7 @@ class _Table:
         return _nearest(self, sigma)
 
 
-@jax.jit
+@program
 def _nearest(table: _Table, sigma: Any) -> Array:
     levels = jnp.log(jnp.asarray(table.sigmas))
     return jnp.asarray(table.values)[jnp.argmin(jnp.abs(levels - jnp.log(as_level(sigma))))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from critjax._checks import (
     check_rank,
     is_concrete,
 )
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._status import Status
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float, Int, PRNGKey
 from critjax.guidance._budget import SOLVERS
@@ -223,7 +222,7 @@ def _probed(levels: int, num_probes: int) -> np.ndarray:
     return np.unique(np.round(np.linspace(0, levels - 1, num_probes)).astype(int))
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9, 10, 11))
+@program(static_argnums=(5, 6, 7, 8, 9, 10, 11))
 def _guidance_window(
     denoise_fn: Any,
     key: PRNGKey,
@@ -318,7 +317,7 @@ def _locate(softening: Array, log_sigma: Array, eta: Any) -> _Place:
     return _Place(low, high, centre, at_end, (upper < 0) | (lower == num), softest, response)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@program(static_argnums=4)
 def judge(softenings: Array, sigmas: Array, eta: Any, key: PRNGKey, num_resamples: int) -> GuidanceWindow:
     """Turn lambda (num_samples, levels) of single trajectories into a window and its status; count no evaluations."""
     count = softenings.shape[0]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check, is_concrete
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import kernel_offsets
@@ -85,7 +86,7 @@ def quartic_form(coefficients: ArrayLike, wavevector: Any) -> Array:
     return _quartic_form(coefficients, wavevector if hasattr(wavevector, "dtype") else np.asarray(wavevector))
 
 
-@jax.jit
+@program
 def _quartic_form(coefficients: Array, k: Array) -> Array:
     y, x = k[..., 0], k[..., 1]
     binomials = (1, 4, 6, 4, 1)
@@ -192,7 +193,7 @@ def landau_coefficients(
     return _landau_coefficients(*_inputs(bank, sigma, state))
 
 
-@jax.jit
+@program
 def _landau_coefficients(bank: Bank, sigma: Any, state: Array) -> LandauCoefficients:
     kernel = response_kernel(bank, sigma, state=state)
     expansion = expand_kernel(kernel)
@@ -352,7 +353,7 @@ def amplitude_coefficients(
     return _amplitude_coefficients(bank, wavevector, sigma, state)
 
 
-@jax.jit
+@program
 def _amplitude_coefficients(bank: Bank, wavevector: Array, sigma: Any, state: Array) -> AmplitudeCoefficients:
     dtype = working_dtype(bank)
     carrier = wavevector.astype(dtype)

@@ -7,7 +7,6 @@ fields live below pi/p, well inside.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_rank, is_concrete
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Float, PRNGKey
 from critjax.fourier import wavevectors
 from critjax.landau._model import Bank, ReducedModel, reduced_model
@@ -53,7 +53,7 @@ def low_pass(field: ArrayLike, cutoff: Any) -> Array:
     return _low_pass(field, squared(cutoff))
 
 
-@jax.jit
+@program
 def _low_pass(field: Array, squared_cutoff: Any) -> Array:
     k = wavevectors(field.shape, dtype=field.dtype)
     keep = (jnp.sum(k**2, axis=-1) <= squared_cutoff) & kept_modes(field.shape)
@@ -202,7 +202,7 @@ def integrate(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("noisy", "save_every"))
+@program(static_argnames=("noisy", "save_every"))
 def _integrate(
     model: ReducedModel,
     key: PRNGKey,
@@ -352,14 +352,14 @@ def landau_sample(
         check(tuple(x_init.shape) == tuple(shape), "x_init", f"shape {tuple(shape)}", got, "match them")
     model = reduced_model(bank, sigmas, shape[:2], eta=eta, linear=linear)
     noise_key, drawn = _start(key, sigmas, shape=tuple(int(n) for n in shape))
-    x_init = drawn if x_init is None else x_init
+    start: Any = drawn if x_init is None else x_init
     if num_substeps is None:
         known = is_concrete(model.coefficients.r) and is_concrete(eta)
         num_substeps = stable_substeps(model, eta=eta) if known else 1
     return integrate(
         model,
         noise_key,
-        x_init,
+        start,
         eta=eta,
         cutoff=np.pi / bank.size,
         num_substeps=num_substeps,
@@ -367,7 +367,7 @@ def landau_sample(
     )
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@program(static_argnames="shape")
 def _start(key: PRNGKey, sigmas: Array, *, shape: tuple[int, int, int]) -> tuple[PRNGKey, Array]:
     """Return the key of the steps, and the noise that `sample` starts from."""
     start_key, noise_key = jax.random.split(key)
@@ -407,7 +407,7 @@ def free_energy(psi: Float[ArrayLike, "H W"], symbol: ArrayLike, h: Any, u: Any)
     return _free_energy(psi, symbol, h, u)
 
 
-@jax.jit
+@program
 def _free_energy(psi: Array, symbol: Array, h: Any, u: Any) -> Array:
     power = jnp.abs(jnp.fft.fft2(psi)) ** 2 / psi.size
     return 0.5 * jnp.sum((1 - symbol.real) * power) - jnp.sum(h / 3 * psi**3 - u / 4 * psi**4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_grid, check_option, is_concrete
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import wavevectors
@@ -111,7 +111,7 @@ def reduced_model(
     return model
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "linear"))
+@program(static_argnames=("grid", "linear"))
 def _reduced_model(
     bank: Bank, sigmas: Array, eta: Any, *, grid: tuple[int, int], linear: str
 ) -> tuple[ReducedModel, Array]:

@@ -7,7 +7,6 @@ and then expanded in the slow field (THEORY section 4).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_grid, check_rank, check_window, is_concrete
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.closed_form import gaussian_fields
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel, wavevectors
@@ -71,7 +70,7 @@ def squared(cutoff: Any) -> Any:
     return float(cutoff) ** 2 if is_concrete(cutoff) else cutoff**2
 
 
-@functools.partial(jax.jit, static_argnames="num_samples")
+@program(static_argnames="num_samples")
 def _fast_fields(key: PRNGKey, structure_factor: Array, squared_cutoff: Any, *, num_samples: int) -> Array:
     grid, channels = structure_factor.shape[:2], structure_factor.shape[-1]
     dtype = structure_factor.real.dtype
@@ -170,7 +169,7 @@ def _options(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("size", "num_samples"))
+@program(static_argnames=("size", "num_samples"))
 def _renormalised_coefficients(
     denoise_fn: DenoiseFn,
     key: PRNGKey,
@@ -263,13 +262,14 @@ def renormalised_model(
     return model
 
 
-@functools.partial(jax.jit, static_argnames=("size", "num_samples"))
+@program(static_argnames=("size", "num_samples"))
 def _renormalised_model(
     denoise_fn: DenoiseFn, key: PRNGKey, sigmas: Array, mean: Array, spectra: Array, **options: Any
 ) -> tuple[ReducedModel, Array]:
     def level(inputs: Sequence[Array]) -> RenormalisedCoefficients:
         sigma, state, spectrum = inputs
-        return _renormalised_coefficients(denoise_fn, key, spectrum, sigma, state, **options)
+        same = jax.random.clone(key)  # so that curves of the noise are smooth
+        return _renormalised_coefficients(denoise_fn, same, spectrum, sigma, state, **options)
 
     found, symbols, targets = jax.lax.map(level, (sigmas, mean, spectra))
     coefficients, still = steady(found)

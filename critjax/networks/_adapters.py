@@ -12,8 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import as_scalar, check, check_floating, check_option, check_rank, is_concrete, message
-from critjax._programs import as_pytree
+from critjax._checks import (
+    as_scalar,
+    check,
+    check_floating,
+    check_option,
+    check_rank,
+    is_concrete,
+    message,
+    widened,
+)
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 from critjax.noise import ddpm_sigma_range, sigma_to_ddpm_timestep
 
@@ -188,7 +197,7 @@ class _Adapted:
         sigma = as_scalar("sigma", sigma, "a finite number > 0", advice, good=lambda value: value > 0)
         t = None
         if is_concrete(sigma):
-            sigma = np.asarray(sigma, jnp.promote_types(x.dtype, jnp.float32))
+            sigma = np.asarray(sigma, widened(x.dtype))
         if is_concrete(sigma) and self.time is not None:
             # The time of a known sigma is known inside jit, too. Outside, constants are better left to the program.
             now = contextlib.nullcontext() if is_concrete(x) else jax.ensure_compile_time_eval()
@@ -200,7 +209,7 @@ class _Adapted:
         return _denoise(self, x, sigma, t)
 
 
-@jax.jit
+@program
 def _time(time: Any, sigma: Array) -> Array:
     """Return the time of a noise level in the dtype of the computation."""
     t = jnp.asarray(time(sigma)).astype(sigma.dtype)
@@ -208,7 +217,7 @@ def _time(time: Any, sigma: Array) -> Array:
     return t
 
 
-@jax.jit
+@program
 def _denoise(model: _Adapted, x: Array, sigma: Array, t: Array | None) -> Array:
     work = jnp.promote_types(x.dtype, jnp.float32)
     y, noise = x.astype(work), sigma.astype(work)

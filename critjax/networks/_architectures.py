@@ -28,6 +28,7 @@ from critjax._checks import (
     check_rank,
     is_concrete,
 )
+from critjax._programs import program
 from critjax._stored import Stored, option
 from critjax._typing import Array, ArrayLike, DenoiseFn, PRNGKey
 from critjax.networks._blocks import (
@@ -246,7 +247,7 @@ def init(config: NetworkConfig, key: PRNGKey) -> Parameters:
     return _init(config, key)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def _init(config: NetworkConfig, key: PRNGKey) -> Parameters:
     state = nnx.state(_build(config, key), nnx.Param)
     return named(nnx.to_pure_dict(state))
@@ -295,7 +296,7 @@ def apply(
     return _apply(config, params, x, sigma, label)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def _apply(config: NetworkConfig, params: Parameters, x: Array, sigma: Array, label: Array | None) -> Array:
     """Compiled by itself, so that programs that evaluate a network in many places trace it once."""
     check_rank("x", x, "B H W C")
@@ -399,7 +400,7 @@ class _Denoiser:
         return _denoise(self.config, self.params, x, sigma, self.label)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def _denoise(config: NetworkConfig, params: Parameters, x: Array, sigma: Array, label: Any) -> Array:
     labels = None if label is None else label[None]
     return _apply(config, params, x[None], sigma[None], labels)[0]

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from critjax._checks import check, check_count, check_counts, check_floating, check_rank, message
+from critjax._programs import program
 from critjax._stored import Stored, json_object, option
 from critjax._typing import Array, ArrayLike, PRNGKey
 from critjax.networks._architectures import Parameters, named, ordered
@@ -154,7 +155,7 @@ def init_classifier(config: ClassifierConfig, key: PRNGKey) -> Parameters:
     return _init(config, key)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def _init(config: ClassifierConfig, key: PRNGKey) -> Parameters:
     return named(nnx.to_pure_dict(nnx.state(_Network(config, nnx.Rngs(params=key)), nnx.Param)))
 
@@ -172,7 +173,7 @@ def judge(classifier: Classifier, images: ArrayLike) -> Judgement:
     return _judge(classifier.config, classifier.params, classifier.temperature, images)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def _judge(config: ClassifierConfig, params: Parameters, temperature: Any, images: Array) -> Judgement:
     features, logits = apply_classifier(config, params, images)
     return Judgement(features, logits, jax.nn.softmax(logits / temperature, axis=-1))

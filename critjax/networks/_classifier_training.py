@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from critjax._checks import check, check_count, check_rank, is_concrete
+from critjax._programs import program
 from critjax._stored import SEED, check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import Parameters
@@ -103,7 +104,7 @@ def _optimiser(program: Program, numbers: dict[str, Any]) -> optax.GradientTrans
     return rates(program, numbers["learning_rate"], adamw, numbers["clip_norm"])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "program"))
+@program(static_argnames=("config", "program"))
 def _start(
     config: ClassifierConfig, program: Program, key: PRNGKey, numbers: dict[str, Any]
 ) -> TrainingState:
@@ -138,7 +139,7 @@ def classification_loss(
     return jnp.mean(optax.softmax_cross_entropy(logits, wanted))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "program"), donate_argnames="state")
+@program(static_argnames=("config", "program"), donate_argnames="state")
 def _step(
     config: ClassifierConfig,
     program: Program,

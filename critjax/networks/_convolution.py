@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from critjax._checks import check_option
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike
 
 PADDINGS = ("zero", "periodic")
@@ -103,4 +103,4 @@ def convolved(x: Array, kernel: Array, *, padding: str, dilation: int) -> Array:
     return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
-_convolve = jax.jit(convolved, static_argnames=("padding", "dilation"))
+_convolve = program(convolved, static_argnames=("padding", "dilation"))

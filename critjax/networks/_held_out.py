@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check, check_count
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, PRNGKey
 
 #: Noise levels of the held-out loss, image units.
@@ -86,7 +86,7 @@ def held_out_loss(
     return np.array(result)
 
 
-@jax.jit
+@program
 def _denoised(
     denoise: Any, key: PRNGKey, x0: Array, sigma: Array, labels: Array | None, index: Array, first: Array
 ) -> Array:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from critjax._checks import check
+from critjax._programs import program
 from critjax._stored import SEED, check_options, option
 from critjax._typing import Array, PRNGKey
 from critjax.networks._architectures import NetworkConfig, Parameters, apply, init
@@ -150,12 +151,12 @@ def start_training(config: NetworkConfig, training: TrainingConfig) -> TrainingS
     return _state(stored.params)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@program(static_argnames="config")
 def drawn_state(config: NetworkConfig, key: PRNGKey) -> TrainingState:
     return _state(init(config, jax.random.fold_in(key, 2**31 - 1)))
 
 
-@jax.jit
+@program
 def _state(params: Parameters) -> TrainingState:
     return first_state(params, rates(Program(1, 0, 1, False), 1.0, optax.adam, 1.0))  # of any values
 
@@ -214,7 +215,7 @@ def make_step(
     return functools.partial(_step, config, program, _gradient, key, numbers)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
+@program(static_argnums=(0, 1, 2), donate_argnums=5)
 def _step(
     config: NetworkConfig,
     program: Program,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_scalar, check, check_count, is_concrete, is_real
+from critjax._programs import program
 from critjax._typing import Array, Float, Scalar
 
 #: Steps of a ladder at most; float32 does not tell so many levels apart.
@@ -64,14 +64,14 @@ def _ends(high: Any, low: Any, num_steps: int, dtype: Any) -> tuple[Array, Array
     return jnp.asarray(high, dtype), jnp.asarray(low, dtype), jnp.linspace(0, 1, num_steps + 1, dtype=dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@program(static_argnums=(2, 3))
 def _geometric(high: Any, low: Any, num_steps: int, dtype: Any) -> Array:
     high, low, fraction = _ends(high, low, num_steps, dtype)
     sigmas = jnp.exp(jnp.log(high) + fraction * (jnp.log(low) - jnp.log(high)))
     return sigmas.at[0].set(high).at[-1].set(low)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@program(static_argnums=(2, 3))
 def _karras(high: Any, low: Any, num_steps: int, dtype: Any, rho: Any) -> Array:
     high, low, fraction = _ends(high, low, num_steps, dtype)
     # In logarithms, which neither overflow at small rho nor cancel at large.

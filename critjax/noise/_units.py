@@ -6,16 +6,15 @@ An infinite sigma is the start of schedules whose last timestep is pure noise.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check, check_count, check_option, is_concrete, is_real
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Float, Scalar
 
 #: A noise level or an array of them, in the unit that the function names.
@@ -82,7 +81,7 @@ def _evaluated(formula: Callable[..., Any], values: Any, *tables: Any) -> Any:
     return _program(formula, values, *(table.astype(jnp.result_type(float)) for table in tables))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static_argnums=0)
 def _program(formula: Callable[..., Any], values: Any, *tables: Any) -> Array:
     """Half precision is computed in float32."""
     values = jnp.asarray(values)

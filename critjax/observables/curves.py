@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from critjax._checks import check
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Float, Scalar
 
 
@@ -50,7 +48,7 @@ def first_crossing(
     return _first_crossing(as_argument(x), values, level, bool(rising))
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@program(static_argnums=3)
 def _first_crossing(x: Any, values: Any, level: Any, rising: bool) -> Array:
     x, offset = jnp.asarray(x), jnp.asarray(values) - level
     positive = offset > 0
@@ -104,7 +102,7 @@ def interior_minimum(x: Float[ArrayLike, " n"], values: Float[ArrayLike, " n"]) 
     return _interior_minimum(as_argument(x), values)
 
 
-@jax.jit
+@program
 def _interior_minimum(x: Any, values: Any) -> Minimum:
     x, values = jnp.asarray(x), jnp.asarray(values)
     num = values.shape[0]

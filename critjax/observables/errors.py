@@ -6,7 +6,6 @@ its arrays) shares it with all arrays of its shapes. With ``host=True`` it is a 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import check, check_count
-from critjax._programs import as_argument, as_pytree
+from critjax._programs import as_argument, as_pytree, program
 from critjax._typing import Array, ArrayLike, PRNGKey
 
 
@@ -113,7 +112,7 @@ def bootstrap_values(
     return _bootstrap_values(as_pytree("statistic_fn", statistic_fn), key, samples, num_resamples)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@program(static_argnums=3)
 def _bootstrap_values(statistic_fn: Any, key: PRNGKey, samples: Any, num_resamples: int) -> Any:
     num = jax.tree.leaves(samples)[0].shape[0]
     indices = jax.random.randint(key, (num_resamples, num), 0, num)
@@ -152,7 +151,7 @@ def bootstrap_error(
     return _bootstrap_error(as_pytree("statistic_fn", statistic_fn), key, samples, num_resamples)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@program(static_argnums=3)
 def _bootstrap_error(statistic_fn: Any, key: PRNGKey, samples: Any, num_resamples: int) -> Any:
     values = _bootstrap_values(statistic_fn, key, samples, num_resamples)
     return jax.tree.map(lambda v: jnp.std(v, axis=0, ddof=1), values)
@@ -254,7 +253,7 @@ def _host_values(statistic_fn: Callable[..., Any], samples: Any, num: int, block
     return jax.tree.map(lambda *leaves: np.stack(leaves), *map(without, _kept(num, blocks)))
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _jackknife_values(statistic_fn: Any, samples: Any, blocks: int) -> Any:
     return _on_subsets(
         statistic_fn, samples, jnp.asarray(_kept(jax.tree.leaves(samples)[0].shape[0], blocks))
@@ -303,12 +302,12 @@ def _spread(xp: Any, left_out: Any) -> Any:
     return (len(left_out) - 1) ** 0.5 * xp.std(left_out, axis=0)
 
 
-@jax.jit
+@program
 def _spread_on_device(left_out: Any) -> Array:
     return _spread(jnp, left_out)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _spread_of_strata(left_out: Any, strata: Any, num_strata: int) -> Array:
     def total(values: Array) -> Array:
         return jax.ops.segment_sum(values, strata, num_strata)
@@ -355,7 +354,7 @@ def jackknife(
     return Estimate(*_jackknife(as_pytree("statistic_fn", statistic_fn), samples, blocks))
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _jackknife(statistic_fn: Any, samples: Any, blocks: int) -> tuple[Any, Any]:
     return statistic_fn(jax.tree.map(jnp.asarray, samples)), _jackknife_error(statistic_fn, samples, blocks)
 
@@ -394,6 +393,6 @@ def jackknife_error(
     return _jackknife_error(as_pytree("statistic_fn", statistic_fn), samples, blocks)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _jackknife_error(statistic_fn: Any, samples: Any, blocks: int) -> Any:
     return jax.tree.map(jackknife_spread, _jackknife_values(statistic_fn, samples, blocks))

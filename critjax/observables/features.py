@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from critjax._checks import check, check_rank, is_concrete
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Float
 from critjax.observables.errors import Estimate, jackknife, jackknife_error, jackknife_spread
 
@@ -65,7 +64,7 @@ def frechet_distance(
     return _frechet_distance(a, b)
 
 
-@jax.jit
+@program
 def _frechet_distance(a: Any, b: Any) -> Array:
     a, b = jnp.asarray(a), jnp.asarray(b)
 
@@ -123,7 +122,7 @@ def frechet_error(
     return _frechet_error(a, b, num_blocks if num_blocks is None else int(num_blocks))
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _frechet_error(a: Any, b: Any, num_blocks: int | None) -> Array:
     error_a = jackknife_error(Partial(frechet_distance, b), a, num_blocks=num_blocks)
     error_b = jackknife_error(Partial(frechet_distance, a), b, num_blocks=num_blocks)
@@ -273,7 +272,7 @@ def _over_classes(sets: tuple[Any, ...], labels: ArrayLike) -> Estimate:
     return _diversity(sets, index, len(classes))
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _diversity(sets: tuple[Any, ...], index: Array, num_classes: int) -> Estimate:
     def total(values: Array) -> Array:
         return jax.ops.segment_sum(values, index, num_classes)

@@ -2,16 +2,14 @@ r"""Lengths read off a response kernel or a symbol: receptive field, gap, stiffn
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_rank
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Float
 from critjax.fourier import kernel_offsets, shells_on_host, symbol_to_kernel, wavevectors
 
@@ -71,7 +69,7 @@ def receptive_field_radius(kernel: Inexact[ArrayLike, "p q C C"]) -> Float[Array
     return _receptive_field_radius(kernel)
 
 
-@jax.jit
+@program
 def _receptive_field_radius(kernel: Any) -> Array:
     weight = jnp.abs(jnp.asarray(kernel)).sum(axis=(2, 3))
     squared = (kernel_offsets(weight.shape, dtype=weight.dtype) ** 2).sum(axis=-1)
@@ -128,7 +126,7 @@ def equilibrium_length(
     return _equilibrium_length(kernel, polarisation if polarisation is None else as_argument(polarisation))
 
 
-@jax.jit
+@program
 def _equilibrium_length(kernel: Any, polarisation: Any) -> Array:
     g = jnp.asarray(kernel)
     direction = jnp.ones(1, g.dtype) if polarisation is None else jnp.asarray(polarisation, g.dtype)
@@ -192,7 +190,7 @@ def fit_gap(
     return _fit_gap(symbol, error, int(num_shells), bool(fit_uniform))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@program(static_argnums=(2, 3))
 def _fit_gap(symbol: Any, error: Any, num_shells: int, fit_uniform: bool) -> GapFit:
     values = jnp.asarray(symbol).real
     height, width = values.shape

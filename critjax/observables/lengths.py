@@ -2,17 +2,15 @@ r"""Correlation lengths of ensembles of fields."""
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_option
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Float
 from critjax.fourier import ifft2
 from critjax.observables.curves import first_crossing
@@ -55,7 +53,7 @@ def second_moment_length(spectrum: Inexact[ArrayLike, "H W *channels"]) -> Float
     return _second_moment_length(spectrum)
 
 
-@jax.jit
+@program
 def _second_moment_length(spectrum: Any) -> Array:
     spectrum = jnp.asarray(spectrum)
     power = spectrum.real if spectrum.ndim == 2 else jnp.trace(spectrum, axis1=2, axis2=3).real
@@ -100,7 +98,7 @@ def radial_autocorrelation(x: Float[ArrayLike, "B H W C"], *, centre: bool = Tru
     return _radial_autocorrelation(check_ensemble(x, centre), bool(centre))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _radial_autocorrelation(x: Any, centre: bool) -> RadialAutocorrelation:
     x_hat = modes(x, centre)
     correlation = ifft2((x_hat.real**2 + x_hat.imag**2).sum(axis=(0, 3)), real=True)
@@ -153,7 +151,7 @@ def correlation_length(
     return _correlation_length(check_ensemble(x, centre), method, field, bool(centre))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+@program(static_argnums=(1, 2, 3))
 def _correlation_length(x: Any, method: str, field: str, centre: bool) -> Array:
     x = jnp.asarray(x)
     x = jnp.sign(x) if field == "sign" else x

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from critjax._checks import check, check_finite, check_option, check_rank
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Float
 
 
@@ -27,7 +26,7 @@ def order_parameter(x: Float[ArrayLike, "B H W C"]) -> Float[Array, "B C"]:
     return _order_parameter(x)
 
 
-@jax.jit
+@program
 def _order_parameter(x: Any) -> Array:
     return jnp.asarray(x).mean(axis=(1, 2))
 
@@ -53,7 +52,7 @@ def binder_cumulant(order: Float[ArrayLike, "B ..."]) -> Float[Array, "*rest"]:
     return _binder_cumulant(as_argument(order))
 
 
-@jax.jit
+@program
 def _binder_cumulant(order: Any) -> Array:
     squared = jnp.asarray(order) ** 2
     return 1 - (squared**2).mean(axis=0) / (3 * squared.mean(axis=0) ** 2)
@@ -92,7 +91,7 @@ def wall_density(x: Float[ArrayLike, "B H W C"], *, boundary: str = "periodic") 
     return _wall_density(x, boundary)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _wall_density(x: Any, boundary: str) -> Array:
     x = jnp.asarray(x)
     walls, bonds = jnp.zeros((x.shape[0], x.shape[3]), x.dtype), 0

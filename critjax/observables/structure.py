@@ -2,7 +2,6 @@ r"""Structure factors and radial averages of an ensemble of fields."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_finite, check_rank
-from critjax._programs import as_argument
+from critjax._programs import as_argument, program
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.fourier import fft2, shells_on_host
 
@@ -73,7 +72,7 @@ def structure_factor(
     return _structure_factor(x, bool(centre), ddof)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _structure_factor(x: Any, centre: bool, ddof: Any) -> Array:
     x_hat = modes(x, centre)
     num, height, width, _ = x_hat.shape
@@ -102,7 +101,7 @@ def sample_spectra(x: Float[ArrayLike, "B H W C"], *, centre: bool = True) -> Fl
     return _sample_spectra(check_ensemble(x, centre), bool(centre))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _sample_spectra(x: Any, centre: bool) -> Array:
     x_hat = modes(x, centre)
     return (x_hat.real**2 + x_hat.imag**2) / (x_hat.shape[1] * x_hat.shape[2])
@@ -157,7 +156,7 @@ def radial_average(
     return _radial_average(values, rfft_width)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _radial_average(values: Any, rfft_width: int | None) -> Array:
     height, columns = values.shape[:2]
     width = columns if rfft_width is None else rfft_width

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from critjax._checks import (
     message,
     on_host,
 )
-from critjax._programs import Static
+from critjax._programs import Static, program
 from critjax._typing import Array, ArrayLike, DenoiseFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.patch_score._parts import estimate
@@ -153,7 +152,7 @@ def _call_all(
     return _all(plans, candidates, log_prior, x, sigma)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static_argnums=0)
 def _denoised(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
     mean = estimate(plan, candidates, log_prior, x, sigma).mean
     if plan.readout == "average":
@@ -162,12 +161,12 @@ def _denoised(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: 
     return mean.astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static_argnums=0)
 def _effective(plan: Plan, candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Array:
     return jnp.exp(estimate(plan, candidates, log_prior, x, sigma).entropy).astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static_argnums=0)
 def _all(plans: tuple[Plan, ...], candidates: Array, log_prior: Array, x: Array, sigma: Array) -> Any:
     found = [estimate(plan, candidates, log_prior, x, sigma) for plan in plans]
     means = jnp.stack([one.mean for one in found]).astype(x.dtype)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
 from critjax._checks import check, is_concrete, message, on_host
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 
 
@@ -84,6 +83,6 @@ def _denoise(denoise_fns: tuple[DenoiseFn, ...], edges: Any, x: Any, sigma: Any)
     return _choose(denoise_fns, on_host(edges, dtype), x, on_host(sigma, dtype))
 
 
-@jax.jit
+@program
 def _choose(denoise_fns: tuple[DenoiseFn, ...], edges: Array, x: Array, sigma: Array) -> Array:
     return lax.switch(jnp.sum(sigma < jnp.asarray(edges)), denoise_fns, x, sigma)

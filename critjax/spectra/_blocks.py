@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check
+from critjax._checks import check, widened
 from critjax._typing import Array
 from critjax.banks import ImageBank, PatchBank
 
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 def working_dtype(bank: PatchBank | ImageBank) -> Any:
     """Return the dtype of all results: the bank's, but at least float32."""
     data = bank.patches if isinstance(bank, PatchBank) else bank.images
-    return jnp.promote_types(data.dtype, jnp.float32)
+    return widened(data.dtype)
 
 
 def _window_sums(y: Array, size: int) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ on traced values comes back as a status code, not as an exception.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_option, check_rank, is_concrete
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._status import Status
 from critjax._typing import Array, ArrayLike, Complex, Float, Int, Scalar, SymbolFn
 from critjax.fourier import wavevectors
@@ -163,7 +162,7 @@ def _check_symbol(symbol_fn: SymbolFn, level: Array) -> None:
     check_rank("symbol_fn", jax.eval_shape(lambda sigma: symbol_fn(sigma), level), "H W C C")
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "max_crossings", "batch_size"))
+@program(static_argnames=("frame", "max_crossings", "batch_size"))
 def _critical_point(
     symbol_fn: SymbolFn,
     ladder: Array,
@@ -322,7 +321,7 @@ def critical_sigmas(
     return _critical_sigmas(fn, ladder, eta, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "batch_size"))
+@program(static_argnames=("frame", "batch_size"))
 def _critical_sigmas(
     symbol_fn: SymbolFn, ladder: Array, eta: Any, *, frame: str, batch_size: int | None
 ) -> Array:

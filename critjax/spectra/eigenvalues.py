@@ -6,7 +6,6 @@ wavevectors and differentiates; beyond, LAPACK does it.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Inexact
 
 from critjax._checks import as_sigmas, check, check_count, check_finite, check_option, check_rank, is_concrete
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.noise import FRAMES, frame_correction
 from critjax.spectra._inputs import as_eta, as_sigma
@@ -100,7 +99,7 @@ def leading_eigenvalue(matrix: Inexact[ArrayLike, "*batch C C"]) -> Complex[Arra
     return _leading_eigenvalue(matrix)
 
 
-@jax.jit
+@program
 def _leading_eigenvalue(m: Array) -> Array:
     m = m.astype(jnp.promote_types(m.dtype, jnp.complex64))
     channels = m.shape[-1]
@@ -147,7 +146,7 @@ def right_eigenvector(matrix: Inexact[ArrayLike, "C C"], eigenvalue: Any) -> Com
     return _right_eigenvector(matrix, complex(eigenvalue) if is_concrete(eigenvalue) else eigenvalue)
 
 
-@jax.jit
+@program
 def _right_eigenvector(matrix: Array, eigenvalue: Any) -> Array:
     m = jax.lax.stop_gradient(matrix)
     m = m.astype(jnp.promote_types(m.dtype, jnp.complex64))
@@ -206,7 +205,7 @@ def growth_rate(
     return _growth_rate(symbol, as_sigma(sigma), as_eta(eta), frame=frame)
 
 
-@functools.partial(jax.jit, static_argnames="frame")
+@program(static_argnames="frame")
 def _growth_rate(symbol: Array, sigma: Any, eta: Any, *, frame: str) -> Array:
     return rate_of_eigenvalue(leading_eigenvalue(symbol), sigma, eta, frame)
 
@@ -258,7 +257,7 @@ def dispersion(
     return _dispersion(as_pytree("symbol_fn", symbol_fn), levels, batch_size=batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@program(static_argnames="batch_size")
 def _dispersion(symbol_fn: SymbolFn, levels: Array, *, batch_size: int | None) -> Array:
     if batch_size is None:
         return jax.vmap(symbol_fn)(levels)

@@ -9,7 +9,6 @@ denoiser is a correlation with a kernel, and plane waves are its eigenvectors (T
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Inexact
 
 from critjax._checks import check, check_grid, check_rank
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar
 from critjax.banks import ImageBank, PatchBank
 from critjax.fourier import kernel_to_symbol
@@ -119,7 +119,7 @@ def _inputs(
     return inputs, {"readout": readout, "block_size": check_block_size(block_size)}
 
 
-@functools.partial(jax.jit, static_argnames=("readout", "block_size"))
+@program(static_argnames=("readout", "block_size"))
 def _response_kernel(bank: Bank, sigma: Any, state: Array, *, readout: str, block_size: int | None) -> Array:
     moments = posterior_moments(bank, sigma, state, readout=readout, block_size=block_size)
     variance = jnp.asarray(sigma).astype(working_dtype(bank)) ** 2
@@ -173,7 +173,7 @@ def symbol(
     return _symbol(*inputs, grid=check_grid(grid), **options)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+@program(static_argnames=("grid", "readout", "block_size"))
 def _symbol(bank: Bank, sigma: Any, state: Array, *, grid: tuple[int, int], **options: Any) -> Array:
     return kernel_to_symbol(_response_kernel(bank, sigma, state, **options), grid)
 
@@ -233,7 +233,7 @@ class UniformResponse(NamedTuple):
     """Sizes (C,) of the terms whose averages are ``value`` and ``drift``; rounding errors are proportional."""
 
 
-@functools.partial(jax.jit, static_argnames=("readout", "block_size"))
+@program(static_argnames=("readout", "block_size"))
 def uniform_response(
     bank: Bank, sigma: Any, state: Array, *, readout: str, block_size: int | None
 ) -> UniformResponse:
@@ -290,7 +290,7 @@ def mean_field_critical_sigma(
     return _mean_field_critical_sigma(bank, grid=check_grid(grid), readout=readout, block_size=block_size)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+@program(static_argnames=("grid", "readout", "block_size"))
 def _mean_field_critical_sigma(
     bank: Bank, *, grid: tuple[int, int], readout: str, block_size: int | None
 ) -> Array:
@@ -348,7 +348,7 @@ def nonreciprocal_fraction(kernel_or_symbol: Inexact[ArrayLike, "H W C C"]) -> F
     return _nonreciprocal_fraction(kernel_or_symbol)
 
 
-@jax.jit
+@program
 def _nonreciprocal_fraction(a: Array) -> Array:
     if jnp.iscomplexobj(a):
         transposed = jnp.conj(jnp.swapaxes(a, 2, 3))

@@ -5,7 +5,6 @@ It is neither the bare symbol at a homogeneous state (`symbol`) nor that of the 
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from critjax._checks import (
     check_rank,
     check_window,
 )
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, Complex, DenoiseFn, Float, PRNGKey, Scalar
 from critjax.fourier import fft2, ifft2, kernel_to_symbol, plane_wave, symbol_to_kernel
 from critjax.observables.errors import Estimate
@@ -100,7 +99,7 @@ def rayleigh_quotient(
     return _rayleigh_quotient(denoise, x, wavevector, as_sigma(sigma), polarisation)
 
 
-@jax.jit
+@program
 def _rayleigh_quotient(
     denoise_fn: DenoiseFn, x: Array, wavevector: Array, sigma: Any, amplitude: Array
 ) -> Array:
@@ -159,7 +158,7 @@ def random_phase_field(key: PRNGKey, grid: tuple[int, int], dtype: Any) -> Phase
     return _random_phase_field(key, grid=check_grid(grid), dtype=jnp.dtype(dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "dtype"))
+@program(static_argnames=("grid", "dtype"))
 def _random_phase_field(key: PRNGKey, *, grid: tuple[int, int], dtype: Any) -> PhaseField:
     noise = fft2(jax.random.normal(key, grid, dtype))
     size = jnp.abs(noise)
@@ -255,7 +254,7 @@ def measured_symbol(
     return _measured_symbol(denoise, key, x, as_sigma(sigma), **options)
 
 
-@functools.partial(jax.jit, static_argnames=("num_probes", "batch_size"))
+@program(static_argnames=("num_probes", "batch_size"))
 def _measured_symbol(
     denoise_fn: DenoiseFn, key: PRNGKey, x: Array, sigma: Any, *, num_probes: int, batch_size: int | None
 ) -> Estimate:
@@ -325,6 +324,6 @@ def project_symbol(symbol: Inexact[ArrayLike, "H W C C"], size: int) -> Complex[
     return _project_symbol(symbol, size=check_window(size))
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@program(static_argnames="size")
 def _project_symbol(symbol: Array, *, size: int) -> Array:
     return kernel_to_symbol(symbol_to_kernel(symbol, size), symbol.shape[:2])

@@ -5,9 +5,6 @@ It is neither the bare symbol at a homogeneous state (`symbol`) nor that of the 
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Inexact
 
@@ -19,6 +16,7 @@ from critjax._checks import (
     check_rank,
     check_window,
 )
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float
 from critjax.spectra._blocks import EXACT
 from critjax.spectra.measured import project_symbol
@@ -91,7 +89,7 @@ def regression_symbol(
     return _regression_symbol(x, denoised, centre=centre, size=size)
 
 
-@functools.partial(jax.jit, static_argnames=("centre", "size"))
+@program(static_argnames=("centre", "size"))
 def _regression_symbol(x: Array, denoised: Array, *, centre: str, size: int | None) -> Array:
     axes = 0 if centre == "ensemble" else (0, 1, 2)
 
@@ -146,7 +144,7 @@ def regression_ratio(
     return _regression_ratio(cross, power)
 
 
-@jax.jit
+@program
 def _regression_ratio(cross: Array, power: Array) -> Array:
     if cross.shape[-1] == 1:
         return cross / power.real

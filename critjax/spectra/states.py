@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from critjax._checks import as_sigmas, check, check_count, check_grid, check_option, is_concrete
+from critjax._programs import program
 from critjax._typing import Array, ArrayLike, Complex, Float, Scalar, SymbolFn
 from critjax.noise import FRAMES
 from critjax.spectra._blocks import check_block_size
@@ -122,7 +123,7 @@ def homogeneous_state(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("adiabatic", "readout", "num_substeps", "block_size"))
+@program(static_argnames=("adiabatic", "readout", "num_substeps", "block_size"))
 def _homogeneous_state(
     bank: Bank,
     levels: Array,
@@ -243,7 +244,7 @@ def _ladder_of_states(bank: Bank, sigmas: Any, states: Any) -> tuple[Array, Arra
     return levels, values
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "readout", "block_size"))
+@program(static_argnames=("frame", "readout", "block_size"))
 def _homogeneous_growth_rate(
     bank: Bank,
     levels: Array,
@@ -341,7 +342,7 @@ class _BankSymbol:
         return _symbol_along(self.bank, self.path, as_sigma(sigma), grid=self.grid, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "readout", "block_size"))
+@program(static_argnames=("grid", "readout", "block_size"))
 def _symbol_along(bank: Bank, path: Any, sigma: Any, *, grid: tuple[int, int], **options: Any) -> Array:
     return symbol(bank, sigma, grid, state=interpolate_states(sigma, *path), **options)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 
 #: Python, JAX, its compiler and matplotlib, before any array.
@@ -28,6 +28,6 @@ def time_evaluation(denoise_fn: DenoiseFn, shape: tuple[int, ...], dtype: Any) -
     return float(np.median(times))
 
 
-@jax.jit
+@program
 def _evaluate(denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
     return jax.vmap(denoise_fn, (0, None))(x, sigma)

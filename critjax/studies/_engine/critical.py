@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._programs import program
 from critjax._typing import Array, SymbolFn
 from critjax.banks import ImageBank, PatchBank
 from critjax.noise import geometric_sigmas
@@ -76,7 +76,7 @@ def critical_points(
     return ve, chosen, uniform, branch
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "frame", "symmetric"))
+@program(static_argnames=("grid", "frame", "symmetric"))
 def _critical_points(
     bank: PatchBank | ImageBank,
     scan: Array,

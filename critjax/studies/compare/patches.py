@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from critjax._programs import program
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank
 from critjax.closed_form import gaussian_symbol, ideal_denoiser, ideal_log_weights, image_spectrum
@@ -72,13 +73,13 @@ def compare_patches(problem: Problem, settings: ResolvedCompare, report: Progres
     return xr.Dataset(variables, coordinates)
 
 
-@jax.jit
+@program
 def _noised(key: Array, clean: Array, sigma: Array, number: Array) -> Array:
     """Return images with the noise of a level."""
     return clean + sigma * jax.random.normal(jax.random.fold_in(key, number), clean.shape, clean.dtype)
 
 
-@jax.jit
+@program
 def _through(
     models: dict[str, DenoiseFn], denoise: DenoiseFn, bank: Array, x: Array, sigma: Array
 ) -> dict[str, Array]:
@@ -158,7 +159,7 @@ def els_denoiser(bank: Array, size: int) -> DenoiseFn:
     return patch_denoiser(ImageBank(bank, size, positions="all"), boundary="zero")
 
 
-@jax.jit
+@program
 def probe(denoise: DenoiseFn, x: Array, sigma: Array, key: Array) -> Array:
     """Estimate the symbol (H, W) of the Jacobian at one image; the lowest modes, which set gap and length, exactly."""
     tangents, transforms = zip(
@@ -178,14 +179,14 @@ def _patch_model(bank: Array, model: str, size: int) -> DenoiseFn:
     return patch_denoiser(ImageBank(bank, size, positions="same"), boundary="zero")
 
 
-@jax.jit
+@program
 def _probes(denoise: DenoiseFn, fields: Array, sigma: Array, key: Array, number: Array) -> Array:
     """Return symbols (K, H, W) at single fields."""
     keys = jax.random.split(jax.random.fold_in(key, number), len(fields))
     return jax.lax.map(lambda pair: probe(denoise, pair[0], sigma, pair[1]), (fields, keys))
 
 
-@jax.jit
+@program
 def _gaussian(spectrum: Array, sigma: Array) -> tuple[Array, Array]:
     """Return shells of the Gaussian model's symbol, and its gap, stiffness and length."""
     symbol = leading_eigenvalue(gaussian_symbol(spectrum)(sigma)).real

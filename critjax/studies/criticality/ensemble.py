@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._programs import program
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import soft_modes
 from critjax.fourier import radial_shells
@@ -71,7 +72,7 @@ class Estimator(NamedTuple):
     """Linear theory of S over its value at the first level, for those groups (L, G)."""
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "kept_levels", "num_kept", "eta", "solver", "window"))
+@program(static_argnames=("shape", "kept_levels", "num_kept", "eta", "solver", "window"))
 def simulate_batch(
     denoise_fn: DenoiseFn,
     keys: Array,
@@ -303,7 +304,7 @@ def combine(batches: Sequence[BatchSums]) -> BatchSums:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
 
-@functools.partial(jax.jit, static_argnames=("width", "size", "own_start"))
+@program(static_argnames=("width", "size", "own_start"))
 def estimate(
     stacked: BatchSums, estimator: Estimator, *, width: int, size: int, own_start: bool
 ) -> tuple[dict[str, Array], dict[str, Array]]:

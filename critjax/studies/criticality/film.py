@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.landau import ReducedModel, integrate, low_pass, reduced_model, stable_substeps
@@ -86,12 +86,12 @@ def reduced_film(
     return variables
 
 
-@functools.partial(jax.jit, static_argnames="grid")
+@program(static_argnames="grid")
 def _reduced_model(bank: PatchBank, sigmas: Array, eta: Any, *, grid: tuple[int, int]) -> ReducedModel:
     return reduced_model(bank, sigmas, grid, eta=eta)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "cutoff"))
+@program(static_argnames=("eta", "cutoff"))
 def _follow(
     model: ReducedModel,
     key: Array,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 from critjax.banks import ImageBank, PatchBank, random_pattern_bank
 from critjax.closed_form import gaussian_symbol, image_spectrum
@@ -64,7 +63,7 @@ class Prediction(NamedTuple):
     attributes: dict[str, Any]
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "frame", "channels"))
+@program(static_argnames=("grid", "frame", "channels"))
 def _along(
     bank: PatchBank | ImageBank,
     branch: Branch | None,
@@ -188,7 +187,7 @@ def closure_replicas(num_samples: int, channels: int) -> int:
     return max(n for n in (1, 2, 4) if n == 1 or (num_samples % n == 0 and num_samples // n > channels))
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "channels", "size", "num_samples", "num_replicas"))
+@program(static_argnames=("grid", "channels", "size", "num_samples", "num_replicas"))
 def _closure(
     denoise_fn: DenoiseFn,
     key: Array,
@@ -308,7 +307,7 @@ def crossing_error(sigmas: np.ndarray, curve: np.ndarray, error: np.ndarray, thr
     return abs(found[0] - crossing(sigmas, curve, threshold)) if found else float("nan")
 
 
-@jax.jit
+@program
 def _null_symbol(images: Array, sigmas: Array) -> tuple[Array, Array]:
     """Return the symbol (L, H, W) of the Gaussian that has the spectrum of images (N, H, W, C), and its shells."""
     # About one mean for all pixels: patches, too, know nothing of where they are.
@@ -329,14 +328,14 @@ def null_model(problem: Problem, prediction: Prediction) -> Variables:
     }
 
 
-@functools.partial(jax.jit, static_argnames="grid")
+@program(static_argnames="grid")
 def _critical_squares(bank: PatchBank | ImageBank, *, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Return the bare critical noise, squared, of the uniform and of the softest mode."""
     modes = mean_field_critical_sigma(bank, grid) ** 2
     return modes[0, 0], modes.max()
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "size", "num_random", "num_banks", "dtype"))
+@program(static_argnames=("grid", "size", "num_random", "num_banks", "dtype"))
 def _bank_spread(
     bank: PatchBank,
     key: Array,

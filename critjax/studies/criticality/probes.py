@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 from critjax.fourier import kernel_to_symbol, symbol_to_kernel
 from critjax.patch_score import effective_patches, patch_denoiser
@@ -32,7 +31,7 @@ def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(1), values.std(1, ddof=1) / np.sqrt(values.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "size"))
+@program(static_argnames=("grid", "size"))
 def _probe_level(
     denoise_fn: DenoiseFn,
     key: Array,
@@ -56,7 +55,7 @@ def _probe_level(
     return symbols.real, shells(symbols.real, grid[1]), kernels
 
 
-@jax.jit
+@program
 def _condensation(count_fn: Callable[..., Array], x: Array, sigma: Array) -> Array:
     """Return the geometric mean over pixels of the effective number of patches, for fields (K, H, W, C)."""
     return jax.lax.map(lambda one: jnp.exp(jnp.log(count_fn(one, sigma)).mean()), x)

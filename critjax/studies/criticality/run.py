@@ -9,7 +9,6 @@ THEORY sections 3, 5 and 6.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax.patch_score import patch_denoiser
 from critjax.studies._engine.problem import Problem, bank_key, check_precision
 from critjax.studies._engine.results import attributes
@@ -138,13 +137,13 @@ def kept_levels(num_levels: int) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, num_levels - 1, NUM_PROBE_LEVELS)).astype(int))
 
 
-@jax.jit
+@program
 def _stage_keys(key: jax.Array) -> jax.Array:
     """Return the keys of closure, samples and probes."""
     return jax.random.split(jax.random.fold_in(key, 1), 3)
 
 
-@functools.partial(jax.jit, static_argnames="batch_size")
+@program(static_argnames="batch_size")
 def sample_keys(key: jax.Array, index: Any, *, batch_size: int) -> jax.Array:
     """Return the keys of one batch; by index, so that a resumed run draws what a straight one would have drawn."""
     return jax.random.split(jax.random.fold_in(key, index), batch_size)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from critjax._programs import program
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import freeze_out_distance, langevin_structure_factor
 from critjax.fluctuations._two_pattern import mean_slope
@@ -157,7 +158,7 @@ def _one_over_e(radius: Array, curve: Array) -> Array:
     return first_crossing(radius, curve, float(np.exp(-1)))
 
 
-@functools.partial(jax.jit, static_argnames=("num", "side", "size", "steps_per_level"))
+@program(static_argnames=("num", "side", "size", "steps_per_level"))
 def simulate(
     denoise_fn: DenoiseFn,
     key: Any,
@@ -237,7 +238,7 @@ def gaussian_lengths(spectrum: Array, window: Array, modes: Modes) -> dict[str, 
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("side", "size"))
+@program(static_argnames=("side", "size"))
 def lengths_and_errors(
     blocks: dict[str, Any], *, side: int, size: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -246,7 +247,7 @@ def lengths_and_errors(
     return jax.lax.map(lambda level: (statistic(level), jackknife_error(statistic, level)), blocks)
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@program(static_argnames="size")
 def lengths_of_spectra(spectra: Array, *, size: int) -> dict[str, Array]:
     """Return `MEASURED` (L,) of Gaussian fields of structure factors (L, H, W)."""
     side = spectra.shape[-1]
@@ -277,7 +278,7 @@ def linear_prediction(side: int, size: int, ladder: Ladder, step_size: float, nu
     return found[..., 0, 0].real
 
 
-@functools.partial(jax.jit, static_argnames=("side", "size", "steps_per_level"))
+@program(static_argnames=("side", "size", "steps_per_level"))
 def closure_prediction(
     start: Any, stretches: Stretches, step_size: Any, *, side: int, size: int, steps_per_level: int
 ) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from jax.tree_util import Partial
 
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, DenoiseFn
 from critjax.closed_form import two_pattern_denoiser
 from critjax.fluctuations import freeze_out_distance, freeze_out_length, resolves_freeze_out
@@ -157,7 +157,7 @@ def _binder_plan(settings: ResolvedFreezeOut, side: int) -> _Simulation:
     return _Simulation(side, number, ladder, e, wanted)
 
 
-@jax.jit
+@program
 def _batch_key(key: Array, number: Any, batch: Any) -> Array:
     """Return the key of one batch of a quench or a grid, which ``number`` tells from all others."""
     return jax.random.fold_in(jax.random.fold_in(key, number), batch)
@@ -248,7 +248,7 @@ def _binder_statistic(falling: Array, order: Array) -> dict[str, Array]:
     }
 
 
-@functools.partial(jax.jit, static_argnames="num_blocks")
+@program(static_argnames="num_blocks")
 def _binder_statistics(
     order: Array, falling: Array, *, num_blocks: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from critjax._programs import program
 from critjax.guidance import WeightFn, constant, pulse, quadrature_weights, with_budget
 from critjax.noise import geometric_sigmas
 from critjax.studies.guide.settings import ResolvedGuide
@@ -55,7 +55,7 @@ def _arm(
     return Arm(name, kind, low, high, np.asarray(_on_levels(fixed, sigmas)))
 
 
-@jax.jit
+@program
 def _on_levels(weight_fn: WeightFn, sigmas: jax.Array) -> jax.Array:
     return jax.vmap(weight_fn)(sigmas)
 
@@ -132,7 +132,7 @@ def sample_seeds(settings: ResolvedGuide, purpose: str, count: int) -> jax.Array
     return _split(jax.random.key(settings.seed), number, count)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@program(static_argnums=2)
 def _split(key: jax.Array, number: Any, count: int) -> jax.Array:
     return jax.random.split(jax.random.fold_in(key, number), count)
 

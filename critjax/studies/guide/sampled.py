@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import xarray as xr
 from jax.tree_util import Partial
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.guidance import (
     GuidanceWindow,
@@ -82,12 +82,12 @@ def player(system: System, settings: ResolvedGuide) -> Callable[[Arm, str], xr.D
     return play
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@program(static_argnames="shape")
 def _starts(keys: Array, sigmas: Array, shape: tuple[int, int, int]) -> Array:
     return jax.vmap(lambda key: initial_state(key, shape, sigmas[0]))(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+@program(static_argnames=("eta", "solver"))
 def _images(
     model: Model,
     sigmas: Array,
@@ -139,7 +139,7 @@ def recommend(model: Model, settings: ResolvedGuide) -> xr.Dataset:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_samples", "eta", "solver"))
+@program(static_argnames=("num_samples", "eta", "solver"))
 def _window(
     model: Model, key: Array, sigmas: Array, num_samples: int, eta: float, solver: str
 ) -> GuidanceWindow:
@@ -168,7 +168,7 @@ def susceptibilities(system: System, settings: ResolvedGuide, report: Progress) 
     )
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+@program(static_argnames=("eta", "solver"))
 def _derivatives(model: Model, sigmas: Array, keys: Array, labels: Array, eta: float, solver: str) -> Array:
     """Return chi of response and amplitude (images, 2, levels)."""
 

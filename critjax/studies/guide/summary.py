@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.guidance import quadrature_weights
 from critjax.observables import (
@@ -242,7 +243,7 @@ def peaks_of(log_sigma: np.ndarray, curves: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(inside.reshape(ends.shape)), ends, inside.reshape(ends.shape))
 
 
-@jax.jit
+@program
 def _vertices(x: Array, curves: Array) -> Array:
     return jax.vmap(lambda curve: interior_minimum(x, curve)[0])(curves)
 

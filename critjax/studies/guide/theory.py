@@ -43,7 +43,7 @@ import xarray as xr
 from jax.tree_util import Partial
 
 from critjax._checks import message
-from critjax._programs import Static
+from critjax._programs import Static, program
 from critjax._typing import Array
 from critjax.closed_form import ideal_log_weights
 from critjax.fluctuations import gaussian_closure
@@ -92,7 +92,7 @@ def projections(
     return np.concatenate(parts, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+@program(static_argnames=("eta", "solver"))
 def _follow(model: Model, keys: Array, labels: Array, sigmas: Array, eta: float, solver: str) -> Array:
     def one(key: Array, label: Array) -> Array:
         path = sample(model.at_baseline(label), key, model.shape, sigmas, eta=eta, solver=solver)
@@ -138,7 +138,7 @@ def _statistic(options: tuple[int, float], sigmas: Array, pair: tuple[Array, Arr
     return jnp.stack([symbol, push, chi])
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "eta"))
+@program(static_argnames=("num_classes", "eta"))
 def _with_errors(
     data: Array, labels: Array, sigmas: Array, key: Array, num_classes: int, eta: float
 ) -> tuple[Array, Array, Array]:
@@ -164,7 +164,7 @@ def homogeneous_response(system: System, settings: ResolvedGuide, other: dict[st
     return {"lambda_linear": symbol, "push_linear": push, "chi_linear": np.asarray(chi)}
 
 
-@jax.jit
+@program
 def _bare(model: Model, sigmas: Array) -> tuple[Array, Array]:
     """Return lambda and push of the first class at the state x = 0."""
     state, v = jnp.zeros(model.shape, sigmas.dtype), model.direction[0]
@@ -205,7 +205,7 @@ def closure_response(system: System, settings: ResolvedGuide) -> dict[str, np.nd
     }
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "size", "num_classes", "homogeneous"))
+@program(static_argnames=("eta", "size", "num_classes", "homogeneous"))
 def _closure(
     model: Model,
     key: Array,
@@ -271,7 +271,7 @@ def small_push_samples(system: System, settings: ResolvedGuide, count: int, repo
     return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "solver"))
+@program(static_argnames=("eta", "solver"))
 def _small_pushes(
     model: Model,
     images: Array,

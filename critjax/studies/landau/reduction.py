@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.fourier import radial_shells, wavevectors
 from critjax.landau import ReducedModel
@@ -69,7 +70,7 @@ def _spectrum(fields: Array, slow_modes: Array, inside: Array) -> Array:
     return jax.lax.map(level, jnp.swapaxes(fields, 0, 1))[:, inside]
 
 
-@jax.jit
+@program
 def _everything(runs: Runs, slow_modes: Array, inside: Array) -> tuple[Any, Any, Any]:
     """Return values and jackknife errors of the three comparisons, and the spectra of all four runs."""
     pairs = ((runs.exact, runs.bare), (runs.exact, runs.renormalised), (runs.exact_slow, runs.bare))

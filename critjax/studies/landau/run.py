@@ -12,7 +12,6 @@ THEORY section 4.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.fluctuations import gaussian_closure
@@ -197,18 +197,18 @@ def _problem(name: str, settings: ResolvedLandau) -> Problem:
     )
 
 
-@jax.jit
+@program
 def _stage_keys(key: Array) -> Array:
     """Return the keys of closure, fast modes and samples."""
     return jax.random.split(jax.random.fold_in(key, 2), 3)
 
 
-@functools.partial(jax.jit, static_argnames="grid")
+@program(static_argnames="grid")
 def _bare_model(bank: PatchBank, ladder: Array, eta: Any, *, grid: tuple[int, int]) -> ReducedModel:
     return reduced_model(bank, ladder, grid, eta=eta)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "num_samples"))
+@program(static_argnames=("grid", "num_samples"))
 def _renormalised_model(
     bank: PatchBank,
     ladder: Array,
@@ -228,7 +228,7 @@ def _renormalised_model(
     return renormalised_model(denoise, fast_key, ladder, mean, spectrum, size=size, num_samples=num_samples)
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "eta"))
+@program(static_argnames=("grid", "eta"))
 def _run_both(
     bank: PatchBank,
     key: Array,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from critjax._programs import program
 from critjax._typing import Array
 from critjax.banks import PatchBank
 from critjax.fourier import plane_wave
@@ -35,7 +35,7 @@ def wall_width(profile: Array, plateau: Array) -> Array:
     return jnp.where(jnp.any(upward), plateau / slope, jnp.nan)
 
 
-@jax.jit
+@program
 def uniform_states(bank: PatchBank, critical: Array) -> dict[str, Array]:
     """Relax uniform fields and walls below the uniform mode's critical noise; arrays over `DEPTHS`.
 
@@ -69,7 +69,7 @@ def uniform_states(bank: PatchBank, critical: Array) -> dict[str, Array]:
     return jax.lax.map(at_depth, jnp.asarray(DEPTHS, dtype))
 
 
-@functools.partial(jax.jit, static_argnames="grid")
+@program(static_argnames="grid")
 def pattern_states(
     bank: PatchBank, critical: Array, wavevector: Array, *, grid: tuple[int, int]
 ) -> dict[str, Array]:

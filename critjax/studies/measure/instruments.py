@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from critjax._programs import program
 from critjax._typing import Array, DenoiseFn
 from critjax.fourier import plane_wave, shells_on_host, wavevectors
 from critjax.observables import (
@@ -136,7 +137,7 @@ def fit_fields(symbols: np.ndarray) -> tuple[Any, Any]:
     return jackknife(fit, symbols, host=True)
 
 
-@jax.jit
+@program
 def gap_stiffness_length(symbol: Array) -> Array:
     """Return gap 1 - lambda(0), stiffness from there to the lowest shell and length of a symbol (H, W): (3,)."""
     fit = gap_and_length(symbol)
@@ -211,19 +212,19 @@ def jacobian_row(
     }
 
 
-@jax.jit
+@program
 def _shells_of_symbols(symbols: Array) -> Array:
     """Return the shells (K, shells) of the leading eigenvalues of symbols (K, H, W, C, C)."""
     return shells_of(leading_eigenvalue(symbols).real)
 
 
-@jax.jit
+@program
 def shells_of(fields: Array) -> Array:
     """Return the shells (K, shells) of single fields' eigenvalues (K, H, W)."""
     return jax.vmap(radial_average)(fields)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@program(static_argnums=1)
 def _lowest_alone(lowest: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Return symbols at the lowest modes alone, which is all that the fit reads, and their shells."""
     exact = with_lowest_modes(jnp.zeros((len(lowest), *grid), lowest.dtype), lowest)
@@ -257,7 +258,7 @@ def _outside(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return jackknife(share, rings, host=True)
 
 
-@jax.jit
+@program
 def regression_and_resamples(x: Array, denoised: Array, key: Array) -> tuple[Array, Array]:
     """Return the regression symbol (1 + shells,), k = 0 first, and that of resampled fields (R, 1 + shells).
 

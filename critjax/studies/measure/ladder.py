@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from critjax._programs import program
 from critjax._typing import Array, DenoiseFn
 from critjax.fluctuations import gaussian_closure
 from critjax.observables import bootstrap_values, first_crossing, interior_minimum
@@ -58,7 +59,7 @@ def _spread(values: np.ndarray) -> float:
     return float(good.std(ddof=1)) if len(good) >= 0.9 * len(values) else float("nan")
 
 
-@jax.jit
+@program
 def _first_passages(ladder: Array, curves: Array) -> Array:
     """Return the sigma at which each curve (R, num) first passes one from below."""
     find = functools.partial(first_crossing, jnp.log(ladder), level=1.0, rising=True)
@@ -80,7 +81,7 @@ def minimum(ladder: np.ndarray, symbols: np.ndarray, key: Array) -> dict[str, tu
     }
 
 
-@jax.jit
+@program
 def _smallest_gaps(ladder: Array, symbols: Array, key: Array) -> tuple[Array, Array]:
     """Return sigma and gap (2,) of the fields, and those (2, R) of resampled fields."""
     find = Partial(_smallest_gap, jnp.asarray(ladder))
@@ -93,7 +94,7 @@ def _smallest_gap(ladder: Array, symbols: Array) -> Array:
     return jnp.stack([jnp.exp(at), gap])
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "num_samples", "size"))
+@program(static_argnames=("shape", "num_samples", "size"))
 def _replicas(
     denoise_fn: DenoiseFn,
     key: Array,

@@ -8,7 +8,6 @@ THEORY sections 5 to 7.
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from critjax._checks import as_array, check, check_rank, check_sigmas
-from critjax._programs import as_pytree
+from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import shells_on_host
 from critjax.sampling import sample
@@ -227,7 +226,7 @@ def measure(
     return result
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@program(static_argnames="shape")
 def _trajectories(
     denoise_fn: DenoiseFn, keys: Array, sigmas: Array, shape: tuple[int, int, int]
 ) -> tuple[Array, Array]:
@@ -240,7 +239,7 @@ def _trajectories(
     return jax.vmap(one)(keys)
 
 
-@jax.jit
+@program
 def _noised(
     denoise_fn: DenoiseFn, clean: Array, sigma: Array, key: Array, level: Array
 ) -> tuple[Array, Array]:
@@ -250,7 +249,7 @@ def _noised(
     return x, jax.lax.map(lambda one: denoise_fn(one, sigma), x, batch_size=_BATCH)
 
 
-@functools.partial(jax.jit, static_argnames="num_probes")
+@program(static_argnames="num_probes")
 def _jacobian(
     denoise_fn: DenoiseFn, x: Array, sigma: Array, key: Array, level: Array, num_probes: int
 ) -> tuple[Array, Array, Array]:
@@ -266,7 +265,7 @@ def _jacobian(
     return jax.lax.map(one, (x, jax.random.split(key, len(x))))
 
 
-@jax.jit
+@program
 def _lowest(denoise_fn: DenoiseFn, x: Array, sigma: Array) -> Array:
     """Return the eigenvalues of the lowest modes at single fields."""
 
