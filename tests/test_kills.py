@@ -28,7 +28,7 @@ STUDIES = {
     "landau": "--bank two-pattern --bank stripe --size 5 --wavelength 4 --grid 12x16 --num-samples 3 "
     "--num-levels 10 --closure-samples 2",
     "freeze-out": "--steps-per-tau 10,20,40 --grid 24 --num-samples 64 --max-samples 256 --num-blocks 16 "
-    "--fit-from 10 --binder-grids 8,16 --binder-steps-per-tau 60 --binder-range 0.6 0.2 --binder-levels 8",
+    "--fit-from 10 --binder-grids 8,16 --binder-steps-per-tau 60 --binder-levels 8",
     "guide": "patterns --size 3 --grid 12 --num-samples 24 --num-search 6 --num-levels 12 --num-positions 5 "
     "--budgets 0.5,1 --batch-size 12 --window-samples 3 --susceptibility-samples 2",
     "compare": "tiny.safetensors --data images.npz --num-images 12 --sizes 3,5 --num-levels 3 --num-queries 3 "
@@ -36,7 +36,7 @@ STUDIES = {
 }
 TRAININGS = {
     "train": "--data images.npz --width 4 --dilations 1 --num-steps 400 --batch-size 8 --sample-steps 4 "
-    "--num-held-out 3 --log-every 10 --checkpoint-every 20",
+    "--num-held-out 3 --log-every 10 --checkpoint-seconds 0.2",
     "train-classifier": "--data images.npz --widths 4 --num-steps 300 --batch-size 8 --num-held-out 4 --log-every 10",
 }
 #: A program of a user that sweeps into the folder after it.
@@ -119,7 +119,8 @@ def test_killed_commands_go_on_to_the_last_bit(place, command):
         wait = rng.uniform(0.2, 1.05) * whole if kills < KILLS else 600
         try:
             errors = process.communicate(timeout=wait)[1]
-            assert process.returncode == 0, errors
+            was_through = (place / folder / "results.nc").exists() and "a new or empty folder" in errors
+            assert process.returncode == 0 or was_through, errors
         except subprocess.TimeoutExpired:
             number = SIGNALS[kills % 3]
             process.send_signal(number)
@@ -129,7 +130,7 @@ def test_killed_commands_go_on_to_the_last_bit(place, command):
             # By the signal itself before and after the command obeys it; 1 while Python imports; 0 if it was through.
             assert process.returncode in (0, 1, -number, 128 + number), errors
             kills += 1
-        finished = process.returncode == 0
+        finished = process.returncode in (0, 2)
         if finished:
             found = numbers(place / folder)
             assert found.keys() == straight.keys()

@@ -101,6 +101,20 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
     xr.testing.assert_equal(load(tmp_path / "run"), load(tmp_path / "straight"))
 
 
+def test_texts_of_saved_parts_do_not_cut_longer_ones(tmp_path):
+    """As where one bank is softest at k = 0, another at a finite wavelength."""
+    from critjax.report import save_dataset
+    from critjax.studies._engine.storage import open_store
+
+    settings = studies.study("toy").settings().resolved()
+    with open_store(tmp_path / "run", settings, overwrite=False, resume=False) as store:
+        store.save("short", xr.Dataset({"kind": ("bank", ["uniform"])}))
+        loaded = store.load()["short"]
+    longer = xr.Dataset({"kind": ("bank", ["finite wavelength"])})
+    path = save_dataset(xr.concat([loaded, longer], dim="bank"), tmp_path / "both.nc")
+    assert xr.load_dataset(path, engine="h5netcdf").kind.values.tolist() == ["uniform", "finite wavelength"]
+
+
 def test_a_stored_result_repeats_its_run_and_options_change_it(tmp_path):
     first = tmp_path / "first"
     assert launch("toy", "--num-walks", 8, "--seed", 3, "--no-progress", "--out", first) == 0

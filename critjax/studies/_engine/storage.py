@@ -98,7 +98,8 @@ class Store:
                 with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                     found[path.stem] = dict(arrays)
             else:
-                found[path.stem] = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+                part = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+                found[path.stem] = part.drop_encoding()  # which would cut longer texts of other parts
         return found
 
     def count(self) -> int:
