@@ -188,6 +188,12 @@ def as_log_prior(log_prior: Any, count: int, dtype: Any) -> jax.Array:
     return log_prior
 
 
+def size_of(number: Any) -> str:
+    """Write an integer, a long one by its size: Python refuses to write more than 4,300 digits."""
+    bits = int(number).bit_length()
+    return f"about 2^{bits}" if bits > 64 else str(number)
+
+
 #: Counts are at most this, unless a function says otherwise: what JAX takes for a size or an index.
 MOST = 2**31 - 1
 
@@ -196,7 +202,7 @@ def check_count(name: str, value: Any, *, least: int = 0, most: int = MOST, advi
     """Return a static integer from ``least`` to ``most`` as an ``int`` or raise `ValueError`; True is none."""
     good = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
     check(good, name, f"an integer >= {least}", repr(value), advice)
-    check(bool(value <= most), name, f"an integer <= {most}", f"{float(value):.3g}", advice)
+    check(bool(value <= most), name, f"an integer <= {most}", size_of(value), advice)
     return int(value)
 
 

@@ -10,7 +10,9 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from critjax._checks import MOST, check, check_count, check_option, message
+import numpy as np
+
+from critjax._checks import MOST, check, check_count, check_option, message, size_of
 
 _Kind = TypeVar("_Kind")
 
@@ -60,6 +62,8 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={"option": Option(default, help, **more)})
 
 
+#: Magnitude of any real number of a setting.
+LARGEST = 1e9
 #: Of a seed: larger ones would be others modulo 2^32.
 SEED: dict[str, Any] = {"metavar": "N", "least": 0, "most": 2**32 - 1}
 
@@ -87,6 +91,8 @@ def check_options(settings: Any) -> None:
         if told.default is None and getattr(settings, name) is None:
             continue
         value: Any = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            _check_size(name, number, told.most)
         if told.choices is not None:
             check_option(name, value, told.choices)
         advice = "leave it out for the default"
@@ -95,6 +101,16 @@ def check_options(settings: Any) -> None:
         if told.above is not None:
             good = isinstance(value, numbers.Real) and told.above < float(value) < math.inf
             check(good, name, f"a finite number > {told.above}", value, advice)
+
+
+def _check_size(name: str, value: Any, most: int) -> None:
+    """Raise if a number is larger than anything that a run can use, or not finite; what is no number passes."""
+    advice = "take a smaller one"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        check(bool(abs(value) <= most), name, f"integers up to {most}", size_of(value), advice)
+    elif isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+        good = bool(abs(float(value)) <= LARGEST)
+        check(good, name, f"finite numbers up to {LARGEST:g}", value, advice)
 
 
 def json_object(text: str, name: str, advice: str) -> dict[str, Any]:

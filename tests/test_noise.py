@@ -409,7 +409,7 @@ def test_bad_grids_are_named(grid):
 def test_levels_that_rounding_does_not_leave_apart_are_refused(grid):
     with pytest.raises(ValueError, match="num_steps: expected levels that rounding leaves apart, got equal"):
         grid(1.0001, 1.0, 100_000, dtype=jnp.float32)
-    with pytest.raises(ValueError, match="num_steps: expected an integer <= 10000000, got 1e"):
+    with pytest.raises(ValueError, match="num_steps: expected an integer <= 10000000, got about 2"):
         grid(1.0, 0.1, 10**30)
     with pytest.raises(ValueError, match="sigma_max: expected a noise level, got 'high'"):
         inspect.unwrap(grid)("high", 0.1, 3)

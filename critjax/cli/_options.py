@@ -7,12 +7,18 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from critjax._stored import Option, option_of
 
 _Kind = TypeVar("_Kind")
-_WORDS = {int: ("an integer", "7"), float: ("a number", "0.5"), str: ("text", "a name")}
+_WORDS = {
+    int: ("an integer", "7"),
+    float: ("a number", "0.5"),
+    str: ("text", "a name"),
+    Path: ("a path", "./run"),
+}
 
 
 def add_options(
@@ -123,7 +129,7 @@ def _one(hint: Any) -> Callable[[str], Any]:
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
 
     def read(text: str) -> Any:
-        for kind in kinds:
+        for kind in kinds if text.strip() else ():
             try:
                 return kind(text)
             except ValueError:
