@@ -37,6 +37,11 @@ def on_host(value: Any, dtype: Any) -> Any:
     return np.asarray(value).astype(dtype) if is_concrete(value) else value.astype(dtype)
 
 
+def check_seed(seed: Any) -> int:
+    """Return a seed as an ``int``, or raise `ValueError`: larger ones would be others modulo 2^32."""
+    return check_count("seed", seed, most=MOST_SEED, advice="take a smaller one")
+
+
 def widened(dtype: Any) -> Any:
     """Return a floating dtype, float32 for half precision; the rules of promotion have no say."""
     return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
@@ -194,6 +199,7 @@ def size_of(number: Any) -> str:
     return f"about 2^{bits}" if bits > 64 else str(number)
 
 
+MOST_SEED = 2**32 - 1
 #: Counts are at most this, unless a function says otherwise: what JAX takes for a size or an index.
 MOST = 2**31 - 1
 

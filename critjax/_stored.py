@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from critjax._checks import MOST, check, check_count, check_option, message, size_of
+from critjax._checks import MOST, MOST_SEED, check, check_count, check_option, message, size_of
 
 _Kind = TypeVar("_Kind")
 
@@ -64,8 +64,8 @@ def option(default: Any, help: str = "", **more: Any) -> Any:
 
 #: Magnitude of any real number of a setting.
 LARGEST = 1e9
-#: Of a seed: larger ones would be others modulo 2^32.
-SEED: dict[str, Any] = {"metavar": "N", "least": 0, "most": 2**32 - 1}
+#: Of an option that is a seed.
+SEED: dict[str, Any] = {"metavar": "N", "least": 0, "most": MOST_SEED}
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option | None:

@@ -115,6 +115,18 @@ def test_texts_of_saved_parts_do_not_cut_longer_ones(tmp_path):
     assert xr.load_dataset(path, engine="h5netcdf").kind.values.tolist() == ["uniform", "finite wavelength"]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**5000])
+def test_seeds_that_would_be_others_are_refused(seed):
+    """Modulo 2^32, as which JAX takes them, 0 and 2^32 are one."""
+    from critjax.networks import held_out_loss
+
+    for name in ("criticality", "landau", "freeze-out", "compare", "guide"):
+        with pytest.raises(ValueError, match="seed: expected "):
+            studies.study(name).settings(seed=seed)
+    with pytest.raises(ValueError, match="seed: expected "):
+        held_out_loss(lambda x, sigma: x, np.zeros((2, 4, 4, 1)), seed=seed)
+
+
 def test_a_stored_result_repeats_its_run_and_options_change_it(tmp_path):
     first = tmp_path / "first"
     assert launch("toy", "--num-walks", 8, "--seed", 3, "--no-progress", "--out", first) == 0

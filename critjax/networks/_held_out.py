@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from critjax._checks import check, check_count
+from critjax._checks import check, check_count, check_seed
 from critjax._programs import as_pytree, program
 from critjax._typing import Array, PRNGKey
 
@@ -70,7 +70,7 @@ def held_out_loss(
         good = labels.shape == (len(images),) and np.issubdtype(labels.dtype, np.integer)
         expected, got = f"{len(images)} integers", f"{labels.dtype} of shape {labels.shape}"
         check(good, "labels", expected, got, "give the class of every image")
-    denoise, key = as_pytree("denoise_batch", denoise_batch), jax.random.key(seed)
+    denoise, key = as_pytree("denoise_batch", denoise_batch), jax.random.key(check_seed(seed))
     size = min(check_count("batch_size", batch_size, least=1, advice="use 64"), len(images))
     result = []
     for index, sigma in enumerate(np.asarray(sigmas, np.float32)):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from critjax._checks import as_array, check, check_rank, check_sigmas
+from critjax._checks import as_array, check, check_rank, check_seed, check_sigmas
 from critjax._programs import as_pytree, program
 from critjax._typing import Array, ArrayLike, DenoiseFn, Float
 from critjax.fourier import shells_on_host
@@ -167,7 +167,7 @@ def measure(
     check(good, "closure_samples", expected, closure_samples, f"use {max(16, least)}, or 0 to skip")
     report = progress or (lambda stage, done, total: None)
     started = time.perf_counter()
-    keys = jax.random.split(jax.random.key(seed), 4)
+    keys = jax.random.split(jax.random.key(check_seed(seed)), 4)
     levels, shape = np.asarray(sigmas), (height, width, channels)
     ladder = levels.astype(np.float64)
 
