@@ -206,9 +206,10 @@ MOST = 2**31 - 1
 
 def check_count(name: str, value: Any, *, least: int = 0, most: int = MOST, advice: str) -> int:
     """Return a static integer from ``least`` to ``most`` as an ``int`` or raise `ValueError`; True is none."""
-    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
-    check(good, name, f"an integer >= {least}", repr(value), advice)
-    check(bool(value <= most), name, f"an integer <= {most}", size_of(value), advice)
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    got = size_of(value) if whole else repr(value)
+    check(whole and bool(value >= least), name, f"an integer >= {least}", got, advice)
+    check(bool(value <= most), name, f"an integer <= {most}", got, advice)
     return int(value)
 
 

@@ -115,7 +115,7 @@ def test_texts_of_saved_parts_do_not_cut_longer_ones(tmp_path):
     assert xr.load_dataset(path, engine="h5netcdf").kind.values.tolist() == ["uniform", "finite wavelength"]
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 10**5000])
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**5000], ids=["negative", "wraps", "huge"])
 def test_seeds_that_would_be_others_are_refused(seed):
     """Modulo 2^32, as which JAX takes them, 0 and 2^32 are one."""
     from critjax.networks import held_out_loss
