@@ -91,8 +91,6 @@ def check_options(settings: Any) -> None:
         if told.default is None and getattr(settings, name) is None:
             continue
         value: Any = getattr(settings, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            _check_size(name, number, told.most)
         if told.choices is not None:
             check_option(name, value, told.choices)
         advice = "leave it out for the default"
@@ -101,6 +99,8 @@ def check_options(settings: Any) -> None:
         if told.above is not None:
             good = isinstance(value, numbers.Real) and told.above < float(value) < math.inf
             check(good, name, f"a finite number > {told.above}", value, advice)
+        for number in value if isinstance(value, tuple) else (value,):
+            _check_size(name, number, told.most)
 
 
 def _check_size(name: str, value: Any, most: int) -> None:

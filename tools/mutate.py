@@ -944,9 +944,9 @@ MUTATIONS = [
     ),
     Mutation(
         "guidance, edges of a pulse",
-        "critjax/guidance/_weights.py",
-        "(sigma > low) & (sigma <= high)",
-        "(sigma >= low) & (sigma <= high)",
+        "critjax/noise/_units.py",
+        "(sigma > low * (1 + EDGE_TOLERANCE))",
+        "(sigma >= low * (1 - EDGE_TOLERANCE))",
         (GUIDANCE, "are_their_formulas or of_a_window_are_those"),
     ),
     Mutation(
