@@ -53,8 +53,8 @@ examples:
   critjax criticality --from run/results.nc --out again repeat a run from its result
 
 Noise levels are standard deviations in image units (data in [-1, 1]); the table gives every critical noise
-also as t_ou, alpha-bar and log-SNR. Ctrl-C keeps what was done: it writes a report so labelled, and the same
-command goes on from there. Exit status: 0 done, 2 wrong input, 130 interrupted.
+also as t_ou, alpha-bar and log-SNR. Ctrl-C ends the run and keeps the batches that are done: the same command goes
+on from there. A second one ends it at once. Exit status: 0 done, 2 wrong input, 130 interrupted, 143 terminated.
 """,
 )
 settings_of = STUDY.settings_of
