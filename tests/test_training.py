@@ -15,7 +15,7 @@ import optax
 import pytest
 from test_networks import LOCAL, crops, random_parameters
 
-from critjax import karras_sigmas, sample
+from critjax import _stored, karras_sigmas, sample
 from critjax.cli import build_parser
 from critjax.cli._train import NUM_SAMPLES, draw_samples, load_training_data, run_train
 from critjax.data import ImageSet
@@ -428,6 +428,7 @@ def test_what_is_not_finite_is_never_kept(bad_loss, bad_params, words, tmp_path,
 def test_a_rate_far_too_large_ends_the_run_before_its_first_checkpoint(tmp_path, monkeypatch):
     """A loss of squares: parameters of 1e200 after one step are still finite, their squares are not."""
     with_gradient(monkeypatch, squares)
+    monkeypatch.setattr(_stored, "LARGEST", math.inf)  # such a rate is refused otherwise
     training = TrainingConfig(num_steps=9, batch_size=2, learning_rate=1e200, warmup_steps=0)
     with pytest.raises(ValueError, match=r"training: expected a finite loss, got inf at step 2"):
         train(TINY, training, crops(8)[0], folder=tmp_path, checkpoint_every=4, log_every=9)
