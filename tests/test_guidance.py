@@ -71,6 +71,12 @@ def test_windows_hold_the_same_levels_everywhere_and_after_a_round_trip():
             assert window_from("step", first, last, sigmas=ladder) == pytest.approx((low, high), rel=1e-6)
 
 
+def test_an_edge_that_is_no_number_is_not_dropped():
+    for ends in ((1.0, np.nan), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="start, stop: expected noise standard deviations >= 0"):
+            window_from("sigma", *ends)
+
+
 def test_pure_noise_is_inside_of_a_window_without_end():
     window = describe_window(0.5, np.inf, sigmas=sampler_levels("rectified_flow", 4))
     assert window["step"] == (0, 2) and window["alpha_bar"] == (0.0, 0.8)

@@ -237,7 +237,7 @@ def test_a_folder_serves_one_run_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("latex could not be found"), MemoryError(), ValueError("<x>")]
+    "error", [RuntimeError("latex could not be found"), MemoryError(), ValueError("<x>\n^")]
 )
 def test_a_figure_that_fails_costs_nothing_else(tmp_path, capsys, error):
     def fails(dataset):
@@ -249,7 +249,7 @@ def test_a_figure_that_fails_costs_nothing_else(tmp_path, capsys, error):
     }
     finished = execute(dataclasses.replace(TOY, figures=lambda dataset: kinds), ToySettings(), tmp_path)
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["squares.png"]
-    told = f"The figure first could not be drawn: {type(error).__name__}: {error}"
+    told = f"The figure first could not be drawn: {type(error).__name__}: {error}".replace("\n", " ")
     assert f"critjax: {told}" in capsys.readouterr().err
     assert html.escape(told) in finished.report.read_text(encoding="utf-8")
     assert finished.result.exists() and not (tmp_path / "partial").exists()

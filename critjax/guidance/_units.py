@@ -228,7 +228,7 @@ def window_from(
     else:
         convert = _TO_SIGMA.get(unit, float)
         ends = [float(convert(end)) for end in (start, stop)]
-        good = min(ends) >= 0
+        good = all(end >= 0 for end in ends)  # which NaN is not
         check(good, "start, stop", "noise standard deviations >= 0", (start, stop), "check unit and values")
     return Window(min(ends), max(ends))
 

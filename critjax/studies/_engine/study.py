@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import xarray as xr
 
+from critjax._checks import printable
 from critjax._stored import Stored
 from critjax.plotting import FigureKind, available
 from critjax.report import Content, figure_png, render
@@ -94,8 +96,10 @@ class Study:
             try:
                 png = figure_png(kind.draw(dataset))
             except Exception as error:  # whatever it is, it must not cost the results
-                lost.append(f"The figure {name} could not be drawn: {type(error).__name__}: {error}")
-                print(f"critjax: {lost[-1]}", file=sys.stderr)
+                text = f"The figure {name} could not be drawn: {type(error).__name__}: {error}"
+                lost.append(printable(text))
+                with contextlib.suppress(OSError, ValueError):  # nobody reads it: the report says it, too
+                    print(f"critjax: {lost[-1]}", file=sys.stderr)
                 continue
             write_file(folder / "figures" / f"{name}.png", png)
             pictures[name] = (png, kind.caption)
